@@ -1,0 +1,448 @@
+//! Wiring: from a [`Config`] to a running program.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, Admin};
+use crate::clock::Clock;
+use crate::config::{Config, CredentialConfig, Origin, RouteConfig, SourceSpec};
+use crate::connect::{Dialer, InvalidHost};
+use crate::credential::cache::{CacheSettings, CredentialCache};
+use crate::credential::http::TokenClient;
+use crate::credential::login::LoginSource;
+use crate::credential::refresher::Refresher;
+use crate::credential::secrets::{POLL_INTERVAL, SecretError, Secrets};
+use crate::credential::{Credential, fixed};
+use crate::proxy::guard::Gate;
+use crate::proxy::route::RouteTable;
+use crate::proxy::upstream::Target;
+use crate::proxy::{Identity, Proxy, Route, Snapshot};
+use crate::server::bind::{BindError, Socket};
+use crate::server::{Listener, Server};
+use crate::sign::{BodyCoverage, Scheme, Signer};
+use crate::tls::{TlsError, TlsSettings, client_config};
+use crate::values::Values;
+
+/// Everything that runs, put together but not started.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    secrets: Arc<Secrets>,
+    clock: Clock,
+    listeners: Vec<(Socket, Arc<Gate>)>,
+    admin: Option<std::net::TcpListener>,
+    identities: Vec<Arc<Identity>>,
+    proxy: Arc<Proxy>,
+    /// The tasks that keep credentials fresh, not running yet.
+    keepers: Keepers,
+}
+
+/// Why the program cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Secrets that cannot be read; all of them.
+    #[error("{} cannot be read", if .0.len() == 1 { "a secret" } else { "secrets" })]
+    Secrets(Vec<SecretError>),
+    /// TLS files that cannot be used.
+    #[error("TLS for {what} cannot be set up: {reason}")]
+    Tls {
+        /// What it is for.
+        what: String,
+        /// Why not.
+        reason: TlsError,
+    },
+    /// A credential's values do not fit.
+    #[error("the credential '{name}' cannot be used: {reason}")]
+    Credential {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: crate::sign::BindError,
+    },
+    /// An upstream without a usable host.
+    #[error(transparent)]
+    Host(#[from] InvalidHost),
+    /// An address that cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system refuses something else.
+    #[error("the system refuses a thread or a socket: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// The tasks that keep credentials fresh.
+#[derive(Default)]
+struct Keepers(Vec<Keeper>);
+
+type Keeper = Box<dyn FnOnce(&TaskTracker, CancellationToken) + Send>;
+
+impl std::fmt::Debug for Keepers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keepers({})", self.0.len())
+    }
+}
+
+impl App {
+    /// Reads the secrets, opens the sockets and puts everything together.
+    ///
+    /// # Errors
+    /// With the reason why it cannot run.
+    pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
+        let secrets = Secrets::resolve(config.secrets())
+            .await
+            .map_err(StartError::Secrets)?;
+        let secrets = Arc::new(secrets);
+        let mut keepers = Keepers::default();
+        let mut identities = Vec::with_capacity(config.credentials.len());
+        for credential in &config.credentials {
+            let cache = cache(credential, &secrets, &clock, &mut keepers)?;
+            identities.push(Arc::new(identity(credential, cache)));
+        }
+        let snapshot = snapshot(&config, &identities)?;
+        let mut listeners = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            let socket = Socket::open(&listener.address)?;
+            let gate = Gate::new(
+                listener.access.clone(),
+                socket.tcp_address(),
+                config.limits.target_bytes,
+                Arc::clone(&secrets),
+            );
+            listeners.push((socket, Arc::new(gate)));
+        }
+        let admin = match &config.admin {
+            Some(admin) => {
+                let address = crate::config::Address::Tcp(admin.address);
+                match Socket::open(&address)? {
+                    Socket::Tcp(socket) => Some(socket),
+                    #[cfg(unix)]
+                    Socket::Unix(..) => None,
+                }
+            }
+            None => None,
+        };
+        let proxy = Arc::new(Proxy::new(snapshot, clock.clone(), config.limits.clone()));
+        Ok(Self {
+            config,
+            secrets,
+            clock,
+            listeners,
+            admin,
+            identities,
+            proxy,
+            keepers,
+        })
+    }
+
+    /// Where callers connect: the TCP addresses, with the ports the system chose.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .filter_map(|(socket, _)| socket.tcp_address())
+            .collect()
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+            .as_ref()
+            .and_then(|socket| socket.local_addr().ok())
+    }
+
+    /// Starts everything. Must be called on the control plane's runtime.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or a socket.
+    pub fn start(self) -> Result<Running, StartError> {
+        let addresses = self.addresses();
+        let admin_address = self.admin_address();
+        let stop = CancellationToken::new();
+        let tracker = TaskTracker::new();
+        for keeper in self.keepers.0 {
+            keeper(&tracker, stop.clone());
+        }
+        let watching = Arc::clone(&self.secrets).watch(POLL_INTERVAL, stop.clone());
+        tracker.spawn(watching);
+        if let (Some(socket), Some(config)) = (self.admin, &self.config.admin) {
+            let eager = self
+                .config
+                .credentials
+                .iter()
+                .map(|credential| credential.refresh.eager);
+            let credentials = self.identities.iter().cloned().zip(eager).collect();
+            let admin = Admin::new(
+                config.clone(),
+                socket.local_addr()?,
+                credentials,
+                Arc::clone(&self.secrets),
+            );
+            let listener = tokio::net::TcpListener::from_std(socket)?;
+            tracker.spawn(admin::serve(listener, Arc::new(admin), stop.clone()));
+        }
+        tracker.close();
+        let protocols = self
+            .config
+            .listeners
+            .iter()
+            .map(|listener| listener.protocol);
+        let listeners = self
+            .listeners
+            .into_iter()
+            .zip(protocols)
+            .map(|((socket, gate), protocol)| Listener {
+                socket,
+                protocol,
+                gate,
+            })
+            .collect();
+        let server = Server::start(listeners, &self.proxy, self.config.workers)?;
+        Ok(Running {
+            addresses,
+            admin_address,
+            identities: self.identities,
+            proxy: self.proxy,
+            clock: self.clock,
+            server,
+            tracker,
+            stop,
+            drain: self.config.drain,
+        })
+    }
+}
+
+/// The running program.
+#[derive(Debug)]
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    admin_address: Option<SocketAddr>,
+    identities: Vec<Arc<Identity>>,
+    proxy: Arc<Proxy>,
+    clock: Clock,
+    server: Server,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    drain: Duration,
+}
+
+impl Running {
+    /// Where callers connect.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// The credentials.
+    pub fn identities(&self) -> &[Arc<Identity>] {
+        &self.identities
+    }
+
+    /// What requests are served by.
+    pub fn proxy(&self) -> &Arc<Proxy> {
+        &self.proxy
+    }
+
+    /// The time.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Ends gracefully: no new connections, requests in flight may finish within the drain time.
+    ///
+    /// Returns the number of connections that had to be cut off.
+    pub async fn stop(self) -> usize {
+        let cut_off = self.server.stop(self.drain).await;
+        self.stop.cancel();
+        self.tracker.wait().await;
+        cut_off
+    }
+}
+
+/// A credential's cache, and the task that keeps it fresh.
+fn cache(
+    credential: &CredentialConfig,
+    secrets: &Arc<Secrets>,
+    clock: &Clock,
+    keepers: &mut Keepers,
+) -> Result<CredentialCache<Signer>, StartError> {
+    let name = credential.name.clone();
+    let scheme = credential.scheme.clone();
+    match &credential.source {
+        SourceSpec::Fixed(spec) => {
+            let bound = spec.read(secrets).map_err(crate::sign::BindError::from);
+            let bound = bound.and_then(|values| scheme.bind(&values));
+            let signer = bound.map_err(|reason| StartError::Credential {
+                name: name.clone(),
+                reason,
+            })?;
+            let cache = CredentialCache::fixed(clock.clone(), signer);
+            let (spec, secrets, published) = (spec.clone(), Arc::clone(secrets), cache.clone());
+            keepers.0.push(Box::new(move |tracker, stop| {
+                let changed = secrets.subscribe();
+                let prepare = move |values: &Values| scheme.bind(values);
+                tracker.spawn(fixed::follow(
+                    name, spec, secrets, changed, published, prepare, stop,
+                ));
+            }));
+            Ok(cache)
+        }
+        SourceSpec::Login(_) => {
+            let source = login_source(credential, secrets, clock)?;
+            let policy = credential.refresh;
+            let settings = CacheSettings {
+                renewable: true,
+                wait: policy.wait,
+                min_interval: policy.min_interval,
+            };
+            let cache = CredentialCache::new(clock.clone(), settings);
+            let published = cache.clone();
+            let (secrets, clock) = (Arc::clone(secrets), clock.clone());
+            keepers.0.push(Box::new(move |tracker, stop| {
+                let refresher = Refresher {
+                    name,
+                    source,
+                    prepare: move |credential: &Credential| scheme.bind(&credential.values),
+                    cache: published,
+                    policy,
+                    clock,
+                    secrets_changed: secrets.subscribe(),
+                    stop,
+                };
+                tracker.spawn(refresher.run());
+            }));
+            Ok(cache)
+        }
+    }
+}
+
+/// The source of a credential that logs in.
+///
+/// # Errors
+/// When TLS to the token endpoint cannot be set up, or the credential does not log in.
+pub fn login_source(
+    credential: &CredentialConfig,
+    secrets: &Arc<Secrets>,
+    clock: &Clock,
+) -> Result<LoginSource, StartError> {
+    let SourceSpec::Login(spec) = &credential.source else {
+        return Err(StartError::System(std::io::Error::other(
+            "this credential does not log in",
+        )));
+    };
+    let mut requests = std::iter::once(&spec.request).chain(&spec.refresh);
+    let tls = if requests.any(|request| request.url.scheme_str() == Some("https")) {
+        Some(
+            client_config(&credential.tls).map_err(|reason| StartError::Tls {
+                what: format!("the credential '{}'", credential.name),
+                reason,
+            })?,
+        )
+    } else {
+        None
+    };
+    let connect_timeout = credential.refresh.timeout.min(Duration::from_secs(5));
+    let client = TokenClient::new(tls, connect_timeout, clock.clone());
+    Ok(LoginSource::new(
+        credential.name.clone(),
+        spec.clone(),
+        Arc::clone(secrets),
+        client,
+    ))
+}
+
+fn identity(credential: &CredentialConfig, cache: CredentialCache<Signer>) -> Identity {
+    let scheme: &Scheme = &credential.scheme;
+    Identity {
+        name: credential.name.clone(),
+        cache,
+        covers_body: scheme.body_coverage() == BodyCoverage::Whole,
+        renewable: matches!(credential.source, SourceSpec::Login(_)),
+        owned: credential.owned.clone(),
+        owned_query: scheme.sets_query(),
+        deny: credential.deny.clone(),
+        sets_authorization: scheme.sets().contains(&AUTHORIZATION),
+    }
+}
+
+/// The route table and the routes of `config`.
+///
+/// # Errors
+/// When TLS to an upstream cannot be set up.
+pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapshot, StartError> {
+    let mut targets = Targets::default();
+    let mut routes = Vec::with_capacity(config.routes.len());
+    for route in &config.routes {
+        let target = targets.target(route)?;
+        let identities = route
+            .credentials
+            .iter()
+            .filter_map(|index| identities.get(*index).cloned())
+            .collect();
+        routes.push(Arc::new(Route::new(route.clone(), target, identities)));
+    }
+    Ok(Snapshot {
+        table: RouteTable::new(&config.routes),
+        routes,
+    })
+}
+
+/// Targets by what they consist of: routes to one place share their connections.
+#[derive(Default)]
+struct Targets {
+    targets: HashMap<(Origin, TlsSettings, Duration), Arc<Target>>,
+    tls: HashMap<TlsSettings, Arc<ClientConfig>>,
+}
+
+impl Targets {
+    fn target(&mut self, route: &RouteConfig) -> Result<Arc<Target>, StartError> {
+        let upstream = &route.upstream;
+        let connect = route.timeouts.connect;
+        let key = (upstream.origin.clone(), upstream.tls.clone(), connect);
+        if let Some(target) = self.targets.get(&key) {
+            return Ok(Arc::clone(target));
+        }
+        let tls = if upstream.origin.is_secure() {
+            Some(self.tls(route)?)
+        } else {
+            None
+        };
+        let url = http::Uri::builder()
+            .scheme(upstream.origin.scheme.clone())
+            .authority(upstream.origin.authority.clone())
+            .path_and_query("/")
+            .build()
+            .map_err(std::io::Error::other)?;
+        let target = Arc::new(Target {
+            id: self.targets.len(),
+            dialer: Dialer::new(&url, tls.as_ref(), connect)?,
+            host: HeaderValue::from_str(upstream.origin.authority.as_str())
+                .map_err(std::io::Error::other)?,
+        });
+        self.targets.insert(key, Arc::clone(&target));
+        Ok(target)
+    }
+
+    fn tls(&mut self, route: &RouteConfig) -> Result<Arc<ClientConfig>, StartError> {
+        let settings = &route.upstream.tls;
+        if let Some(client) = self.tls.get(settings) {
+            return Ok(Arc::clone(client));
+        }
+        let client = client_config(settings).map_err(|reason| StartError::Tls {
+            what: format!("the route '{}'", route.name),
+            reason,
+        })?;
+        self.tls.insert(settings.clone(), Arc::clone(&client));
+        Ok(client)
+    }
+}

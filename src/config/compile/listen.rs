@@ -1,0 +1,233 @@
+//! Listeners: where callers connect and who may.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use http::{HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use super::Context;
+use crate::config::raw::{RawAdmin, RawListen};
+use crate::config::{AccessRules, Address, AdminConfig, CallerToken, ListenerConfig};
+
+pub(super) fn listeners(context: &mut Context<'_>, raw: &[RawListen]) -> Vec<ListenerConfig> {
+    if raw.is_empty() && !context.was_removed("listen") {
+        let hint = Some("add [[listen]] with address = \"127.0.0.1:8080\"");
+        context.error("", "there is no listener", hint);
+    }
+    let mut all: Vec<ListenerConfig> = Vec::new();
+    for (index, listen) in raw.iter().enumerate() {
+        let path = format!("listen[{index}]");
+        let Some(listener) = listener(context, &path, listen) else {
+            continue;
+        };
+        let twice = all
+            .iter()
+            .any(|other| match (&other.address, &listener.address) {
+                (Address::Tcp(one), Address::Tcp(two)) => one == two && one.port() != 0,
+                (Address::Unix { path: one, .. }, Address::Unix { path: two, .. }) => one == two,
+                _ => false,
+            });
+        if twice {
+            let message = "another listener has this address already";
+            context.error(&format!("{path}.address"), message, None);
+        }
+        all.push(listener);
+    }
+    all
+}
+
+fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<ListenerConfig> {
+    let hosts = hosts(context, &format!("{path}.hosts"), raw.hosts.as_deref());
+    let origins = origins(context, &format!("{path}.origins"), raw.origins.as_deref());
+    let allow = networks(context, &format!("{path}.allow"), raw.allow.as_deref());
+    let token_path = format!("{path}.caller_token");
+    let caller_token = raw.caller_token.as_ref().and_then(|raw_token| {
+        let secret = context.secret(&token_path, raw_token)?;
+        let at = format!("{path}.caller_token_header");
+        let header = match &raw.caller_token_header {
+            Some(name) => Some(context.field_name(&at, name)?),
+            None => None,
+        };
+        Some(CallerToken {
+            secret,
+            header: header.filter(|name| *name != AUTHORIZATION),
+        })
+    });
+    if raw.caller_token_header.is_some() && raw.caller_token.is_none() {
+        context.missing(&token_path, "caller_token = { env = \"NAME\" }");
+    }
+    let at = format!("{path}.address");
+    let text = context.require(raw.address.as_deref(), &at, "address = \"127.0.0.1:8080\"")?;
+    let address = address(context, path, text, raw)?;
+    if let Address::Tcp(tcp) = &address {
+        let guarded = !allow.is_empty() || raw.caller_token.is_some() || raw.allow.is_some();
+        if !tcp.ip().is_loopback() && !guarded && raw.open != Some(true) {
+            let hint = "say who may call: allow = [\"10.1.0.0/16\"] or caller_token = { … }; \
+                        open = true lets everybody use your credentials";
+            context.error(
+                &at,
+                "this address can be reached from other machines",
+                Some(hint),
+            );
+        }
+        if raw.mode.is_some() {
+            context.error(
+                &format!("{path}.mode"),
+                "only a Unix socket has a mode",
+                None,
+            );
+        }
+    } else if raw.allow.is_some() {
+        let hint = Some("its mode and directory say who may connect");
+        context.error(
+            &format!("{path}.allow"),
+            "a Unix socket has no peer address",
+            hint,
+        );
+    }
+    let access = AccessRules {
+        hosts,
+        origins,
+        allow,
+        caller_token,
+    };
+    Some(ListenerConfig {
+        address,
+        protocol: raw.protocol.unwrap_or_default(),
+        access,
+    })
+}
+
+const AUTHORIZATION: HeaderName = http::header::AUTHORIZATION;
+
+fn address(context: &mut Context<'_>, path: &str, text: &str, raw: &RawListen) -> Option<Address> {
+    let at = format!("{path}.address");
+    if let Some(socket) = text.strip_prefix("unix:") {
+        if cfg!(not(unix)) {
+            context.error(
+                &at,
+                "this platform has no Unix sockets",
+                Some("use a TCP address"),
+            );
+            return None;
+        }
+        if socket.is_empty() || !socket.starts_with(['/', '.']) {
+            let hint = Some("address = \"unix:/run/countersign.sock\"");
+            context.error(&at, "this is not the path of a socket", hint);
+            return None;
+        }
+        let mode = match raw.mode.as_deref() {
+            None => 0o600,
+            Some(mode) => match u32::from_str_radix(mode, 8) {
+                Ok(mode) if mode <= 0o777 => mode,
+                _ => {
+                    let hint = Some("permissions in octal, such as mode = \"0660\"");
+                    context.error(&format!("{path}.mode"), "this is not a mode", hint);
+                    return None;
+                }
+            },
+        };
+        return Some(Address::Unix {
+            path: socket.into(),
+            mode,
+        });
+    }
+    tcp(context, &at, text).map(Address::Tcp)
+}
+
+fn tcp(context: &mut Context<'_>, path: &str, text: &str) -> Option<SocketAddr> {
+    if let Some(port) = text
+        .strip_prefix("localhost:")
+        .and_then(|port| port.parse().ok())
+    {
+        return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => {
+            let hint = "an address and a port: \"127.0.0.1:8080\", \"[::1]:8080\" or \
+                        \"unix:/run/countersign.sock\"";
+            context.error(path, format!("\"{text}\" is not an address"), Some(hint));
+            None
+        }
+    }
+}
+
+fn hosts(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for (index, host) in raw.unwrap_or_default().iter().enumerate() {
+        let valid = host.parse::<http::uri::Authority>().is_ok_and(|authority| {
+            !authority.as_str().contains('@') && !authority.host().contains('*')
+        });
+        if valid {
+            hosts.push(host.to_ascii_lowercase());
+        } else {
+            let hint = Some("names only, such as \"gateway.plant.test\"; there are no wildcards");
+            context.error(
+                &format!("{path}[{index}]"),
+                format!("'{host}' is not a host"),
+                hint,
+            );
+        }
+    }
+    hosts
+}
+
+fn origins(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Vec<HeaderValue> {
+    let mut origins = Vec::new();
+    for (index, origin) in raw.unwrap_or_default().iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let Some((parsed, uri)) = context.url(&path, origin) else {
+            continue;
+        };
+        if uri.path() != "/" || origin.ends_with('/') {
+            let hint = format!("write \"{parsed}\"");
+            context.error(&path, "an origin has no path", Some(&hint));
+            continue;
+        }
+        origins.extend(HeaderValue::from_str(&parsed.to_string()).ok());
+    }
+    origins
+}
+
+fn networks(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for (index, text) in raw.unwrap_or_default().iter().enumerate() {
+        let network = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+        match network {
+            Ok(network) => networks.push(network),
+            Err(_) => {
+                let hint = Some("write \"10.1.0.0/16\" or \"10.1.2.3\"");
+                let message = format!("\"{text}\" is not an address or a network");
+                context.error(&format!("{path}[{index}]"), message, hint);
+            }
+        }
+    }
+    networks
+}
+
+pub(super) fn admin(context: &mut Context<'_>, raw: &RawAdmin) -> Option<AdminConfig> {
+    let token = match &raw.token {
+        Some(token) => Some(context.secret("admin.token", token)?),
+        None => None,
+    };
+    let hosts = hosts(context, "admin.hosts", raw.hosts.as_deref());
+    let hint = "address = \"127.0.0.1:8081\"";
+    let text = context.require(raw.address.as_deref(), "admin.address", hint)?;
+    let address = tcp(context, "admin.address", text)?;
+    if !address.ip().is_loopback() && token.is_none() {
+        let hint = Some("add token = { file = \"…\" }, or listen on 127.0.0.1");
+        context.error(
+            "admin.address",
+            "this address can be reached from other machines",
+            hint,
+        );
+    }
+    Some(AdminConfig {
+        address,
+        hosts,
+        token,
+    })
+}

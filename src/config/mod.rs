@@ -1,0 +1,369 @@
+//! From the text of the configuration file to [`Config`], in which no invalid state can be written.
+//!
+//! [`document`] parses and keeps every place; [`shape`] checks keys and types against the schema;
+//! [`raw`] is what the file says; [`preset`] turns a vendor's kind into generic ones; [`compile`]
+//! checks what it means. Each step reports everything it finds, so all problems are seen at once.
+
+pub mod compile;
+pub mod document;
+pub mod preset;
+pub mod problem;
+pub mod raw;
+pub mod secret_ref;
+pub mod shape;
+pub mod starter;
+pub mod units;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme as UriScheme};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use ipnet::IpNet;
+
+use crate::credential::fixed::FixedSpec;
+use crate::credential::login::LoginSpec;
+use crate::credential::schedule::RefreshPolicy;
+use crate::sign::Scheme;
+use crate::sign::owned::OwnedFields;
+use crate::tls::TlsSettings;
+use problem::Problem;
+pub use raw::RawProtocol as Protocol;
+pub use raw::{RawAccess as AccessLog, RawLevel as Level, RawLogFormat as LogFormat};
+use secret_ref::SecretRef;
+
+/// A configuration that can run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// How long requests in flight may take to finish after SIGTERM.
+    pub drain: Duration,
+    /// Bounds.
+    pub limits: Limits,
+    /// Logging.
+    pub log: LogConfig,
+    /// Where callers connect; at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// The admin listener.
+    pub admin: Option<AdminConfig>,
+    /// What authenticates requests.
+    pub credentials: Vec<CredentialConfig>,
+    /// Which requests go where; at least one.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// Bounds on what callers can make the process hold.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one address that is not loopback.
+    pub connections_per_address: usize,
+    /// Requests in flight.
+    pub requests: usize,
+    /// Size of a request's head, in bytes.
+    pub header_bytes: usize,
+    /// Number of fields.
+    pub fields: usize,
+    /// Length of the target, in bytes.
+    pub target_bytes: usize,
+    /// Content held in memory for one request, in bytes.
+    pub memory_per_request: usize,
+    /// Content held in memory for all requests, in bytes.
+    pub memory: usize,
+    /// Where larger content waits.
+    pub spool_directory: Option<PathBuf>,
+    /// How long a head may take to arrive.
+    pub header_timeout: Duration,
+    /// How long a connection may be idle between requests.
+    pub idle_timeout: Duration,
+}
+
+/// Logging.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// The least important messages that are written.
+    pub level: Level,
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// One line per request.
+    pub access: AccessLog,
+    /// A file instead of standard error.
+    pub file: Option<PathBuf>,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A listener.
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    /// Where.
+    pub address: Address,
+    /// Which HTTP versions.
+    pub protocol: Protocol,
+    /// Who may call.
+    pub access: AccessRules,
+}
+
+/// Who may call a listener.
+#[derive(Debug, Clone, Default)]
+pub struct AccessRules {
+    /// Further accepted hosts, lower case, without a port or with one.
+    pub hosts: Vec<String>,
+    /// Accepted browser origins.
+    pub origins: Vec<HeaderValue>,
+    /// Networks that may connect; empty for any.
+    pub allow: Vec<IpNet>,
+    /// The token that callers send.
+    pub caller_token: Option<CallerToken>,
+}
+
+/// A token that callers send.
+#[derive(Debug, Clone)]
+pub struct CallerToken {
+    /// The token.
+    pub secret: SecretRef,
+    /// The field; `None` for `Authorization: Bearer`.
+    pub header: Option<HeaderName>,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Where.
+    pub address: SocketAddr,
+    /// Further accepted hosts.
+    pub hosts: Vec<String>,
+    /// The token that is asked for.
+    pub token: Option<SecretRef>,
+}
+
+/// A credential.
+#[derive(Debug, Clone)]
+pub struct CredentialConfig {
+    /// Its name.
+    pub name: String,
+    /// Its kind, as the file says it.
+    pub kind: String,
+    /// Where its values come from.
+    pub source: SourceSpec,
+    /// How they are applied.
+    pub scheme: Scheme,
+    /// What is removed from the caller's request.
+    pub owned: OwnedFields,
+    /// Paths of the upstream that callers may not reach.
+    pub deny: Vec<DenyPattern>,
+    /// The only origins it may be used for.
+    pub upstreams: Option<Vec<Origin>>,
+    /// When it is fetched and renewed.
+    pub refresh: RefreshPolicy,
+    /// TLS to the token endpoint.
+    pub tls: TlsSettings,
+}
+
+/// Where values come from.
+#[derive(Debug, Clone)]
+pub enum SourceSpec {
+    /// The configuration.
+    Fixed(FixedSpec),
+    /// A login.
+    Login(LoginSpec),
+}
+
+/// A path pattern: segments compared without regard to case, `*` for any one segment. It covers
+/// everything below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DenyPattern(pub Vec<String>);
+
+/// A scheme, a host and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// `http` or `https`.
+    pub scheme: UriScheme,
+    /// Host and, if it is not the default, port; lower case.
+    pub authority: Authority,
+}
+
+impl Origin {
+    /// The port, the scheme's default included.
+    pub fn port(&self) -> u16 {
+        let default = if self.is_secure() { 443 } else { 80 };
+        self.authority.port_u16().unwrap_or(default)
+    }
+
+    /// True for https.
+    pub fn is_secure(&self) -> bool {
+        self.scheme == UriScheme::HTTPS
+    }
+
+    /// True if the host is this machine, by name or by address.
+    pub fn is_loopback(&self) -> bool {
+        let host = self
+            .authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        match host.parse::<std::net::IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        }
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.authority)
+    }
+}
+
+/// A route.
+#[derive(Debug, Clone)]
+pub struct RouteConfig {
+    /// Its name.
+    pub name: String,
+    /// The host that callers address, lower case, without port.
+    pub host: Option<String>,
+    /// The path prefix without a trailing slash; empty for everything.
+    pub prefix: String,
+    /// The methods that are let through; empty for all.
+    pub methods: Vec<Method>,
+    /// Where requests go.
+    pub upstream: UpstreamConfig,
+    /// Indices into [`Config::credentials`].
+    pub credentials: Vec<usize>,
+    /// Path prefixes that are answered 403, as callers write them.
+    pub deny: Vec<DenyPattern>,
+    /// The largest content of a request, in bytes.
+    pub max_body: u64,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Plain fields to set.
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    /// Fields to remove.
+    pub remove: OwnedFields,
+    /// What a refusal by the upstream does.
+    pub replay: Replay,
+    /// Pass the caller's `Authorization` on although a credential is used.
+    pub keep_caller_authorization: bool,
+}
+
+/// Where a route's requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Where to connect.
+    pub origin: Origin,
+    /// The path that replaces the route's prefix, without a trailing slash.
+    pub base: String,
+    /// True if the configured URL ended in a slash: the bare prefix becomes `base/`.
+    pub trailing_slash: bool,
+    /// TLS.
+    pub tls: TlsSettings,
+}
+
+/// Time limits of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For connecting.
+    pub connect: Duration,
+    /// From the end of the request to the head of the answer.
+    pub first_byte: Duration,
+    /// Between two pieces of content.
+    pub idle: Duration,
+    /// For the whole exchange.
+    pub total: Option<Duration>,
+}
+
+/// What a refusal by the upstream does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replay {
+    /// Statuses that mean "this token is not accepted".
+    pub statuses: Vec<StatusCode>,
+    /// The largest content that is kept to be sent again, in bytes.
+    pub max_body: usize,
+}
+
+impl Config {
+    /// Every secret that the configuration refers to.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        let tokens = self.listeners.iter().filter_map(|listener| {
+            listener
+                .access
+                .caller_token
+                .as_ref()
+                .map(|token| token.secret.clone())
+        });
+        let admin = self.admin.iter().filter_map(|admin| admin.token.clone());
+        let credentials = self.credentials.iter().flat_map(CredentialConfig::secrets);
+        tokens.chain(admin).chain(credentials).collect()
+    }
+}
+
+impl CredentialConfig {
+    /// Every secret that the credential refers to.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        let named = match &self.source {
+            SourceSpec::Fixed(fixed) => &fixed.values,
+            SourceSpec::Login(login) => &login.secrets,
+        };
+        named
+            .iter()
+            .map(|(_, reference)| reference.clone())
+            .collect()
+    }
+}
+
+/// What came of a configuration text.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration; `None` if a problem is an error.
+    pub config: Option<Config>,
+    /// Everything that was found.
+    pub problems: Vec<Problem>,
+    /// Each credential in terms of the generic kinds, for display.
+    pub expanded: Vec<(String, raw::RawCredential)>,
+}
+
+/// Reads a configuration. `environment` answers `${NAME}`.
+pub fn load(text: &str, environment: shape::Environment<'_>) -> Loaded {
+    let (document, mut problems) = document::parse(text);
+    let shaped = shape::check(&document, environment, &mut problems);
+    let (config, expanded) = compile::compile(&document, &shaped, &mut problems);
+    let config = config.filter(|_| !problem::any_error(&problems));
+    Loaded {
+        config,
+        problems,
+        expanded,
+    }
+}
+
+/// Reads a configuration with the process's environment.
+pub fn load_with_process_environment(text: &str) -> Loaded {
+    load(text, &|name| std::env::var(name).ok())
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,179 @@
+//! twinzo: a device that logs in, or a static API key; with the GUIDs of client and branch.
+//!
+//! Facts: the fields are `Client`, `Branch`, `Token` (raw, no scheme word) and `Api-Key`; the login
+//! is `POST {base}/v3/authorization/authenticate` with `Client` (a name), `Login`, `Password`, and
+//! answers `Token`, `Expiration` (Unix milliseconds), `Client`, `Branch` (GUIDs). `GET
+//! {base}/v3/authorization/token` with the current fields returns a new one.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{fields, secrets, template, texts, verbatim};
+use crate::config::compile::Context;
+use crate::config::raw::{
+    RawCondition, RawCredential, RawExpires, RawFields, RawLogin, RawRequest, RawTwinzoApiKey,
+    RawTwinzoDevice, RawValue,
+};
+
+/// What devices send by themselves, some of them empty. `mApi-Key` is the vendor's own tooling's.
+const REMOVED: [&str; 7] = [
+    "Api-Key",
+    "Authorization",
+    "Branch",
+    "Client",
+    "Cookie",
+    "mApi-Key",
+    "Token",
+];
+
+/// Its GET returns the shared token and its DELETE revokes it: not for callers.
+const TOKEN_ENDPOINTS: &str = "/*/authorization";
+
+pub(super) fn device(
+    context: &mut Context<'_>,
+    path: &str,
+    raw: &RawTwinzoDevice,
+) -> Option<RawCredential> {
+    let hint = "base_url = \"https://api.platform.twinzo.eu\"";
+    let base = context.require(raw.base_url.as_deref(), &format!("{path}.base_url"), hint);
+    let hint = "the device's login, such as login = \"gateway-01\"";
+    let login = context.require(raw.login.as_deref(), &format!("{path}.login"), hint);
+    let hint = "password = { env = \"TWINZO_PASSWORD\" }";
+    let password = context.require(raw.password.as_ref(), &format!("{path}.password"), hint);
+    let base = base.and_then(|base| {
+        context.url(&format!("{path}.base_url"), base)?;
+        Some(base.trim_end_matches('/'))
+    });
+    for (key, guid) in [
+        ("client_guid", &raw.client_guid),
+        ("branch_guid", &raw.branch_guid),
+    ] {
+        check_guid(context, &format!("{path}.{key}"), guid.as_deref());
+    }
+    let (base, login, password) = (base?, login?, password?);
+
+    let guid = |configured: &Option<String>, from_reply: &str| match configured {
+        Some(guid) => verbatim(guid),
+        None => template(from_reply),
+    };
+    let client = guid(&raw.client_guid, "{client}");
+    let branch = guid(&raw.branch_guid, "{branch}");
+    let headers = [("Client", &client), ("Branch", &branch)].map(|(name, value)| match value {
+        RawValue::Template(text) => (name.to_owned(), text.clone()),
+        RawValue::Secret(_) => (name.to_owned(), String::new()),
+    });
+    let renewal = RawRequest {
+        method: Some("GET".to_owned()),
+        url: Some(format!("{base}/v3/authorization/token")),
+        headers: Some(
+            headers
+                .into_iter()
+                .chain([("Token".to_owned(), "{token}".to_owned())])
+                .collect(),
+        ),
+        ..RawRequest::default()
+    };
+    // A super-user has no client; everybody else names theirs.
+    let client_name = raw.client.iter().map(|client| ("Client", escaped(client)));
+    let login = [
+        ("Login", escaped(login)),
+        ("Password", "{password}".to_owned()),
+    ];
+    let json: BTreeMap<String, Value> = client_name
+        .chain(login)
+        .map(|(name, text)| (name.to_owned(), Value::String(text)))
+        .collect();
+    let mut set = fields([
+        ("Token", template("{token}")),
+        ("Client", client),
+        ("Branch", branch),
+    ]);
+    if let (Some(set), Some(key)) = (&mut set, &raw.api_key) {
+        set.insert("Api-Key".to_owned(), RawValue::Secret(key.clone()));
+    }
+    let mut values = BTreeMap::from([("token".to_owned(), "/Token".to_owned())]);
+    if raw.client_guid.is_none() {
+        values.insert("client".to_owned(), "/Client".to_owned());
+    }
+    if raw.branch_guid.is_none() {
+        values.insert("branch".to_owned(), "/Branch".to_owned());
+    }
+    Some(RawCredential::Login(RawLogin {
+        request: Some(RawRequest {
+            method: Some("POST".to_owned()),
+            url: Some(format!("{base}/v3/authorization/authenticate")),
+            json: Some(json),
+            ..RawRequest::default()
+        }),
+        secrets: secrets([("password", password.clone())]),
+        success: Some(vec![
+            RawCondition {
+                pointer: Some("/Success".to_owned()),
+                not: Some(Value::Bool(false)),
+                ..RawCondition::default()
+            },
+            RawCondition {
+                pointer: Some("/ErrorMessage".to_owned()),
+                empty: Some(true),
+                ..RawCondition::default()
+            },
+        ]),
+        values: Some(values),
+        expires: Some(RawExpires {
+            at_ms: Some("/Expiration".to_owned()),
+            ..RawExpires::default()
+        }),
+        renew: raw.renew.unwrap_or(true).then_some(renewal),
+        set,
+        remove: texts(REMOVED),
+        deny: texts([TOKEN_ENDPOINTS]),
+        upstreams: raw.upstreams.clone(),
+        refresh: raw.refresh.clone(),
+        tls: raw.tls.clone(),
+        allow_plaintext: raw.allow_plaintext,
+        ..RawLogin::default()
+    }))
+}
+
+pub(super) fn api_key(
+    context: &mut Context<'_>,
+    path: &str,
+    raw: &RawTwinzoApiKey,
+) -> Option<RawCredential> {
+    let hint = "api_key = { env = \"TWINZO_API_KEY\" }";
+    let key = context.require(raw.api_key.as_ref(), &format!("{path}.api_key"), hint);
+    let mut guid = |name: &str, guid: Option<&str>| {
+        let path = format!("{path}.{name}");
+        let hint = format!("{name} = \"00000000-0000-0000-0000-000000000000\"");
+        check_guid(context, &path, guid);
+        context.require(guid.map(verbatim), &path, &hint)
+    };
+    let client = guid("client_guid", raw.client_guid.as_deref());
+    let branch = guid("branch_guid", raw.branch_guid.as_deref());
+    Some(RawCredential::Fields(RawFields {
+        set: fields([
+            ("Api-Key", RawValue::Secret(key?.clone())),
+            ("Client", client?),
+            ("Branch", branch?),
+        ]),
+        remove: texts(REMOVED),
+        deny: texts([TOKEN_ENDPOINTS]),
+        upstreams: raw.upstreams.clone(),
+        ..RawFields::default()
+    }))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('{', "{{").replace('}', "}}")
+}
+
+fn check_guid(context: &mut Context<'_>, path: &str, guid: Option<&str>) {
+    let Some(guid) = guid else { return };
+    let lengths: Vec<usize> = guid.split('-').map(str::len).collect();
+    let hexadecimal = guid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    if lengths != [8, 4, 4, 4, 12] || !hexadecimal {
+        let hint = Some("a GUID looks like \"3f2b8c1e-5a4d-4e6f-9b7a-0c1d2e3f4a5b\"");
+        context.error(path, format!("\"{guid}\" is not a GUID"), hint);
+    }
+}

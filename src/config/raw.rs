@@ -1,0 +1,642 @@
+//! The configuration as the file says it. Doc comments here are what users read in the schema.
+//!
+//! Everything is optional: what must be there is decided where it is compiled, so that a missing
+//! key is reported together with all other problems.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Secret;
+use crate::sign::encoding::{Encoding, TimestampFormat};
+use crate::sign::hmac::{Algorithm, KeyEncoding};
+
+/// countersign's configuration file.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// Threads that serve requests. Default: one per core.
+    #[schemars(range(min = 1, max = 1024))]
+    pub workers: Option<u64>,
+    /// How long requests in flight may take to finish after SIGTERM. Default: "30s".
+    pub drain: Option<String>,
+    /// Bounds on what callers can make the process hold.
+    pub limits: RawLimits,
+    /// Logging.
+    pub log: RawLog,
+    /// Where callers connect.
+    pub listen: Vec<RawListen>,
+    /// The admin listener; off unless configured.
+    pub admin: Option<RawAdmin>,
+    /// What authenticates requests, by name.
+    pub credential: BTreeMap<String, RawCredential>,
+    /// Which requests go where, and with which credential.
+    pub route: Vec<RawRoute>,
+}
+
+/// A number of bytes: 65536, "64KiB", "1MiB", "2GB".
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawSize {
+    /// Bytes.
+    Bytes(u64),
+    /// With a unit: B, kB, MB, GB, KiB, MiB or GiB.
+    Text(String),
+}
+
+/// Bounds on what callers can make the process hold.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// Connections in all; more wait to be accepted. Default: 1024.
+    #[schemars(range(min = 1))]
+    pub connections: Option<u64>,
+    /// Connections from one address that is not loopback; more are closed. Default: 128.
+    #[schemars(range(min = 1))]
+    pub connections_per_address: Option<u64>,
+    /// Requests in flight; more are answered 503. Default: 1024.
+    #[schemars(range(min = 1))]
+    pub requests: Option<u64>,
+    /// Size of a request's head. Default: "32KiB".
+    pub header_bytes: Option<RawSize>,
+    /// Number of fields in a request's head. Default: 100.
+    #[schemars(range(min = 1, max = 1000))]
+    pub fields: Option<u64>,
+    /// Length of a request's target. Default: "8KiB".
+    pub target_bytes: Option<RawSize>,
+    /// Content held in memory for one request before it goes to a temporary file. Default: "1MiB".
+    pub memory_per_request: Option<RawSize>,
+    /// Content held in memory for all requests together; more are answered 503. Default: "256MiB".
+    pub memory: Option<RawSize>,
+    /// Where content beyond memory_per_request waits, in files without a name. Default: the
+    /// system's temporary directory.
+    pub spool_directory: Option<String>,
+    /// How long the head of a request may take to arrive. Default: "10s".
+    pub header_timeout: Option<String>,
+    /// How long a caller's connection may be idle between requests. Default: "60s".
+    pub idle_timeout: Option<String>,
+}
+
+/// Logging. Everything but data goes to standard error.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    /// The least important messages that are written. Default: "info".
+    pub level: Option<RawLevel>,
+    /// "text" for people, "json" for machines; "auto" is text on a terminal, else json.
+    /// Default: "auto".
+    pub format: Option<RawLogFormat>,
+    /// One line per request: "off" (then still at level debug), "text" or "json".
+    /// Default: "off".
+    pub access: Option<RawAccess>,
+    /// Write to this file instead of standard error.
+    pub file: Option<String>,
+}
+
+/// A log level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum RawLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum RawLogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+/// How access lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum RawAccess {
+    Off,
+    Text,
+    Json,
+}
+
+/// A listener.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawListen {
+    /// "127.0.0.1:8080", "[::1]:8080" or "unix:/run/countersign.sock".
+    pub address: Option<String>,
+    /// Permissions of a Unix socket, in octal. Default: "0600".
+    pub mode: Option<String>,
+    /// Which HTTP versions are spoken; "http2" is with prior knowledge. Default: "auto".
+    pub protocol: Option<RawProtocol>,
+    /// Further host names under which callers may address this listener.
+    pub hosts: Option<Vec<String>>,
+    /// Browser origins that may call, such as "http://localhost:3000". Default: none.
+    pub origins: Option<Vec<String>>,
+    /// Addresses and networks that may connect, such as "10.1.0.0/16".
+    pub allow: Option<Vec<String>>,
+    /// A token that callers have to send as "Authorization: Bearer".
+    pub caller_token: Option<RawSecret>,
+    /// The field in which callers send the token instead.
+    pub caller_token_header: Option<String>,
+    /// Let everybody call who can connect, on an address that is not loopback.
+    pub open: Option<bool>,
+}
+
+/// Which HTTP versions a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawProtocol {
+    /// HTTP/1 and HTTP/2 with prior knowledge.
+    #[default]
+    Auto,
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// The admin listener: health and status.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAdmin {
+    /// "127.0.0.1:8081". Must be loopback unless there is a token.
+    pub address: Option<String>,
+    /// Further host names under which it may be addressed.
+    pub hosts: Option<Vec<String>>,
+    /// A token that is asked for on everything but /livez and /readyz.
+    pub token: Option<RawSecret>,
+}
+
+/// Where a secret is. Exactly one key.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("x-secret" = true))]
+pub struct RawSecret {
+    /// The name of an environment variable.
+    pub env: Option<String>,
+    /// The path of a file; one trailing line break is not part of the secret.
+    pub file: Option<String>,
+    /// A command and its arguments; what it prints is the secret.
+    pub exec: Option<Vec<String>>,
+    /// The name of a systemd credential.
+    pub systemd: Option<String>,
+    /// The secret itself: for tests and demonstrations only.
+    #[serde(deserialize_with = "plain_secret", serialize_with = "masked")]
+    #[schemars(with = "Option<String>", extend("x-verbatim" = true))]
+    pub value: Option<Secret>,
+}
+
+fn plain_secret<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.map(Secret::new))
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
+fn masked<S: serde::Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(_) => to.serialize_some("***"),
+        None => to.serialize_none(),
+    }
+}
+
+/// A field's value: a template such as "Bearer {token}", or a secret.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawValue {
+    /// A text in which {name} stands for a value.
+    Template(String),
+    /// A secret as it is.
+    Secret(RawSecret),
+}
+
+/// A credential.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum RawCredential {
+    /// A twinzo device: logs in, renews its token, adds Token, Client and Branch.
+    TwinzoDevice(RawTwinzoDevice),
+    /// A twinzo API key: adds Api-Key, Client and Branch.
+    TwinzoApiKey(RawTwinzoApiKey),
+    /// A Devo token: adds standAloneToken.
+    DevoToken(RawDevoToken),
+    /// A Devo signature: HMAC-SHA256 over key, content and timestamp.
+    DevoSignature(RawDevoSignature),
+    /// Any fields.
+    Fields(RawFields),
+    /// Any query parameters.
+    Query(RawQuery),
+    /// Authorization: Bearer.
+    Bearer(RawBearer),
+    /// Authorization: Basic.
+    Basic(RawBasic),
+    /// A declared login for any API that hands out a token.
+    Login(RawLogin),
+    /// A declared keyed hash over parts of the request.
+    Hmac(RawHmac),
+}
+
+/// A twinzo device.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTwinzoDevice {
+    /// The API's base URL, such as "https://api.platform.twinzo.eu"; it may have a path.
+    pub base_url: Option<String>,
+    /// The client's name (not its GUID), as the login wants it.
+    pub client: Option<String>,
+    /// The device's login.
+    pub login: Option<String>,
+    /// The device's password.
+    pub password: Option<RawSecret>,
+    /// The client's GUID. Default: the one in the login reply.
+    pub client_guid: Option<String>,
+    /// The branch's GUID. Default: the one in the login reply.
+    pub branch_guid: Option<String>,
+    /// An API key to send along with the token.
+    pub api_key: Option<RawSecret>,
+    /// Renew by the API's token call first and log in only when that fails. Default: true.
+    pub renew: Option<bool>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+    /// When to fetch and renew.
+    pub refresh: Option<RawRefresh>,
+    /// TLS to the token endpoint.
+    pub tls: Option<RawTls>,
+    /// Allow the login over plain HTTP to a host that is not loopback. Default: false.
+    pub allow_plaintext: Option<bool>,
+}
+
+/// A twinzo API key.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTwinzoApiKey {
+    /// The key.
+    pub api_key: Option<RawSecret>,
+    /// The client's GUID.
+    pub client_guid: Option<String>,
+    /// The branch's GUID.
+    pub branch_guid: Option<String>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+}
+
+/// A Devo token.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDevoToken {
+    /// The token.
+    pub token: Option<RawSecret>,
+    /// The field that carries it. Default: "standAloneToken".
+    pub header: Option<String>,
+    /// What stands before the token in the field, such as "Bearer ". Default: nothing.
+    pub prefix: Option<String>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+}
+
+/// A Devo signature.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawDevoSignature {
+    /// Which API: "provisioning" (default) or "query" (also for relays).
+    pub api: Option<RawDevoApi>,
+    /// The domain's API key (provisioning).
+    pub domain_api_key: Option<RawSecret>,
+    /// The reseller's API key (provisioning, multitenant domains).
+    pub reseller_api_key: Option<RawSecret>,
+    /// The API key (query).
+    pub api_key: Option<RawSecret>,
+    /// The secret of the key that signs.
+    pub api_secret: Option<RawSecret>,
+    /// Which key is part of the signature. Default: "reseller" where it is set.
+    pub sign_with: Option<RawSignWith>,
+    /// The field that carries the signing key instead of the usual one.
+    pub key_header: Option<String>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+}
+
+/// A Devo API that takes signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawDevoApi {
+    /// /probio.
+    #[default]
+    Provisioning,
+    /// /search/query and relays.
+    Query,
+}
+
+/// A Devo provisioning key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawSignWith {
+    /// The reseller's key.
+    Reseller,
+    /// The domain's key.
+    Domain,
+}
+
+/// Any fields.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawFields {
+    /// The fields to set.
+    pub set: Option<BTreeMap<String, RawValue>>,
+    /// Secrets that the templates use by name.
+    pub values: Option<BTreeMap<String, RawSecret>>,
+    /// Further fields to remove from what callers send; a trailing * stands for any ending.
+    pub remove: Option<Vec<String>>,
+    /// Paths of the upstream that callers may not reach; * stands for one segment.
+    pub deny: Option<Vec<String>>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+}
+
+/// Any query parameters.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawQuery {
+    /// The parameters to set.
+    pub set: Option<BTreeMap<String, RawSecret>>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+}
+
+/// Authorization: Bearer.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBearer {
+    /// The token.
+    pub token: Option<RawSecret>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+}
+
+/// Authorization: Basic.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawBasic {
+    /// The user.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<RawSecret>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+}
+
+/// A declared login.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLogin {
+    /// The request that logs in.
+    pub request: Option<RawRequest>,
+    /// Secrets that the templates of the requests use by name.
+    pub secrets: Option<BTreeMap<String, RawSecret>>,
+    /// Conditions on the reply beside a 2xx status.
+    pub success: Option<Vec<RawCondition>>,
+    /// The values to take from the reply: name = JSON pointer.
+    pub values: Option<BTreeMap<String, String>>,
+    /// Where the end of life is in the reply.
+    pub expires: Option<RawExpires>,
+    /// The lifetime if the reply does not say, such as "1h".
+    pub lifetime: Option<String>,
+    /// The request that renews; its templates may also use the current values.
+    pub renew: Option<RawRequest>,
+    /// The fields to set on requests; templates use the values.
+    pub set: Option<BTreeMap<String, RawValue>>,
+    /// Further fields to remove from what callers send; a trailing * stands for any ending.
+    pub remove: Option<Vec<String>>,
+    /// Paths of the upstream that callers may not reach; * stands for one segment.
+    pub deny: Option<Vec<String>>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+    /// When to fetch and renew.
+    pub refresh: Option<RawRefresh>,
+    /// TLS to the token endpoint.
+    pub tls: Option<RawTls>,
+    /// Allow the login over plain HTTP to a host that is not loopback. Default: false.
+    pub allow_plaintext: Option<bool>,
+}
+
+/// A request to a token endpoint. Texts are templates.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRequest {
+    /// The method. Default: "POST".
+    pub method: Option<String>,
+    /// The URL; no template.
+    pub url: Option<String>,
+    /// Further fields.
+    pub headers: Option<BTreeMap<String, String>>,
+    /// JSON content.
+    pub json: Option<BTreeMap<String, serde_json::Value>>,
+    /// Form content.
+    pub form: Option<BTreeMap<String, String>>,
+    /// Content as it is.
+    pub body: Option<String>,
+}
+
+/// A condition on a reply: a JSON pointer and one test.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawCondition {
+    /// Where to look.
+    pub pointer: Option<String>,
+    /// This value must be there.
+    pub equals: Option<serde_json::Value>,
+    /// This value must not be there.
+    pub not: Option<serde_json::Value>,
+    /// Nothing, null or an empty text must be there.
+    pub empty: Option<bool>,
+}
+
+/// Where the end of life is: one JSON pointer.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawExpires {
+    /// Milliseconds since 1970.
+    pub at_ms: Option<String>,
+    /// Seconds since 1970.
+    pub at_s: Option<String>,
+    /// Seconds from now.
+    pub in_s: Option<String>,
+    /// A time in RFC 3339.
+    pub rfc3339: Option<String>,
+    /// A JSON Web Token with an exp claim.
+    pub jwt: Option<String>,
+}
+
+/// A declared keyed hash.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawHmac {
+    /// The hash. Default: "sha256".
+    pub algorithm: Option<Algorithm>,
+    /// The key.
+    pub key: Option<RawSecret>,
+    /// How the key is written. Default: "text".
+    pub key_encoding: Option<KeyEncoding>,
+    /// Further secrets that base and set use by name.
+    pub values: Option<BTreeMap<String, RawSecret>>,
+    /// What the hash is computed over, in order, without separators.
+    pub base: Option<Vec<RawPart>>,
+    /// How the time of signing is written. Default: "unix-ms".
+    pub timestamp: Option<TimestampFormat>,
+    /// How the signature is written. Default: "hex".
+    pub encoding: Option<Encoding>,
+    /// The fields to set; templates use {signature}, {timestamp} and the values.
+    pub set: Option<BTreeMap<String, RawValue>>,
+    /// Further fields to remove from what callers send; a trailing * stands for any ending.
+    pub remove: Option<Vec<String>>,
+    /// Paths of the upstream that callers may not reach; * stands for one segment.
+    pub deny: Option<Vec<String>>,
+    /// The only origins that this credential may be used for.
+    pub upstreams: Option<Vec<String>>,
+}
+
+/// A part of a signature base.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawPart {
+    /// A part of the request.
+    Named(RawNamedPart),
+    /// A part with a parameter.
+    With(RawPartWith),
+}
+
+/// A part of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum RawNamedPart {
+    Method,
+    Path,
+    Query,
+    Host,
+    Timestamp,
+    Body,
+}
+
+/// A part with a parameter. Exactly one of literal, value, header and body_hash.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPartWith {
+    /// A text, such as a separator.
+    pub literal: Option<String>,
+    /// The name of a value.
+    pub value: Option<String>,
+    /// The value of a field.
+    pub header: Option<String>,
+    /// A hash of the content.
+    pub body_hash: Option<Algorithm>,
+    /// How the hash of the content is written. Default: "hex".
+    pub encoding: Option<Encoding>,
+}
+
+/// When a credential is fetched and renewed.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRefresh {
+    /// The latest renewal before the end: "5m", or a share of the lifetime: "10%". Default: 10%,
+    /// at least a minute where that is no more than a quarter.
+    pub margin: Option<String>,
+    /// How far before that renewals are spread: "5m" or "10%". Default: "10%".
+    pub jitter: Option<String>,
+    /// Fetch at start instead of at the first request. Default: true.
+    pub eager: Option<bool>,
+    /// Time limit of one attempt. Default: "10s".
+    pub timeout: Option<String>,
+    /// Least time between two renewals forced by an upstream's 401. Default: "10s".
+    pub min_interval: Option<String>,
+    /// How long a request waits for the attempt in flight. Default: "10s".
+    pub wait: Option<String>,
+}
+
+/// A route.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRoute {
+    /// A name for logs and metrics.
+    pub name: Option<String>,
+    /// The host that callers address; default: any.
+    pub host: Option<String>,
+    /// The path prefix that callers use. Default: "/".
+    pub path: Option<String>,
+    /// The methods that are let through. Default: all.
+    pub methods: Option<Vec<String>>,
+    /// Where requests go: "https://api.example.com/base". The path replaces the prefix.
+    pub upstream: Option<String>,
+    /// The credential, or a list of several; none for pass-through.
+    pub credential: Option<RawNames>,
+    /// Path prefixes, as callers write them, that are answered 403.
+    pub deny: Option<Vec<String>>,
+    /// The largest content of a request. Default: "1GiB".
+    pub max_body: Option<RawSize>,
+    /// Time limits.
+    pub timeouts: RawTimeouts,
+    /// Plain fields to set on requests.
+    pub set: Option<BTreeMap<String, String>>,
+    /// Fields to remove from requests; a trailing * stands for any ending.
+    pub remove: Option<Vec<String>>,
+    /// TLS to the upstream.
+    pub tls: RawTls,
+    /// What a refusal by the upstream does.
+    pub replay: RawReplay,
+    /// Pass the caller's Authorization on although a credential is used. Default: false.
+    pub keep_caller_authorization: Option<bool>,
+    /// Allow a credential over plain HTTP to a host that is not loopback. Default: false.
+    pub allow_plaintext: Option<bool>,
+}
+
+/// A name or a list of names.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawNames {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+/// Time limits of a route.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTimeouts {
+    /// For connecting, the TLS handshake included. Default: "5s".
+    pub connect: Option<String>,
+    /// From the end of the request to the head of the answer. Default: "60s".
+    pub first_byte: Option<String>,
+    /// Between two pieces of content, in either direction. Default: "60s".
+    pub idle: Option<String>,
+    /// For the whole exchange. Default: none.
+    pub total: Option<String>,
+}
+
+/// TLS to a host.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTls {
+    /// A PEM file with the authorities to trust instead of the platform's.
+    pub ca: Option<String>,
+    /// A PEM file with our certificate chain.
+    pub client_certificate: Option<String>,
+    /// A PEM file with its key.
+    pub client_key: Option<String>,
+}
+
+/// What a refusal by the upstream does.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawReplay {
+    /// Statuses that mean "this token is not accepted". Default: [401]; an empty list is never.
+    pub statuses: Option<Vec<u16>>,
+    /// The largest content that is kept to be sent a second time. Default: "64KiB".
+    pub max_body: Option<RawSize>,
+}

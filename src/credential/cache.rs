@@ -1,0 +1,359 @@
+//! The read side of a credential: what requests see.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::FetchError;
+use crate::clock::{Clock, Deadline, Now};
+
+/// A forced renewal that brought a credential refused again is not repeated before this.
+const REPEATED_REJECTION_PAUSE: Duration = Duration::from_secs(60);
+
+/// One credential as requests read it: cheap to clone, no I/O, no lock in the ready case.
+///
+/// `T` is what was made of the credential for use; the cache does not look into it.
+pub struct CredentialCache<T> {
+    shared: Arc<Shared<T>>,
+}
+
+struct Shared<T> {
+    slot: ArcSwap<Slot<T>>,
+    /// Serialises the writers of `slot`; never held by a reader.
+    writer: Mutex<Writer>,
+    changed: watch::Sender<()>,
+    demand: Notify,
+    clock: Clock,
+    settings: CacheSettings,
+}
+
+struct Slot<T> {
+    issued: Option<Arc<Issued<T>>>,
+    failure: Option<Failure>,
+    renewing: bool,
+}
+
+#[derive(Default)]
+struct Writer {
+    last_forced: Option<Instant>,
+    /// The next credential published is the fruit of a rejection.
+    forcing: bool,
+}
+
+/// How a cache behaves towards those who wait and those who reject.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheSettings {
+    /// False for credentials that nobody can renew, such as a key from the configuration.
+    pub renewable: bool,
+    /// How long a request waits for the attempt in flight.
+    pub wait: Duration,
+    /// The least time between two renewals forced by an upstream's refusal.
+    pub min_interval: Duration,
+}
+
+/// A published credential.
+pub struct Issued<T> {
+    /// What was made of it.
+    pub item: T,
+    /// When it stops being used; a little before its end.
+    usable_until: Option<Deadline>,
+    /// When it ends.
+    pub expires: Option<Deadline>,
+    /// When it was published.
+    pub obtained: Now,
+    forced: bool,
+}
+
+impl<T> Issued<T> {
+    /// True until shortly before its end: it may be sent.
+    pub fn is_usable(&self, now: Now) -> bool {
+        self.usable_until.is_none_or(|end| !end.is_over(now))
+    }
+}
+
+/// The last attempt failed; shared by everybody who waits.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Why.
+    pub error: FetchError,
+    /// When the next attempt is due.
+    pub retry_at: Instant,
+}
+
+/// There is no usable credential.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unavailable {
+    /// The last attempt failed and the next is not due yet.
+    #[error("{error}")]
+    Failed {
+        /// Why.
+        error: FetchError,
+        /// When the next attempt is due, from now.
+        retry_in: Duration,
+    },
+    /// The attempt in flight takes longer than a request waits.
+    #[error("the credential was not fetched within {} s", .0.as_secs_f64())]
+    Waiting(Duration),
+}
+
+/// What became of a rejection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// Another credential was published in the meantime, or is under way.
+    Replaced,
+    /// Another is being fetched because of this rejection.
+    Renewing,
+    /// A renewal was forced too short a time ago.
+    TooSoon,
+    /// Nobody can renew this credential.
+    Fixed,
+}
+
+/// A credential's state, for people.
+#[derive(Debug, Clone)]
+pub struct CacheState {
+    /// The end of the current credential, if there is a usable one that ends.
+    pub expires: Option<Deadline>,
+    /// True if a usable credential is there.
+    pub usable: bool,
+    /// True while an attempt is in flight.
+    pub renewing: bool,
+    /// The last attempt, if it failed.
+    pub failure: Option<Failure>,
+}
+
+impl<T> Clone for CredentialCache<T> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<T> CredentialCache<T> {
+    /// An empty cache, to be filled by a refresher.
+    pub fn new(clock: Clock, settings: CacheSettings) -> Self {
+        let slot = Slot {
+            issued: None,
+            failure: None,
+            renewing: false,
+        };
+        Self {
+            shared: Arc::new(Shared {
+                slot: ArcSwap::from_pointee(slot),
+                writer: Mutex::default(),
+                changed: watch::Sender::new(()),
+                demand: Notify::new(),
+                clock,
+                settings,
+            }),
+        }
+    }
+
+    /// A cache that holds a credential without an end.
+    pub fn fixed(clock: Clock, item: T) -> Self {
+        let settings = CacheSettings {
+            renewable: false,
+            wait: Duration::ZERO,
+            min_interval: Duration::ZERO,
+        };
+        let cache = Self::new(clock, settings);
+        cache.publish(item, None, Duration::ZERO);
+        cache
+    }
+
+    /// The current credential; if none is usable, waits for the attempt in flight.
+    ///
+    /// A caller who stops waiting does not cancel the attempt.
+    ///
+    /// # Errors
+    /// When the last attempt failed and the next is not due, or takes too long.
+    pub async fn get(&self) -> Result<Arc<Issued<T>>, Unavailable> {
+        let now = self.shared.clock.now();
+        if let Some(issued) = &self.shared.slot.load().issued
+            && issued.is_usable(now)
+        {
+            return Ok(Arc::clone(issued));
+        }
+        self.wait().await
+    }
+
+    #[cold]
+    async fn wait(&self) -> Result<Arc<Issued<T>>, Unavailable> {
+        let limit = self.shared.settings.wait;
+        let give_up_at = Instant::now() + limit;
+        let mut changed = self.shared.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let slot = self.shared.slot.load_full();
+            let now = self.shared.clock.now();
+            if let Some(issued) = &slot.issued
+                && issued.is_usable(now)
+            {
+                return Ok(Arc::clone(issued));
+            }
+            if let Some(failure) = &slot.failure
+                && failure.retry_at > now.monotonic
+                && !slot.renewing
+            {
+                let retry_in = failure.retry_at - now.monotonic;
+                return Err(Unavailable::Failed {
+                    error: failure.error.clone(),
+                    retry_in,
+                });
+            }
+            self.shared.demand.notify_one();
+            if tokio::time::timeout_at(give_up_at, changed.changed())
+                .await
+                .is_err()
+            {
+                return Err(Unavailable::Waiting(limit));
+            }
+        }
+    }
+
+    /// The upstream refused `refused`. Asks for another unless it was already replaced.
+    pub fn reject(&self, refused: &Arc<Issued<T>>) -> Rejection {
+        if !self.shared.settings.renewable {
+            return Rejection::Fixed;
+        }
+        let mut writer = self.writer();
+        let slot = self.shared.slot.load_full();
+        if !slot
+            .issued
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, refused))
+        {
+            return Rejection::Replaced;
+        }
+        let now = self.shared.clock.now();
+        let pause = if refused.forced {
+            self.shared
+                .settings
+                .min_interval
+                .max(REPEATED_REJECTION_PAUSE)
+        } else {
+            self.shared.settings.min_interval
+        };
+        if writer
+            .last_forced
+            .is_some_and(|last| now.monotonic < last + pause)
+        {
+            return Rejection::TooSoon;
+        }
+        writer.last_forced = Some(now.monotonic);
+        writer.forcing = true;
+        // A failure in the back-off stays: who asks now is told when the next attempt is due.
+        self.store(Slot {
+            issued: None,
+            failure: slot.failure.clone(),
+            renewing: slot.renewing,
+        });
+        drop(writer);
+        self.shared.demand.notify_one();
+        Rejection::Renewing
+    }
+
+    /// True if a usable credential is there.
+    pub fn is_ready(&self) -> bool {
+        self.state().usable
+    }
+
+    /// The state, for people.
+    pub fn state(&self) -> CacheState {
+        let slot = self.shared.slot.load();
+        let now = self.shared.clock.now();
+        let usable = slot.issued.as_ref().filter(|issued| issued.is_usable(now));
+        CacheState {
+            expires: usable.and_then(|issued| issued.expires),
+            usable: usable.is_some(),
+            renewing: slot.renewing,
+            failure: slot.failure.clone(),
+        }
+    }
+
+    /// The current credential without waiting, usable or not.
+    pub fn peek(&self) -> Option<Arc<Issued<T>>> {
+        self.shared.slot.load().issued.clone()
+    }
+
+    /// Publishes a fresh credential. `guard` is how long before its end it is no longer sent.
+    pub(super) fn publish(&self, item: T, expires: Option<Deadline>, guard: Duration) {
+        let mut writer = self.writer();
+        let issued = Issued {
+            item,
+            usable_until: expires.map(|end| end.earlier_by(guard)),
+            expires,
+            obtained: self.shared.clock.now(),
+            forced: std::mem::take(&mut writer.forcing),
+        };
+        self.store(Slot {
+            issued: Some(Arc::new(issued)),
+            failure: None,
+            renewing: false,
+        });
+        drop(writer);
+        self.shared.changed.send_replace(());
+    }
+
+    /// Publishes a failed attempt. A credential that is still usable stays in use.
+    pub(super) fn publish_failure(&self, failure: Failure) {
+        let writer = self.writer();
+        let issued = self.shared.slot.load().issued.clone();
+        self.store(Slot {
+            issued,
+            failure: Some(failure),
+            renewing: false,
+        });
+        drop(writer);
+        self.shared.changed.send_replace(());
+    }
+
+    /// Says that an attempt has begun.
+    pub(super) fn begin_attempt(&self) {
+        let writer = self.writer();
+        let slot = self.shared.slot.load_full();
+        self.store(Slot {
+            issued: slot.issued.clone(),
+            failure: slot.failure.clone(),
+            renewing: true,
+        });
+        drop(writer);
+    }
+
+    /// Waits until somebody asked for a credential and found none usable.
+    pub(super) async fn demanded(&self) {
+        self.shared.demand.notified().await;
+    }
+
+    fn store(&self, slot: Slot<T>) {
+        self.shared.slot.store(Arc::new(slot));
+    }
+
+    fn writer(&self) -> std::sync::MutexGuard<'_, Writer> {
+        self.shared
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> fmt::Debug for CredentialCache<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialCache")
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+impl<T> fmt::Debug for Issued<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}

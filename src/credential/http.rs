@@ -1,0 +1,282 @@
+//! The small HTTP client that sources share: one connection, one exchange, a bounded answer, no
+//! redirects, nothing compressed.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, DATE, HOST, RETRY_AFTER, USER_AGENT,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use zeroize::Zeroizing;
+
+use super::reply::{ReplyError, ReplyTime};
+use super::{FetchError, Refusal};
+use crate::clock::Clock;
+use crate::connect::Dialer;
+
+/// The largest answer that is read. Tokens are small.
+pub const MAX_REPLY: usize = 64 * 1024;
+
+/// What we call ourselves. Some vendors refuse requests without a `User-Agent`.
+pub const USER_AGENT_VALUE: &str = concat!("countersign/", env!("CARGO_PKG_VERSION"));
+
+/// Talks to token endpoints.
+#[derive(Clone)]
+pub struct TokenClient {
+    tls: Option<Arc<ClientConfig>>,
+    connect_timeout: Duration,
+    clock: Clock,
+}
+
+/// A request to a token endpoint.
+pub struct TokenRequest {
+    /// The method.
+    pub method: Method,
+    /// The whole URL.
+    pub url: Uri,
+    /// Fields beside those that the client sets by itself.
+    pub headers: HeaderMap,
+    /// The content.
+    pub content: Zeroizing<Vec<u8>>,
+}
+
+/// A success answer of a token endpoint.
+pub struct TokenReply {
+    /// Its content.
+    pub content: Zeroizing<Vec<u8>>,
+    /// When it came.
+    pub time: ReplyTime,
+}
+
+impl TokenClient {
+    /// A client that trusts what `tls` trusts; without it, it speaks plain HTTP only.
+    pub fn new(tls: Option<Arc<ClientConfig>>, connect_timeout: Duration, clock: Clock) -> Self {
+        Self {
+            tls,
+            connect_timeout,
+            clock,
+        }
+    }
+
+    /// The time, as this client sees it.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Sends `request` and reads the answer.
+    ///
+    /// # Errors
+    /// For every answer but a 2xx whose content is within [`MAX_REPLY`].
+    pub async fn send(&self, request: TokenRequest) -> Result<TokenReply, FetchError> {
+        let authority = request
+            .url
+            .authority()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let broken = |error: &hyper::Error| FetchError::Broken {
+            authority: authority.clone(),
+            reason: error.to_string(),
+        };
+        let dialer = Dialer::new(&request.url, self.tls.as_ref(), self.connect_timeout)
+            .map_err(|error| FetchError::Request(error.to_string()))?;
+        let stream = dialer
+            .dial()
+            .await
+            .map_err(|reason| FetchError::Unreachable {
+                authority: authority.clone(),
+                reason,
+            })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        let exchange = async {
+            let request = self.build(request, &authority)?;
+            let sent_at = self.clock.wall();
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|error| broken(&error))?;
+            let received_at = self.clock.wall();
+            self.read(response, sent_at, received_at).await
+        };
+        // The connection is driven here, so that it ends with the exchange.
+        tokio::pin!(exchange, connection);
+        let mut connection_open = true;
+        loop {
+            tokio::select! {
+                result = &mut exchange => return result,
+                _ = &mut connection, if connection_open => connection_open = false,
+            }
+        }
+    }
+
+    fn build(
+        &self,
+        request: TokenRequest,
+        authority: &str,
+    ) -> Result<Request<Full<Bytes>>, FetchError> {
+        let unbuildable = |error: &dyn std::fmt::Display| FetchError::Request(error.to_string());
+        // Origin form: only a proxy is sent the whole URL.
+        let target = request
+            .url
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
+        let target: Uri = target.parse().map_err(|error| unbuildable(&error))?;
+        let host = HeaderValue::from_str(authority).map_err(|error| unbuildable(&error))?;
+        let mut built = Request::new(Full::new(Bytes::from(request.content.to_vec())));
+        *built.method_mut() = request.method;
+        *built.uri_mut() = target;
+        let headers = built.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
+        headers.extend(request.headers);
+        headers.insert(HOST, host);
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        Ok(built)
+    }
+
+    async fn read(
+        &self,
+        response: http::Response<hyper::body::Incoming>,
+        sent_at: SystemTime,
+        received_at: SystemTime,
+    ) -> Result<TokenReply, FetchError> {
+        let (head, body) = response.into_parts();
+        if !head.status.is_success() {
+            return Err(error_of(head.status, &head.headers, received_at));
+        }
+        if head
+            .headers
+            .get(CONTENT_ENCODING)
+            .is_some_and(|coding| coding != "identity")
+        {
+            return Err(ReplyError::Compressed.into());
+        }
+        let content = match Limited::new(body, MAX_REPLY).collect().await {
+            Ok(collected) => Zeroizing::new(collected.to_bytes().to_vec()),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return Err(ReplyError::TooLarge(MAX_REPLY).into());
+            }
+            Err(error) => {
+                return Err(FetchError::Broken {
+                    authority: "in the middle of its answer".to_owned(),
+                    reason: error.to_string(),
+                });
+            }
+        };
+        let half = received_at.duration_since(sent_at).unwrap_or_default() / 2;
+        let date = head.headers.get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+        Ok(TokenReply {
+            content,
+            time: ReplyTime {
+                midpoint: sent_at + half,
+                date,
+            },
+        })
+    }
+}
+
+/// What an answer without success means for the next attempt.
+fn error_of(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> FetchError {
+    if status.is_redirection() {
+        return ReplyError::Redirect(status).into();
+    }
+    let passing = matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+    );
+    if status.is_client_error() && !passing {
+        return FetchError::Refused(Refusal::Status(status));
+    }
+    let retry_after = headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|value| parse_retry_after(value, now));
+    FetchError::Unavailable {
+        status,
+        retry_after,
+    }
+}
+
+/// `Retry-After` (RFC 9110 §10.2.3): seconds or a date; a date in the past is zero.
+pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty() {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+impl std::fmt::Debug for TokenClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenClient").finish_non_exhaustive()
+    }
+}
+
+/// Only method and URL: the rest holds the login.
+impl std::fmt::Debug for TokenRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TokenRequest({} {})", self.method, self.url)
+    }
+}
+
+impl std::fmt::Debug for TokenReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TokenReply({} bytes)", self.content.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let parse = |value| parse_retry_after(value, now).map(|wait| wait.as_secs());
+        assert_eq!(parse("120"), Some(120));
+        assert_eq!(parse("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(parse("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0), "the past");
+        assert_eq!(
+            parse("99999999999999999999999"),
+            Some(u64::MAX),
+            "absurd, but a number"
+        );
+        assert_eq!(parse(""), None);
+        assert_eq!(parse("-1"), None);
+        assert_eq!(parse("soon"), None);
+    }
+
+    #[test]
+    fn refusals_and_passing_failures_are_told_apart() {
+        let now = UNIX_EPOCH;
+        for status in [400, 401, 403, 404] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(
+                error_of(status, &HeaderMap::new(), now).is_refusal(),
+                "{status}"
+            );
+        }
+        for status in [408, 425, 429, 500, 502, 503, 504] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(
+                !error_of(status, &HeaderMap::new(), now).is_refusal(),
+                "{status}"
+            );
+        }
+        let redirect = error_of(StatusCode::FOUND, &HeaderMap::new(), now);
+        assert_eq!(
+            redirect,
+            FetchError::Reply(ReplyError::Redirect(StatusCode::FOUND))
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Getting a credential: sources, the task that keeps one fresh, and the cache requests read.
+//!
+//! A [`CredentialSource`] fetches once; the [`refresher`] owns a source and decides when; the
+//! [`cache`] is what requests see. None of them knows how a credential is applied: they publish
+//! whatever a function makes of it.
+
+pub mod cache;
+pub mod fixed;
+pub mod http;
+pub mod login;
+pub mod refresher;
+pub mod reply;
+pub mod schedule;
+pub mod secrets;
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
+
+use ::http::StatusCode;
+
+use crate::clock::Deadline;
+use crate::connect::DialError;
+use crate::values::Values;
+
+/// Named secret values with an end of life.
+#[derive(Debug, Clone, Default)]
+pub struct Credential {
+    /// The values.
+    pub values: Values,
+    /// When they end; `None` if they do not.
+    pub expires: Option<Deadline>,
+    /// The whole lifetime, from which the time of renewal is drawn; `None` if it does not end.
+    pub lifetime: Option<Duration>,
+    /// How far the clock of the token endpoint is ahead of ours, in milliseconds, if it said.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// Where a credential comes from.
+///
+/// One call is one attempt: no cache, no retry, no time limit of the whole.
+pub trait CredentialSource: Debug + Send + Sync + 'static {
+    /// Fetches a credential. `current` is the one to be replaced, for sources that can renew it.
+    ///
+    /// # Errors
+    /// With the reason, which says whether trying again soon can help.
+    fn fetch(
+        &self,
+        current: Option<&Credential>,
+    ) -> impl Future<Output = Result<Credential, FetchError>> + Send;
+}
+
+/// Why a credential could not be fetched. Holds no secret and nothing of the endpoint's answer but
+/// its status.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// The token endpoint could not be reached.
+    #[error("the token endpoint {authority} cannot be reached: {reason}")]
+    Unreachable {
+        /// Host and port.
+        authority: String,
+        /// What went wrong on the way.
+        reason: DialError,
+    },
+    /// The connection broke or what came over it was not HTTP.
+    #[error("the connection to the token endpoint {authority} broke: {reason}")]
+    Broken {
+        /// Host and port.
+        authority: String,
+        /// What hyper says of it.
+        reason: String,
+    },
+    /// No answer in time.
+    #[error("the token endpoint did not answer within {} s", .0.as_secs_f64())]
+    Timeout(Duration),
+    /// An answer that asks to come back later, or a failure on the other side.
+    #[error("the token endpoint answered {status}")]
+    Unavailable {
+        /// Its status.
+        status: StatusCode,
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The token endpoint understood and said no: trying the same again does not help.
+    #[error("the token endpoint refused the login: {0}")]
+    Refused(Refusal),
+    /// The answer is not what the configuration says it would be.
+    #[error("the token endpoint's answer cannot be used: {0}")]
+    Reply(#[from] reply::ReplyError),
+    /// The values do not fit the scheme that is to use them.
+    #[error("the fetched values cannot be used: {0}")]
+    Bind(#[from] crate::sign::BindError),
+    /// A request to the token endpoint could not be put together.
+    #[error("the login request cannot be built: {0}")]
+    Request(String),
+}
+
+/// How a token endpoint said no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// By status.
+    #[error("it answered {0}; check the login and password")]
+    Status(StatusCode),
+    /// By a success status with an answer that says otherwise.
+    #[error("its answer reports a failure at '{0}'; check the login and password")]
+    Condition(String),
+}
+
+impl FetchError {
+    /// True if the endpoint said no, so that the same attempt would only lock the account.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+
+    /// How long the endpoint asked to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::Unreachable { .. }
+            | Self::Broken { .. }
+            | Self::Timeout(_)
+            | Self::Refused(_)
+            | Self::Reply(_)
+            | Self::Bind(_)
+            | Self::Request(_) => None,
+        }
+    }
+
+    /// One word for metrics and logs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Broken { .. } => "broken",
+            Self::Timeout(_) => "timeout",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Refused(_) => "refused",
+            Self::Reply(_) => "reply",
+            Self::Bind(_) => "bind",
+            Self::Request(_) => "request",
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The write side of a credential: the task that owns the source.
+//!
+//! It is the only caller of the source, so that there is one attempt at a time whoever waits, and
+//! a caller who goes away cancels nothing.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::cache::{CredentialCache, Failure};
+use super::schedule::{RefreshPolicy, retry_after, usable_guard};
+use super::{Credential, CredentialSource, FetchError};
+use crate::clock::{Clock, Deadline};
+use crate::sign::BindError;
+
+/// Timers stand still while the machine sleeps, so both clocks are looked at this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Keeps one credential fresh until it is told to stop.
+pub struct Refresher<S, T, P>
+where
+    P: Fn(&Credential) -> Result<T, BindError>,
+{
+    /// The credential's name, for the log.
+    pub name: String,
+    /// Where it comes from.
+    pub source: S,
+    /// What is published of it.
+    pub prepare: P,
+    /// Where it is published.
+    pub cache: CredentialCache<T>,
+    /// When to renew.
+    pub policy: RefreshPolicy,
+    /// The time.
+    pub clock: Clock,
+    /// Changes when a secret that the source uses has changed.
+    pub secrets_changed: watch::Receiver<u64>,
+    /// Ends the task.
+    pub stop: CancellationToken,
+}
+
+enum Wake {
+    Due,
+    SecretsChanged,
+    Stop,
+}
+
+impl<S, T, P> Refresher<S, T, P>
+where
+    S: CredentialSource,
+    P: Fn(&Credential) -> Result<T, BindError>,
+{
+    /// Runs until stopped.
+    pub async fn run(mut self) {
+        if !self.policy.eager {
+            tokio::select! {
+                () = self.cache.demanded() => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+        let mut current: Option<Credential> = None;
+        let mut failures: u32 = 0;
+        loop {
+            self.cache.begin_attempt();
+            self.secrets_changed.mark_unchanged();
+            let started = self.clock.now();
+            let attempt = tokio::select! {
+                attempt = self.attempt(current.as_ref()) => attempt,
+                () = self.stop.cancelled() => return,
+            };
+            let took = self.clock.now().monotonic - started.monotonic;
+            let (wait, in_backoff) = match attempt {
+                Ok((credential, item)) => {
+                    failures = 0;
+                    let wait = self.published(&credential, item, took);
+                    current = Some(credential);
+                    (wait, false)
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    (Some(self.failed(error, failures)), true)
+                }
+            };
+            match self.sleep(wait, in_backoff).await {
+                Wake::Due => {}
+                Wake::SecretsChanged => {
+                    tracing::info!(credential = %self.name, "a secret changed; fetching again");
+                    // A new password owes nothing to what the old one returned.
+                    current = None;
+                    failures = 0;
+                }
+                Wake::Stop => return,
+            }
+        }
+    }
+
+    /// One attempt within the time limit.
+    async fn attempt(&self, current: Option<&Credential>) -> Result<(Credential, T), FetchError> {
+        // Only a credential that still is one can be renewed.
+        let now = self.clock.now();
+        let current = current.filter(|credential| {
+            self.cache
+                .peek()
+                .is_some_and(|issued| issued.is_usable(now))
+                && credential.expires.is_none_or(|end| !end.is_over(now))
+        });
+        let fetch = self.source.fetch(current);
+        let credential = tokio::time::timeout(self.policy.timeout, fetch)
+            .await
+            .map_err(|_| FetchError::Timeout(self.policy.timeout))??;
+        let item = (self.prepare)(&credential)?;
+        Ok((credential, item))
+    }
+
+    /// Publishes and says how long until the renewal; `None` if the credential does not end.
+    fn published(&self, credential: &Credential, item: T, took: Duration) -> Option<Duration> {
+        let lifetime = credential.lifetime;
+        let guard = lifetime.map(usable_guard).unwrap_or_default();
+        self.cache.publish(item, credential.expires, guard);
+        let wait = lifetime.map(|lifetime| self.policy.renew_after(lifetime, fastrand::f64()));
+        match (lifetime, wait) {
+            (Some(lifetime), Some(wait)) => tracing::info!(
+                credential = %self.name,
+                lifetime_s = lifetime.as_secs(),
+                renewal_in_s = wait.as_secs(),
+                took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                "credential fetched"
+            ),
+            _ => tracing::info!(credential = %self.name, "credential fetched; it does not end"),
+        }
+        wait
+    }
+
+    /// Publishes the failure and says how long until the next attempt.
+    fn failed(&self, error: FetchError, failures: u32) -> Duration {
+        let wait = retry_after(&error, failures, fastrand::f64());
+        let usable = self.cache.is_ready();
+        let retry_in_s = wait.as_secs_f64();
+        if error.is_refusal() {
+            tracing::error!(credential = %self.name, %error, usable, retry_in_s, "login refused");
+        } else {
+            tracing::warn!(credential = %self.name, %error, usable, retry_in_s, "fetch failed");
+        }
+        self.cache.publish_failure(Failure {
+            error,
+            retry_at: Instant::now() + wait,
+        });
+        wait
+    }
+
+    /// Sleeps until the next attempt is due, by the schedule or because somebody needs it.
+    async fn sleep(&mut self, wait: Option<Duration>, in_backoff: bool) -> Wake {
+        let due: Option<Deadline> = wait.map(|wait| self.clock.now().after(wait));
+        loop {
+            let left = due.map(|due| due.remaining(self.clock.now()));
+            if left == Some(Duration::ZERO) {
+                return Wake::Due;
+            }
+            let slice = left.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+            tokio::select! {
+                () = tokio::time::sleep(slice) => {}
+                changed = self.secrets_changed.changed() => match changed {
+                    Ok(()) => return Wake::SecretsChanged,
+                    // Nobody watches the secrets any more: the program is ending.
+                    Err(_) => {
+                        self.stop.cancelled().await;
+                        return Wake::Stop;
+                    }
+                },
+                // A request found nothing usable: rejected, or ended while the machine slept.
+                () = self.cache.demanded(), if !in_backoff => {
+                    if !self.cache.is_ready() {
+                        return Wake::Due;
+                    }
+                }
+                () = self.stop.cancelled() => return Wake::Stop,
+            }
+        }
+    }
+}
+
+impl<S: CredentialSource, T, P> std::fmt::Debug for Refresher<S, T, P>
+where
+    P: Fn(&Credential) -> Result<T, BindError>,
+{
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Refresher")
+            .field("name", &self.name)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "refresher_tests.rs"]
+mod tests;

@@ -1,0 +1,273 @@
+//! The secrets that the configuration refers to: read at start, read again when a file changes.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::secret_ref::SecretRef;
+use crate::secret::{Secret, StoredSecretError};
+
+/// The largest secret that is read.
+const MAX_SECRET: u64 = 64 * 1024;
+/// How long a command may take to print a secret.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often secret files are looked at. Polling sees through the symbolic links that Kubernetes
+/// swaps, which watching an inode does not.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Every secret of a configuration, resolved.
+#[derive(Debug)]
+pub struct Secrets {
+    cells: Vec<Cell>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Cell {
+    reference: SecretRef,
+    value: ArcSwap<Secret>,
+}
+
+/// A secret that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the secret in the {reference} cannot be read: {reason}")]
+pub struct SecretError {
+    /// Where it should be.
+    pub reference: SecretRef,
+    /// Why not.
+    #[source]
+    pub reason: SecretReason,
+}
+
+/// Why a secret cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretReason {
+    /// There is no such variable.
+    #[error("the variable is not set")]
+    NotSet,
+    /// systemd passed no credentials.
+    #[error("$CREDENTIALS_DIRECTORY is not set; add LoadCredential= to the unit")]
+    NoCredentialsDirectory,
+    /// The file cannot be read.
+    #[error("{0}")]
+    Io(std::io::ErrorKind),
+    /// The command failed.
+    #[error("the command {0}")]
+    Command(String),
+    /// What was read is no secret.
+    #[error(transparent)]
+    Stored(#[from] StoredSecretError),
+    /// What was read is too long.
+    #[error("it is longer than {MAX_SECRET} bytes")]
+    TooLong,
+}
+
+impl Secrets {
+    /// Reads every secret in `references`.
+    ///
+    /// # Errors
+    /// With every secret that cannot be read, not only the first.
+    pub async fn resolve(references: Vec<SecretRef>) -> Result<Self, Vec<SecretError>> {
+        let mut cells: Vec<Cell> = Vec::new();
+        let mut errors = Vec::new();
+        for reference in references {
+            if cells.iter().any(|cell| cell.reference == reference) {
+                continue;
+            }
+            match read(&reference).await {
+                Ok(secret) => {
+                    cells.push(Cell {
+                        reference,
+                        value: ArcSwap::from_pointee(secret),
+                    });
+                }
+                Err(reason) => errors.push(SecretError { reference, reason }),
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self {
+                cells,
+                changed: watch::Sender::new(0),
+            })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The current value; `None` for a reference that was not resolved.
+    pub fn get(&self, reference: &SecretRef) -> Option<Secret> {
+        let cell = self
+            .cells
+            .iter()
+            .find(|cell| cell.reference == *reference)?;
+        Some(Secret::clone(&cell.value.load()))
+    }
+
+    /// Counts up whenever any secret has changed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Looks at every secret file again and again until stopped. While a file is missing or
+    /// unusable, its last good value stays.
+    pub async fn watch(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        let mut seen: Vec<(usize, PathBuf, Option<Stamp>)> = Vec::new();
+        for (index, cell) in self.cells.iter().enumerate() {
+            if let Some(path) = file_of(&cell.reference) {
+                seen.push((index, path, None));
+            }
+        }
+        if seen.is_empty() {
+            return;
+        }
+        loop {
+            let mut changed = false;
+            for (index, path, stamp) in &mut seen {
+                let current = Stamp::of(path).await;
+                if current.is_some() && current == *stamp {
+                    continue;
+                }
+                let Some(cell) = self.cells.get(*index) else {
+                    continue;
+                };
+                match read(&cell.reference).await {
+                    Ok(secret) => {
+                        if secret != **cell.value.load() {
+                            cell.value.store(Arc::new(secret));
+                            tracing::info!(secret = %cell.reference, "a secret has changed");
+                            changed = true;
+                        }
+                        *stamp = current;
+                    }
+                    Err(reason) if *stamp != current => {
+                        tracing::warn!(
+                            secret = %cell.reference, %reason,
+                            "a secret cannot be read again; its last value stays in use"
+                        );
+                        *stamp = current;
+                    }
+                    Err(_) => {}
+                }
+            }
+            if changed {
+                self.changed.send_modify(|count| *count += 1);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// What shows that a file was written or replaced, without reading it.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    async fn of(path: &Path) -> Option<Self> {
+        let metadata = tokio::fs::metadata(path).await.ok()?;
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            inode,
+        })
+    }
+}
+
+fn file_of(reference: &SecretRef) -> Option<PathBuf> {
+    match reference {
+        SecretRef::File(path) => Some(path.clone()),
+        SecretRef::Systemd(name) => credentials_directory().map(|directory| directory.join(name)),
+        SecretRef::Env(_) | SecretRef::Exec(_) | SecretRef::Value(_) => None,
+    }
+}
+
+fn credentials_directory() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+async fn read(reference: &SecretRef) -> Result<Secret, SecretReason> {
+    let stored = match reference {
+        SecretRef::Value(secret) => return Ok(secret.clone()),
+        SecretRef::Env(name) => match std::env::var_os(name) {
+            Some(value) => value.into_encoded_bytes(),
+            None => return Err(SecretReason::NotSet),
+        },
+        SecretRef::File(path) => read_file(path).await?,
+        SecretRef::Systemd(name) => {
+            let directory = credentials_directory().ok_or(SecretReason::NoCredentialsDirectory)?;
+            read_file(&directory.join(name)).await?
+        }
+        SecretRef::Exec(command) => run(command).await?,
+    };
+    Ok(Secret::from_stored(stored)?)
+}
+
+async fn read_file(path: &Path) -> Result<Vec<u8>, SecretReason> {
+    let io = |error: std::io::Error| SecretReason::Io(error.kind());
+    let file = tokio::fs::File::open(path).await.map_err(io)?;
+    let mut stored = Vec::new();
+    file.take(MAX_SECRET + 1)
+        .read_to_end(&mut stored)
+        .await
+        .map_err(io)?;
+    within_limit(stored)
+}
+
+async fn run(command: &[String]) -> Result<Vec<u8>, SecretReason> {
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| SecretReason::Command("is empty".to_owned()))?;
+    let mut child = tokio::process::Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| SecretReason::Command(format!("cannot be started: {}", error.kind())))?;
+    let mut stored = Vec::new();
+    let stdout = child.stdout.take();
+    let finished = tokio::time::timeout(EXEC_TIMEOUT, async {
+        if let Some(stdout) = stdout {
+            stdout.take(MAX_SECRET + 1).read_to_end(&mut stored).await?;
+        }
+        child.wait().await
+    });
+    match finished.await {
+        Ok(Ok(status)) if status.success() => within_limit(stored),
+        Ok(Ok(status)) => Err(SecretReason::Command(format!("failed: {status}"))),
+        Ok(Err(error)) => Err(SecretReason::Command(format!("failed: {}", error.kind()))),
+        Err(_) => Err(SecretReason::Command(format!(
+            "took over {} s",
+            EXEC_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+fn within_limit(stored: Vec<u8>) -> Result<Vec<u8>, SecretReason> {
+    let length = u64::try_from(stored.len()).unwrap_or(u64::MAX);
+    if length > MAX_SECRET {
+        Err(SecretReason::TooLong)
+    } else {
+        Ok(stored)
+    }
+}
+
+#[cfg(test)]
+#[path = "secrets_tests.rs"]
+mod tests;

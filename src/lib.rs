@@ -1,0 +1,30 @@
+//! countersign: a local authenticating reverse proxy. Unsigned HTTP in, authenticated HTTP out.
+//!
+//! The modules in reading order:
+//!
+//! - [`secret`], [`clock`], [`values`], [`template`]: the small things everything is made of;
+//! - [`sign`]: applying a credential: from a request to the fields that authenticate it;
+//! - [`credential`]: getting one: sources, the task that renews, the cache that requests read;
+//! - [`config`]: from the text of the file to what runs;
+//! - [`connect`], [`tls`]: reaching a host;
+//! - [`proxy`]: one request, from the caller's head to the last byte of the answer;
+//! - [`server`]: listeners and workers; [`admin`]: the admin listener;
+//! - [`app`]: wiring; [`telemetry`]: logs; [`cli`]: the commands;
+//! - [`mock`]: stand-ins of the vendors' APIs, for the demo and the tests.
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod connect;
+pub mod credential;
+pub mod mock;
+pub mod proxy;
+pub mod secret;
+pub mod server;
+pub mod sign;
+pub mod telemetry;
+pub mod template;
+pub mod tls;
+pub mod values;

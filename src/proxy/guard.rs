@@ -1,0 +1,231 @@
+//! Who may call: decided from the request's head and the socket, before any credential is touched.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, EXPECT, HOST, ORIGIN};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderName, Method, Version};
+use subtle::ConstantTimeEq;
+
+use super::respond::ProxyError;
+use super::route::RouteTable;
+use crate::config::{AccessRules, CallerToken};
+use crate::credential::secrets::Secrets;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The rules of one listener.
+#[derive(Debug)]
+pub struct Gate {
+    rules: AccessRules,
+    /// The address it is bound to; `None` for a Unix socket.
+    bound: Option<std::net::SocketAddr>,
+    target_bytes: usize,
+    secrets: Arc<Secrets>,
+}
+
+/// Both ends of a caller's connection; `None` for a Unix socket.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ends {
+    /// The caller's address.
+    pub peer: Option<IpAddr>,
+    /// The address the caller connected to.
+    pub local: Option<IpAddr>,
+}
+
+/// What a request that may pass says about itself.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The host it addresses, lower case, without port; empty for HTTP/1.0 without Host.
+    pub host: String,
+    /// The field that carried the caller token. It goes no further.
+    pub token_field: Option<HeaderName>,
+}
+
+impl Gate {
+    /// A gate for a listener bound to `bound`.
+    pub fn new(
+        rules: AccessRules,
+        bound: Option<std::net::SocketAddr>,
+        target_bytes: usize,
+        secrets: Arc<Secrets>,
+    ) -> Self {
+        Self {
+            rules,
+            bound,
+            target_bytes,
+            secrets,
+        }
+    }
+
+    /// Lets a request pass, or says why not.
+    ///
+    /// # Errors
+    /// With the answer to give.
+    pub fn admit(
+        &self,
+        parts: &Parts,
+        ends: Ends,
+        table: &RouteTable,
+    ) -> Result<Admitted, ProxyError> {
+        if !self.rules.allow.is_empty() {
+            let peer = ends.peer.map(|peer| peer.to_canonical());
+            let known = peer.is_some_and(|peer| {
+                self.rules
+                    .allow
+                    .iter()
+                    .any(|network| network.contains(&peer))
+            });
+            if !known {
+                return Err(ProxyError::Peer);
+            }
+        }
+        if parts.method == Method::CONNECT || parts.method == Method::TRACE {
+            return Err(ProxyError::NeverForwarded);
+        }
+        if !parts.uri.path().starts_with('/') {
+            return Err(ProxyError::Malformed("the target is not a path"));
+        }
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("", http::uri::PathAndQuery::as_str);
+        if target.len() > self.target_bytes {
+            return Err(ProxyError::Target);
+        }
+        let host = match authority(parts)? {
+            Some(authority) if self.accepts(&authority, ends, table) => {
+                authority.host().to_ascii_lowercase()
+            }
+            Some(_) => return Err(ProxyError::Host),
+            None => String::new(),
+        };
+        self.check_origin(parts)?;
+        let token_field = self.check_caller_token(parts)?;
+        if let Some(expected) = parts.headers.get(EXPECT)
+            && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
+        {
+            return Err(ProxyError::Expectation);
+        }
+        Ok(Admitted { host, token_field })
+    }
+
+    /// Names under which this listener may be addressed. A name that an attacker's DNS server can
+    /// point here (DNS rebinding) is none of them; literal addresses cannot be pointed anywhere.
+    fn accepts(&self, authority: &Authority, ends: Ends, table: &RouteTable) -> bool {
+        let host = authority.host().to_ascii_lowercase();
+        let port = authority.port_u16();
+        let configured =
+            self.rules.hosts.iter().any(|accepted| {
+                accepted.eq_ignore_ascii_case(authority.as_str()) || *accepted == host
+            });
+        if configured || table.names_host(&host) {
+            return true;
+        }
+        let bound_port = self.bound.map(|bound| bound.port());
+        if port.is_some() && bound_port.is_some() && port != bound_port {
+            return false;
+        }
+        let literal = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>();
+        match literal {
+            Ok(address) => {
+                address.is_loopback()
+                    || ends
+                        .local
+                        .is_some_and(|local| local.to_canonical() == address.to_canonical())
+            }
+            Err(_) => host == "localhost",
+        }
+    }
+
+    /// Browsers say where a request comes from. A web page must not act with our credentials.
+    fn check_origin(&self, parts: &Parts) -> Result<(), ProxyError> {
+        let mut origins = parts.headers.get_all(ORIGIN).iter();
+        if let Some(origin) = origins.next() {
+            let listed = self.rules.origins.contains(origin) && origins.next().is_none();
+            return if listed {
+                Ok(())
+            } else {
+                Err(ProxyError::Origin)
+            };
+        }
+        match parts.headers.get(SEC_FETCH_SITE) {
+            Some(site) if site != "none" && site != "same-origin" => Err(ProxyError::Origin),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_caller_token(&self, parts: &Parts) -> Result<Option<HeaderName>, ProxyError> {
+        let Some(CallerToken { secret, header }) = &self.rules.caller_token else {
+            return Ok(None);
+        };
+        let name = header.clone().unwrap_or(AUTHORIZATION);
+        let mut values = parts.headers.get_all(&name).iter();
+        let presented = values
+            .next()
+            .ok_or(ProxyError::CallerTokenMissing)?
+            .as_bytes();
+        if values.next().is_some() {
+            return Err(ProxyError::Malformed(
+                "the caller token is there more than once",
+            ));
+        }
+        let presented = if header.is_none() {
+            let (scheme, token) = presented.split_at_checked(7).unwrap_or_default();
+            if !scheme.eq_ignore_ascii_case(b"bearer ") {
+                return Err(ProxyError::CallerTokenMissing);
+            }
+            token
+        } else {
+            presented
+        };
+        let expected = self.secrets.get(secret).ok_or(ProxyError::Internal)?;
+        if bool::from(presented.ct_eq(expected.expose().as_bytes())) {
+            Ok(Some(name))
+        } else {
+            Err(ProxyError::CallerToken)
+        }
+    }
+}
+
+/// The authority that the request addresses (RFC 9110 §7.2, RFC 9112 §3.2).
+fn authority(parts: &Parts) -> Result<Option<Authority>, ProxyError> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let field = match hosts.next() {
+        None => None,
+        Some(value) => {
+            let parsed = Authority::try_from(value.as_bytes())
+                .map_err(|_| ProxyError::Malformed("the Host field is not a host"))?;
+            Some(parsed)
+        }
+    };
+    if hosts.next().is_some() {
+        return Err(ProxyError::Malformed("there is more than one Host field"));
+    }
+    let authority = match (parts.uri.authority(), field) {
+        (Some(target), Some(field)) if !target.as_str().eq_ignore_ascii_case(field.as_str()) => {
+            return Err(ProxyError::Malformed(
+                "the target and the Host field disagree",
+            ));
+        }
+        (Some(target), _) => target.clone(),
+        (None, Some(field)) => field,
+        (None, None) if parts.version == Version::HTTP_10 => return Ok(None),
+        (None, None) => return Err(ProxyError::Malformed("there is no Host field")),
+    };
+    let text = authority.as_str();
+    let odd_port = authority.port_u16().is_none() && authority.host().len() != text.len();
+    if text.contains('@') || authority.host().is_empty() || odd_port {
+        return Err(ProxyError::Malformed("the Host field is not a host"));
+    }
+    Ok(Some(authority))
+}
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;

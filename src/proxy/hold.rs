@@ -1,0 +1,261 @@
+//! Holding content: in memory up to a limit, in a file without a name beyond it.
+//!
+//! A signature over the content goes in front of it, so all of it has to be here first.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::respond::ProxyError;
+
+/// How much is written to or read from a file at once, in bytes.
+pub const FILE_PIECE: usize = 256 << 10;
+
+/// The memory that all held content together may use.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicUsize::new(0),
+        })
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn take(self: &Arc<Self>, bytes: usize, share: &mut Share) -> Result<(), ProxyError> {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.limit {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(ProxyError::Memory);
+        }
+        share.bytes += bytes;
+        Ok(())
+    }
+}
+
+/// A part of the budget, given back when dropped.
+#[derive(Debug)]
+struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share {
+    fn give_back(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// What holding is bounded by.
+#[derive(Debug, Clone)]
+pub struct HoldLimits {
+    /// The largest content, in bytes.
+    pub max_body: u64,
+    /// Content held in memory before it goes to a file, in bytes.
+    pub memory: usize,
+    /// The directory for files; `None` for the system's.
+    pub directory: Option<PathBuf>,
+    /// How long the caller may be silent.
+    pub idle: Duration,
+}
+
+/// Content that can be read any number of times.
+#[derive(Debug, Clone)]
+pub struct Held {
+    memory: Bytes,
+    file: Option<Arc<File>>,
+    length: u64,
+    _share: Arc<Share>,
+}
+
+impl Held {
+    /// Reads `content` to its end. `observe` sees every piece as it arrives.
+    ///
+    /// # Errors
+    /// With the answer to give.
+    pub async fn read(
+        mut content: Incoming,
+        limits: &HoldLimits,
+        budget: &Arc<Budget>,
+        mut observe: impl FnMut(&[u8]),
+    ) -> Result<Self, ProxyError> {
+        let expected = content.size_hint().exact();
+        if expected.is_some_and(|length| length > limits.max_body) {
+            return Err(ProxyError::ContentTooLarge);
+        }
+        let mut share = Share {
+            budget: Arc::clone(budget),
+            bytes: 0,
+        };
+        let mut spool: Option<Arc<File>> = None;
+        let mut memory = BytesMut::new();
+        let mut length: u64 = 0;
+        let mut written: u64 = 0;
+        loop {
+            let frame = match tokio::time::timeout(limits.idle, content.frame()).await {
+                Err(_) => return Err(ProxyError::ContentTimeout),
+                Ok(None) => break,
+                Ok(Some(Err(_))) => return Err(ProxyError::ContentAborted),
+                Ok(Some(Ok(frame))) => frame,
+            };
+            // Trailers of a request end here: they cannot be part of what was signed.
+            let Ok(piece) = frame.into_data() else {
+                continue;
+            };
+            length += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+            if length > limits.max_body {
+                return Err(ProxyError::ContentTooLarge);
+            }
+            observe(&piece);
+            if memory.len() + piece.len() > share.bytes {
+                let room = if share.bytes == 0 {
+                    // Memory is taken for what is announced, but never more than is kept.
+                    let announced = expected.and_then(|length| usize::try_from(length).ok());
+                    announced.unwrap_or(0).min(limits.memory).max(piece.len())
+                } else {
+                    share.bytes.max(memory.len() + piece.len() - share.bytes)
+                };
+                budget.take(room, &mut share)?;
+                memory.reserve(share.bytes - memory.len());
+            }
+            memory.extend_from_slice(&piece);
+            let too_large = memory.len() > limits.memory;
+            if too_large || (spool.is_some() && memory.len() >= FILE_PIECE) {
+                let file = match &spool {
+                    Some(file) => Arc::clone(file),
+                    None => {
+                        let file = Arc::new(create(limits.directory.clone()).await?);
+                        spool.insert(file).clone()
+                    }
+                };
+                let piece = memory.split().freeze();
+                written += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+                append(file, piece).await?;
+                share.give_back();
+                memory = BytesMut::new();
+            }
+        }
+        if let Some(file) = &spool
+            && !memory.is_empty()
+        {
+            append(Arc::clone(file), memory.split().freeze()).await?;
+            share.give_back();
+        }
+        debug_assert!(written <= length, "no more is written than came");
+        Ok(Self {
+            memory: memory.freeze(),
+            file: spool,
+            length,
+            _share: Arc::new(share),
+        })
+    }
+
+    /// Nothing.
+    pub fn empty() -> Self {
+        let share = Share {
+            budget: Budget::new(0),
+            bytes: 0,
+        };
+        Self {
+            memory: Bytes::new(),
+            file: None,
+            length: 0,
+            _share: Arc::new(share),
+        }
+    }
+
+    /// Its length, in bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// All of it, if it is in memory.
+    pub fn in_memory(&self) -> Option<&Bytes> {
+        self.file.is_none().then_some(&self.memory)
+    }
+
+    /// The piece at `offset`; empty at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn piece(&self, offset: u64) -> io::Result<Bytes> {
+        match &self.file {
+            None => {
+                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+                Ok(self.memory.slice(offset.min(self.memory.len())..))
+            }
+            Some(file) => read_piece(Arc::clone(file), offset).await,
+        }
+    }
+
+    pub(super) fn file(&self) -> Option<&Arc<File>> {
+        self.file.as_ref()
+    }
+}
+
+fn storage(error: &io::Error) -> ProxyError {
+    ProxyError::Spool(error.kind())
+}
+
+async fn create(directory: Option<PathBuf>) -> Result<File, ProxyError> {
+    let created = tokio::task::spawn_blocking(move || match directory {
+        Some(directory) => tempfile::tempfile_in(directory),
+        None => tempfile::tempfile(),
+    });
+    created
+        .await
+        .map_err(|_| ProxyError::Internal)?
+        .map_err(|error| storage(&error))
+}
+
+async fn append(file: Arc<File>, piece: Bytes) -> Result<(), ProxyError> {
+    use std::io::Write as _;
+    let appended = tokio::task::spawn_blocking(move || (&*file).write_all(&piece));
+    appended
+        .await
+        .map_err(|_| ProxyError::Internal)?
+        .map_err(|error| storage(&error))
+}
+
+pub(super) async fn read_piece(file: Arc<File>, offset: u64) -> io::Result<Bytes> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut piece = vec![0; FILE_PIECE];
+        let read = read_at(&file, &mut piece, offset)?;
+        piece.truncate(read);
+        Ok(Bytes::from(piece))
+    });
+    read.await.map_err(io::Error::other)?
+}
+
+/// Reads without the file's own position, which clones of the content share.
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_at(file, buffer, offset);
+    #[cfg(windows)]
+    return std::os::windows::fs::FileExt::seek_read(file, buffer, offset);
+}

@@ -1,0 +1,384 @@
+//! One request, from the caller's head to the last byte of the answer.
+//!
+//! The phases run in one order, in [`Proxy::handle`]: guard, find, strip, retarget, forward,
+//! authorize and send, strip the answer. Each is a function in a file of its own; only
+//! [`authorize`] sees credentials, and none reads the configuration's text.
+
+pub mod authorize;
+pub mod content;
+pub mod guard;
+pub mod headers;
+pub mod hold;
+pub mod path;
+pub mod respond;
+pub mod retarget;
+pub mod route;
+pub mod upstream;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{HeaderValue, Method, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::config::{DenyPattern, Limits, RouteConfig};
+use crate::credential::cache::CredentialCache;
+use crate::sign::Signer;
+use crate::sign::owned::OwnedFields;
+use authorize::{Unsigned, authorize};
+use content::{ExchangeGuard, ResponseContent};
+use guard::{Ends, Gate};
+use hold::Budget;
+use respond::ProxyError;
+use route::{Found, RouteTable};
+use upstream::{Pools, Target};
+
+/// The tracing target of the line per request.
+pub const ACCESS: &str = "access";
+
+/// A credential as a route uses it.
+#[derive(Debug)]
+pub struct Identity {
+    /// The credential's name.
+    pub name: String,
+    /// Where it is read.
+    pub cache: CredentialCache<Signer>,
+    /// True if its signature covers the content.
+    pub covers_body: bool,
+    /// True if a refused one can be replaced.
+    pub renewable: bool,
+    /// Fields that are removed from what the caller sent.
+    pub owned: OwnedFields,
+    /// Query parameters that are removed from what the caller sent.
+    pub owned_query: Vec<String>,
+    /// Paths of the upstream that callers may not reach.
+    pub deny: Vec<DenyPattern>,
+    /// True if it sets `Authorization`.
+    pub sets_authorization: bool,
+}
+
+/// A route, ready to serve.
+#[derive(Debug)]
+pub struct Route {
+    /// What the configuration says.
+    pub config: RouteConfig,
+    /// Where its requests go.
+    pub target: Arc<Target>,
+    /// Its credentials, in the order of signing.
+    pub identities: Vec<Arc<Identity>>,
+    /// Everything that is removed from the caller's request.
+    pub strip: OwnedFields,
+    /// True if a signature covers the content.
+    pub covers_body: bool,
+    /// True if a refused credential can be replaced.
+    pub renewable: bool,
+}
+
+impl Route {
+    /// Puts a route together.
+    pub fn new(config: RouteConfig, target: Arc<Target>, identities: Vec<Arc<Identity>>) -> Self {
+        let mut strip = config.remove.clone();
+        for identity in &identities {
+            strip.extend(&identity.owned);
+        }
+        let sets_authorization = identities
+            .iter()
+            .any(|identity| identity.sets_authorization);
+        if config.keep_caller_authorization && !sets_authorization {
+            strip.remove(&http::header::AUTHORIZATION);
+        }
+        Self {
+            covers_body: identities.iter().any(|identity| identity.covers_body),
+            renewable: identities.iter().any(|identity| identity.renewable),
+            config,
+            target,
+            identities,
+            strip,
+        }
+    }
+}
+
+/// What requests are served by: immutable, replaced as a whole.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Finds routes.
+    pub table: RouteTable,
+    /// The routes, by index.
+    pub routes: Vec<Arc<Route>>,
+}
+
+/// The part of the proxy that all workers share.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What requests are served by.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// The time.
+    pub clock: Clock,
+    /// Bounds.
+    pub limits: Limits,
+    /// Memory for held content.
+    pub budget: Arc<Budget>,
+    via: HeaderValue,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    /// A proxy that serves `snapshot`.
+    pub fn new(snapshot: Snapshot, clock: Clock, limits: Limits) -> Self {
+        // Unique per process: two of us in a row are no loop.
+        let pseudonym = format!("1.1 countersign-{:08x}", fastrand::u32(..));
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            clock,
+            budget: Budget::new(limits.memory),
+            limits,
+            via: HeaderValue::try_from(pseudonym)
+                .unwrap_or_else(|_| HeaderValue::from_static("1.1 countersign")),
+            in_flight: Arc::default(),
+        }
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Serves one request, whatever becomes of it.
+    pub async fn handle(
+        &self,
+        pools: &Pools,
+        gate: &Gate,
+        ends: Ends,
+        request: Request<Incoming>,
+    ) -> Response<ResponseContent<Exchange>> {
+        let mut exchange = Exchange::begin(&self.in_flight, &request);
+        match self.serve(pools, gate, ends, request, &mut exchange).await {
+            Ok((response, route)) => {
+                let (mut head, incoming) = response.into_parts();
+                headers::strip_response(&mut head.headers);
+                exchange.status(head.status.as_u16(), "");
+                let timeouts = &route.config.timeouts;
+                let deadline = timeouts.total.map(|total| exchange.started + total);
+                let content =
+                    ResponseContent::upstream(incoming, timeouts.idle, deadline, exchange);
+                Response::from_parts(head, content)
+            }
+            Err(error) => {
+                let verdict = error.verdict();
+                if verdict.status.is_server_error() {
+                    tracing::warn!(
+                        route = exchange.route(), reason = verdict.word, %error,
+                        "a request failed"
+                    );
+                }
+                exchange.status(verdict.status.as_u16(), verdict.word);
+                let (head, body) = error.response().into_parts();
+                let bytes = body
+                    .collect()
+                    .await
+                    .map(http_body_util::Collected::to_bytes);
+                Response::from_parts(
+                    head,
+                    ResponseContent::own(bytes.unwrap_or_default(), exchange),
+                )
+            }
+        }
+    }
+
+    /// The phases, in order.
+    async fn serve(
+        &self,
+        pools: &Pools,
+        gate: &Gate,
+        ends: Ends,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<(Response<Incoming>, Arc<Route>), ProxyError> {
+        if self.in_flight() > self.limits.requests {
+            return Err(ProxyError::Busy);
+        }
+        let snapshot = self.snapshot.load();
+        let (mut head, incoming) = request.into_parts();
+        let admitted = gate.admit(&head, ends, &snapshot.table)?;
+        if headers::came_through(&head.headers, &self.via) {
+            return Err(ProxyError::Loop);
+        }
+        let route = find(&snapshot, &admitted.host, &head.method, head.uri.path())?;
+        drop(snapshot);
+        exchange.found(&route);
+
+        if let Some(token_field) = &admitted.token_field {
+            head.headers.remove(token_field);
+        }
+        headers::strip_request(&mut head.headers, &[&route.strip]);
+        let uri = retarget::retarget(&head.uri, route.config.prefix.len(), &route.config.upstream)
+            .ok_or(ProxyError::Malformed("the target cannot be forwarded"))?;
+        headers::add_via(&mut head.headers, &self.via);
+        headers::ensure_user_agent(&mut head.headers);
+        for (name, value) in &route.config.set {
+            head.headers.insert(name.clone(), value.clone());
+        }
+        let unsigned = Unsigned {
+            method: head.method,
+            uri,
+            headers: head.headers,
+        };
+        let sent = authorize(self, pools, &route, unsigned, incoming);
+        let response = match route.config.timeouts.total {
+            None => sent.await?,
+            Some(total) => tokio::time::timeout(total, sent)
+                .await
+                .map_err(|_| ProxyError::Total)??,
+        };
+        Ok((response, route))
+    }
+}
+
+/// The route of a request: the one that both readings of its path lead to, unless the path is
+/// closed.
+///
+/// # Errors
+/// With the answer to give.
+pub fn find(
+    snapshot: &Snapshot,
+    host: &str,
+    method: &Method,
+    written: &str,
+) -> Result<Arc<Route>, ProxyError> {
+    let read = path::generous_reading(written).map_err(ProxyError::Path)?;
+    let found = snapshot.table.find(host, written, method);
+    if read != written && snapshot.table.find(host, &read, method) != found {
+        return Err(ProxyError::Path(path::AmbiguousPath::Routes));
+    }
+    let index = match found {
+        Found::Route(index) => index,
+        Found::OtherMethods(index) => {
+            let methods = snapshot
+                .routes
+                .get(index)
+                .map(|route| &route.config.methods);
+            let names: Vec<&str> = methods.into_iter().flatten().map(Method::as_str).collect();
+            return Err(ProxyError::Method(names.join(", ")));
+        }
+        Found::Nothing => return Err(ProxyError::NoRoute),
+    };
+    let route = snapshot.routes.get(index).ok_or(ProxyError::Internal)?;
+    for path in [written, &*read] {
+        let rest = path.get(route.config.prefix.len()..).unwrap_or_default();
+        let base = &route.config.upstream.base;
+        let denied = route
+            .config
+            .deny
+            .iter()
+            .any(|pattern| pattern.covers("", path))
+            || route
+                .identities
+                .iter()
+                .flat_map(|identity| &identity.deny)
+                .any(|pattern| pattern.covers(base, rest));
+        if denied {
+            return Err(ProxyError::Denied);
+        }
+    }
+    Ok(Arc::clone(route))
+}
+
+/// What lasts as long as an exchange: its place among the requests in flight, and its line in the
+/// log, which is written when it ends.
+#[derive(Debug)]
+pub struct Exchange {
+    in_flight: Arc<AtomicUsize>,
+    started: Instant,
+    route: Option<Arc<Route>>,
+    /// Only if somebody reads the line.
+    line: Option<Box<Line>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    method: Method,
+    path: String,
+    status: u16,
+    bytes: u64,
+    reason: &'static str,
+}
+
+impl Exchange {
+    fn begin(in_flight: &Arc<AtomicUsize>, request: &Request<Incoming>) -> Self {
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        let line = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
+            Box::new(Line {
+                method: request.method().clone(),
+                path: request.uri().path().to_owned(),
+                status: 0,
+                bytes: 0,
+                reason: "",
+            })
+        });
+        Self {
+            in_flight: Arc::clone(in_flight),
+            started: Instant::now(),
+            route: None,
+            line,
+        }
+    }
+
+    fn found(&mut self, route: &Arc<Route>) {
+        self.route = Some(Arc::clone(route));
+    }
+
+    fn route(&self) -> &str {
+        self.route.as_ref().map_or("", |route| &route.config.name)
+    }
+
+    fn status(&mut self, status: u16, reason: &'static str) {
+        if let Some(line) = &mut self.line {
+            line.status = status;
+            line.reason = reason;
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl ExchangeGuard for Exchange {
+    fn passed(&mut self, bytes: usize) {
+        if let Some(line) = &mut self.line {
+            line.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+        }
+    }
+
+    fn broke(&mut self, reason: &'static str) {
+        tracing::warn!(route = self.route(), reason, "an answer broke off");
+        if let Some(line) = &mut self.line {
+            line.reason = reason;
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(line) = self.line.take() {
+            // No query: it may hold secrets of the caller's.
+            tracing::info!(
+                target: ACCESS,
+                method = %line.method,
+                path = %line.path,
+                route = self.route(),
+                status = line.status,
+                reason = line.reason,
+                bytes = line.bytes,
+                ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "request"
+            );
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Reading a path the way a careless server might, to see whether it means something else there.
+//!
+//! Requests are forwarded byte for byte. What an upstream makes of `%2e%2e`, `//`, `\` or `..;` is
+//! its own affair, so a path is matched twice: as it is written, and as the most generous server
+//! would read it. Only if both readings agree is there no doubt about which route it belongs to.
+
+use std::borrow::Cow;
+
+use crate::config::DenyPattern;
+
+/// A path that cannot be read in one way only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AmbiguousPath {
+    /// A `%` without two hexadecimal digits.
+    #[error("a '%' without two hexadecimal digits")]
+    Percent,
+    /// A NUL, plain or encoded.
+    #[error("an encoded NUL")]
+    Nul,
+    /// Encoded again and again.
+    #[error("more than three layers of percent-encoding")]
+    Layers,
+    /// More `..` than there are segments.
+    #[error("'..' beyond the root")]
+    AboveRoot,
+    /// Two readings lead to different routes.
+    #[error("it can be read as belonging to another route")]
+    Routes,
+}
+
+/// The path as a generous server reads it: decoded until nothing is left to decode, `\` as `/`,
+/// path parameters (`;…`) cut off, empty and dot segments resolved.
+///
+/// Borrowed where that changes nothing, which is nearly always.
+///
+/// # Errors
+/// When there is no such reading.
+pub fn generous_reading(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
+    let plain = !path.bytes().any(|b| matches!(b, b'%' | b'\\' | b';'))
+        && !path.contains("//")
+        && !path.contains("/.");
+    if plain {
+        return Ok(Cow::Borrowed(path));
+    }
+    let mut bytes = path.as_bytes().to_vec();
+    for layer in 0.. {
+        if !bytes.contains(&b'%') {
+            break;
+        }
+        if layer == 3 {
+            return Err(AmbiguousPath::Layers);
+        }
+        // A '%' that was itself encoded may stand for itself; only the first layer must be valid.
+        match decode(&bytes, layer == 0)? {
+            Some(decoded) => bytes = decoded,
+            None => break,
+        }
+    }
+    if bytes.contains(&0) {
+        return Err(AmbiguousPath::Nul);
+    }
+    let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in text.split('/') {
+        match segment.split(';').next().unwrap_or_default() {
+            "" | "." => {}
+            ".." => {
+                segments.pop().ok_or(AmbiguousPath::AboveRoot)?;
+            }
+            name => segments.push(name),
+        }
+    }
+    Ok(Cow::Owned(format!("/{}", segments.join("/"))))
+}
+
+/// One layer decoded; `None` if there was nothing to decode.
+fn decode(bytes: &[u8], strict: bool) -> Result<Option<Vec<u8>>, AmbiguousPath> {
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut changed = false;
+    let mut rest = bytes;
+    while let Some((first, after)) = rest.split_first() {
+        let digits = after.first_chunk::<2>().and_then(|pair| {
+            let text = std::str::from_utf8(pair).ok()?;
+            let hexadecimal = text.bytes().all(|b| b.is_ascii_hexdigit());
+            hexadecimal
+                .then(|| u8::from_str_radix(text, 16).ok())
+                .flatten()
+        });
+        match (first, digits) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                changed = true;
+                rest = after.get(2..).unwrap_or_default();
+            }
+            (b'%', None) if strict => return Err(AmbiguousPath::Percent),
+            (byte, _) => {
+                decoded.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    Ok(changed.then_some(decoded))
+}
+
+/// `path` without `prefix`, if it begins with it and the next character begins a segment.
+pub fn strip_prefix<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    let rest = path.strip_prefix(prefix)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+impl DenyPattern {
+    /// True if the path `base` + `rest` is covered: the pattern's segments are its first ones.
+    pub fn covers(&self, base: &str, rest: &str) -> bool {
+        let Self(pattern) = self;
+        let mut segments = base
+            .split('/')
+            .chain(rest.split('/'))
+            .filter(|one| !one.is_empty());
+        pattern
+            .iter()
+            .filter(|one| !one.is_empty())
+            .all(|wanted| match segments.next() {
+                Some(segment) => wanted == "*" || segment.eq_ignore_ascii_case(wanted),
+                None => false,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_paths_are_read_as_they_are_without_copying() {
+        for path in [
+            "/",
+            "/v3/localization",
+            "/domain/child@parent",
+            "/a:b/c~d/$x,+=",
+            "/a/b/",
+        ] {
+            assert!(matches!(generous_reading(path), Ok(Cow::Borrowed(same)) if same == path));
+        }
+    }
+
+    #[test]
+    fn every_disguise_of_a_path_is_seen_through() {
+        let disguises = [
+            ("/a/%2e%2e/b", "/b"),
+            ("/a/..;x=1/b", "/b"),
+            ("/a/%252e%252e/b", "/b"),
+            ("/a%2fb", "/a/b"),
+            ("/a\\..\\b", "/b"),
+            ("/a%5c..%5cb", "/b"),
+            ("//a///b", "/a/b"),
+            ("/./a/./b", "/a/b"),
+            ("/v3/%61uthorization", "/v3/authorization"),
+            ("/v3/authorization;x/token", "/v3/authorization/token"),
+        ];
+        for (written, read) in disguises {
+            assert_eq!(generous_reading(written).unwrap(), read, "{written}");
+        }
+    }
+
+    #[test]
+    fn paths_without_a_single_reading_are_refused() {
+        assert_eq!(generous_reading("/a%zz"), Err(AmbiguousPath::Percent));
+        assert_eq!(generous_reading("/a%"), Err(AmbiguousPath::Percent));
+        assert_eq!(generous_reading("/a%00"), Err(AmbiguousPath::Nul));
+        assert_eq!(generous_reading("/../a"), Err(AmbiguousPath::AboveRoot));
+        assert_eq!(generous_reading("/%25252541"), Err(AmbiguousPath::Layers));
+    }
+
+    #[test]
+    fn an_encoded_percent_sign_is_fine() {
+        assert_eq!(generous_reading("/100%25").unwrap(), "/100%");
+    }
+
+    #[test]
+    fn a_prefix_ends_on_a_segment_boundary() {
+        assert_eq!(strip_prefix("/devo/x", "/devo"), Some("/x"));
+        assert_eq!(strip_prefix("/devo", "/devo"), Some(""));
+        assert_eq!(strip_prefix("/devotion", "/devo"), None);
+        assert_eq!(strip_prefix("/x", ""), Some("/x"));
+    }
+
+    #[test]
+    fn patterns_cover_everything_below_and_nothing_beside() {
+        let pattern = DenyPattern(vec!["*".into(), "authorization".into()]);
+        assert!(pattern.covers("", "/v3/authorization"));
+        assert!(pattern.covers("", "/v3.0/Authorization/Authenticate"));
+        assert!(pattern.covers("/v3", "/AUTHORIZATION/token"));
+        assert!(!pattern.covers("", "/v3/authorizations"));
+        assert!(!pattern.covers("", "/authorization"));
+        assert!(!pattern.covers("", "/v3"));
+    }
+}

@@ -1,0 +1,374 @@
+//! The answers that countersign itself gives: one type, one table, one form (RFC 9457).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+
+use super::path::AmbiguousPath;
+use crate::connect::DialError;
+use crate::credential::cache::Unavailable;
+use crate::sign::SignError;
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Why a request gets an answer of ours instead of the upstream's.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProxyError {
+    /// No route for the path.
+    #[error("no route matches this path; `countersign routes` lists them")]
+    NoRoute,
+    /// The route is for other methods. Holds those.
+    #[error("the route for this path takes other methods")]
+    Method(String),
+    /// The method is never forwarded.
+    #[error("this method is not forwarded")]
+    NeverForwarded,
+    /// The Host is not one of the listener's.
+    #[error(
+        "this Host is not accepted here; use the listener's address, or add the name to 'hosts' \
+         of the listener"
+    )]
+    Host,
+    /// The Origin is not one of the listener's.
+    #[error("requests from web pages are refused; 'origins' of the listener lists exceptions")]
+    Origin,
+    /// The peer's address is not one of the listener's.
+    #[error("this address may not call; 'allow' of the listener says who may")]
+    Peer,
+    /// No caller token.
+    #[error("this listener asks for a caller token")]
+    CallerTokenMissing,
+    /// A wrong caller token.
+    #[error("the caller token is wrong")]
+    CallerToken,
+    /// The path is not for callers.
+    #[error("this path is not open to callers")]
+    Denied,
+    /// The request is malformed.
+    #[error("the request is malformed: {0}")]
+    Malformed(&'static str),
+    /// The path means different things to different servers.
+    #[error("the path is ambiguous: {0}")]
+    Path(AmbiguousPath),
+    /// An `Expect` that is not `100-continue`.
+    #[error("only 'Expect: 100-continue' can be met")]
+    Expectation,
+    /// The target is longer than the limit.
+    #[error("the target is longer than 'limits.target_bytes' allows")]
+    Target,
+    /// More content than the route takes.
+    #[error("the content is larger than 'max_body' of the route allows")]
+    ContentTooLarge,
+    /// The caller stopped sending.
+    #[error("the content did not arrive in time")]
+    ContentTimeout,
+    /// The caller's content broke off or is malformed.
+    #[error("the content broke off")]
+    ContentAborted,
+    /// Content cannot be held.
+    #[error("there is no room to hold the content: {0}")]
+    Spool(std::io::ErrorKind),
+    /// All memory for content is in use.
+    #[error("too much content is held at the moment; 'limits.memory' is the bound")]
+    Memory,
+    /// Too many requests.
+    #[error("too many requests are in flight; 'limits.requests' is the bound")]
+    Busy,
+    /// The request came through before.
+    #[error("the request came through this proxy before")]
+    Loop,
+    /// There is no usable credential.
+    #[error("no credential: {0}")]
+    Credential(Unavailable),
+    /// The request cannot be signed.
+    #[error("the request cannot be signed: {0}")]
+    Sign(SignError),
+    /// The upstream cannot be reached.
+    #[error("the upstream cannot be reached: {0}")]
+    Dial(DialError),
+    /// The upstream closed the connection instead of answering.
+    #[error("the upstream closed the connection without an answer")]
+    Closed,
+    /// The upstream answers something that is not HTTP.
+    #[error("the upstream's answer is not HTTP")]
+    Protocol,
+    /// The upstream does not answer.
+    #[error("the upstream did not answer in time")]
+    FirstByte,
+    /// The whole exchange takes too long.
+    #[error("the exchange took longer than 'timeouts.total' of the route allows")]
+    Total,
+    /// A mistake of ours.
+    #[error("an internal error")]
+    Internal,
+}
+
+/// What a [`ProxyError`] is called and answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// The status.
+    pub status: StatusCode,
+    /// One word for the problem document, metrics and logs.
+    pub word: &'static str,
+    /// What it is called in general.
+    pub title: &'static str,
+    /// The error type of RFC 9209 §2.3.
+    pub error: &'static str,
+}
+
+impl ProxyError {
+    /// The one table of answers.
+    pub fn verdict(&self) -> Verdict {
+        use StatusCode as S;
+        let verdict = |status, word, title, error| Verdict {
+            status,
+            word,
+            title,
+            error,
+        };
+        let denied = "http_request_denied";
+        let invalid = "http_request_error";
+        match self {
+            Self::NoRoute => verdict(
+                S::NOT_FOUND,
+                "no-route",
+                "No route",
+                "destination_not_found",
+            ),
+            Self::Method(_) => verdict(
+                S::METHOD_NOT_ALLOWED,
+                "method",
+                "Method not allowed",
+                denied,
+            ),
+            Self::NeverForwarded => verdict(
+                S::METHOD_NOT_ALLOWED,
+                "never-forwarded",
+                "Method not allowed",
+                denied,
+            ),
+            Self::Host => verdict(S::MISDIRECTED_REQUEST, "host", "Host not accepted", denied),
+            Self::Origin => verdict(S::FORBIDDEN, "origin", "Origin not accepted", denied),
+            Self::Peer => verdict(S::FORBIDDEN, "peer", "Address not accepted", denied),
+            Self::CallerTokenMissing => verdict(
+                S::UNAUTHORIZED,
+                "caller-token-missing",
+                "Caller token missing",
+                denied,
+            ),
+            Self::CallerToken => verdict(
+                S::FORBIDDEN,
+                "caller-token",
+                "Caller token not accepted",
+                denied,
+            ),
+            Self::Denied => verdict(S::FORBIDDEN, "denied", "Path not open to callers", denied),
+            Self::Malformed(_) => {
+                verdict(S::BAD_REQUEST, "malformed", "Malformed request", invalid)
+            }
+            Self::Path(_) => verdict(S::BAD_REQUEST, "path", "Ambiguous path", invalid),
+            Self::Expectation => verdict(
+                S::EXPECTATION_FAILED,
+                "expectation",
+                "Expectation failed",
+                invalid,
+            ),
+            Self::Target => verdict(S::URI_TOO_LONG, "target", "Target too long", invalid),
+            Self::ContentTooLarge => verdict(
+                S::PAYLOAD_TOO_LARGE,
+                "content-too-large",
+                "Content too large",
+                invalid,
+            ),
+            Self::ContentTimeout => verdict(
+                S::REQUEST_TIMEOUT,
+                "content-timeout",
+                "Content timeout",
+                invalid,
+            ),
+            Self::ContentAborted => verdict(
+                S::BAD_REQUEST,
+                "content-aborted",
+                "Content broke off",
+                invalid,
+            ),
+            Self::Spool(_) => verdict(
+                S::INSUFFICIENT_STORAGE,
+                "spool",
+                "No room for the content",
+                "proxy_internal_error",
+            ),
+            Self::Memory => verdict(
+                S::SERVICE_UNAVAILABLE,
+                "memory",
+                "Too much content at once",
+                "connection_limit_reached",
+            ),
+            Self::Busy => verdict(
+                S::SERVICE_UNAVAILABLE,
+                "busy",
+                "Too many requests in flight",
+                "connection_limit_reached",
+            ),
+            Self::Loop => verdict(
+                S::LOOP_DETECTED,
+                "loop",
+                "Loop detected",
+                "proxy_loop_detected",
+            ),
+            Self::Credential(Unavailable::Failed { error, .. }) if error.is_refusal() => verdict(
+                S::BAD_GATEWAY,
+                "credential-refused",
+                "Login refused",
+                "proxy_configuration_error",
+            ),
+            Self::Credential(Unavailable::Failed { .. } | Unavailable::Waiting(_)) => verdict(
+                S::SERVICE_UNAVAILABLE,
+                "credential-unavailable",
+                "No credential",
+                "destination_unavailable",
+            ),
+            Self::Sign(_) => verdict(S::BAD_REQUEST, "sign", "Request not signable", invalid),
+            Self::Dial(error) => dial_verdict(error),
+            Self::Closed => verdict(
+                S::BAD_GATEWAY,
+                "upstream-closed",
+                "Upstream closed the connection",
+                "connection_terminated",
+            ),
+            Self::Protocol => verdict(
+                S::BAD_GATEWAY,
+                "upstream-protocol",
+                "Upstream protocol error",
+                "http_protocol_error",
+            ),
+            Self::FirstByte => verdict(
+                S::GATEWAY_TIMEOUT,
+                "upstream-timeout",
+                "Upstream timeout",
+                "http_response_timeout",
+            ),
+            Self::Total => verdict(
+                S::GATEWAY_TIMEOUT,
+                "total-timeout",
+                "Exchange timeout",
+                "http_response_timeout",
+            ),
+            Self::Internal => verdict(
+                S::INTERNAL_SERVER_ERROR,
+                "internal",
+                "Internal error",
+                "proxy_internal_error",
+            ),
+        }
+    }
+
+    /// How long to wait before trying again, where that is known.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy | Self::Memory => Some(Duration::from_secs(1)),
+            Self::Credential(Unavailable::Failed { retry_in, error }) if !error.is_refusal() => {
+                Some(*retry_in)
+            }
+            Self::Credential(Unavailable::Waiting(_)) => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// The answer.
+    pub fn response(&self) -> Response<Full<Bytes>> {
+        let verdict = self.verdict();
+        let problem = serde_json::json!({
+            "type": format!("urn:countersign:problem:{}", verdict.word),
+            "title": verdict.title,
+            "status": verdict.status.as_u16(),
+            "detail": self.to_string(),
+        });
+        let mut response = Response::new(Full::new(Bytes::from(problem.to_string())));
+        *response.status_mut() = verdict.status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        let status = format!(
+            "countersign; error={}; details=\"{}\"",
+            verdict.error, verdict.word
+        );
+        if let Ok(status) = HeaderValue::try_from(status) {
+            headers.insert(PROXY_STATUS, status);
+        }
+        if let Some(wait) = self.retry_after() {
+            // Rounded up: coming back early would only be told to wait again.
+            headers.insert(
+                RETRY_AFTER,
+                HeaderValue::from(wait.as_millis().div_ceil(1000).max(1) as u64),
+            );
+        }
+        match self {
+            Self::Method(allow) => {
+                headers.extend(
+                    HeaderValue::try_from(allow)
+                        .map(|allow| (ALLOW, allow))
+                        .ok(),
+                );
+            }
+            Self::CallerTokenMissing => {
+                let challenge = HeaderValue::from_static("Bearer realm=\"countersign\"");
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+fn dial_verdict(error: &DialError) -> Verdict {
+    let (status, word, title, error) = match error {
+        DialError::Name => (
+            StatusCode::BAD_GATEWAY,
+            "upstream-name",
+            "Upstream unknown",
+            "dns_error",
+        ),
+        DialError::Refused => (
+            StatusCode::BAD_GATEWAY,
+            "upstream-refused",
+            "Upstream refused the connection",
+            "connection_refused",
+        ),
+        DialError::Unroutable(_) => (
+            StatusCode::BAD_GATEWAY,
+            "upstream-unroutable",
+            "Upstream unreachable",
+            "destination_ip_unroutable",
+        ),
+        DialError::Timeout => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream-connect-timeout",
+            "Upstream connect timeout",
+            "connection_timeout",
+        ),
+        DialError::Certificate(_) => (
+            StatusCode::BAD_GATEWAY,
+            "upstream-certificate",
+            "Upstream certificate not accepted",
+            "tls_certificate_error",
+        ),
+        DialError::Handshake(_) => (
+            StatusCode::BAD_GATEWAY,
+            "upstream-tls",
+            "Upstream TLS failure",
+            "tls_protocol_error",
+        ),
+    };
+    Verdict {
+        status,
+        word,
+        title,
+        error,
+    }
+}

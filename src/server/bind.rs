@@ -1,0 +1,188 @@
+//! Opening the sockets that callers connect to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::config::Address;
+use crate::proxy::guard::Ends;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// An open listening socket, not yet attached to a runtime.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket and its path.
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixListener, PathBuf),
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {reason}")]
+pub struct BindError {
+    address: Address,
+    #[source]
+    reason: io::Error,
+}
+
+impl Socket {
+    /// Opens `address`.
+    ///
+    /// # Errors
+    /// When the system refuses it, or somebody answers on the Unix socket.
+    pub fn open(address: &Address) -> Result<Self, BindError> {
+        let opened = match address {
+            Address::Tcp(tcp) => open_tcp(*tcp).map(Self::Tcp),
+            Address::Unix { path, mode } => open_unix(path, *mode),
+        };
+        opened.map_err(|reason| BindError {
+            address: address.clone(),
+            reason,
+        })
+    }
+
+    /// The TCP address it is bound to, with the port the system chose for port 0.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            #[cfg(unix)]
+            Self::Unix(..) => None,
+        }
+    }
+}
+
+fn open_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // On Windows this option means something else: that two programs may listen at once.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(unix)]
+fn open_unix(path: &std::path::Path, mode: u32) -> io::Result<Socket> {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    if path.exists() {
+        // Replaced only if nobody is at home.
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another process answers there",
+            ));
+        }
+        std::fs::remove_file(path)?;
+    }
+    // Bound inside a directory that only we can enter, opened up there, and only then moved to its
+    // place: at no time can somebody else connect who should not.
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or_else(|| std::path::Path::new("."));
+    let nursery = tempfile::Builder::new()
+        .prefix(".countersign-")
+        .tempdir_in(parent)?;
+    let newborn = nursery.path().join("socket");
+    let listener = UnixListener::bind(&newborn)?;
+    std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(mode))?;
+    std::fs::rename(&newborn, path)?;
+    listener.set_nonblocking(true)?;
+    Ok(Socket::Unix(listener, path.to_owned()))
+}
+
+#[cfg(not(unix))]
+fn open_unix(_: &std::path::Path, _: u32) -> io::Result<Socket> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this platform has no Unix sockets",
+    ))
+}
+
+/// A listening socket attached to a runtime.
+#[derive(Debug)]
+pub enum Bound {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket and its path.
+    #[cfg(unix)]
+    Unix(UnixListener, PathBuf),
+}
+
+/// An accepted connection, attached to no runtime: the worker that serves it has its own.
+#[derive(Debug)]
+pub enum Accepted {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// A Unix socket.
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Socket {
+    /// Attaches the socket to the current runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    pub fn attach(self) -> io::Result<Bound> {
+        Ok(match self {
+            Self::Tcp(socket) => Bound::Tcp(TcpListener::from_std(socket)?),
+            #[cfg(unix)]
+            Self::Unix(socket, path) => Bound::Unix(UnixListener::from_std(socket)?, path),
+        })
+    }
+}
+
+impl Bound {
+    /// Waits for a connection.
+    ///
+    /// # Errors
+    /// When the system has no file descriptor left, or the caller is gone already.
+    pub async fn accept(&self) -> io::Result<(Accepted, Ends)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let local = stream.local_addr().ok().map(|local| local.ip());
+                let ends = Ends {
+                    peer: Some(peer.ip()),
+                    local,
+                };
+                Ok((Accepted::Tcp(TcpStream::into_std(stream)?), ends))
+            }
+            #[cfg(unix)]
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((
+                    Accepted::Unix(UnixStream::into_std(stream)?),
+                    Ends::default(),
+                ))
+            }
+        }
+    }
+
+    /// Closes the socket and removes its path.
+    pub fn close(self) {
+        match self {
+            Self::Tcp(_) => {}
+            #[cfg(unix)]
+            Self::Unix(_, path) => {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}

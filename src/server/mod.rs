@@ -1,0 +1,221 @@
+//! Listeners, workers, and how the one deals connections to the other.
+//!
+//! Each worker is a thread with a runtime and upstream connections of its own; an accepted
+//! connection goes to the least busy worker and stays there.
+
+pub mod bind;
+mod serve;
+mod worker;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Limits, Protocol};
+use crate::proxy::Proxy;
+use crate::proxy::guard::{Ends, Gate};
+use bind::{Accepted, Socket};
+use worker::Workers;
+
+/// How long to wait when the system has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A listener and who may use it.
+#[derive(Debug)]
+pub struct Listener {
+    /// The open socket.
+    pub socket: Socket,
+    /// Which HTTP versions.
+    pub protocol: Protocol,
+    /// Who may call.
+    pub gate: Arc<Gate>,
+}
+
+/// A connection on its way to a worker.
+struct Connection {
+    accepted: Accepted,
+    ends: Ends,
+    protocol: Protocol,
+    gate: Arc<Gate>,
+    _slots: Slots,
+}
+
+/// The places a connection takes up, given back when it ends.
+struct Slots {
+    _total: tokio::sync::OwnedSemaphorePermit,
+    _peer: Option<PeerSlot>,
+}
+
+/// The running data plane.
+#[derive(Debug)]
+pub struct Server {
+    workers: Workers,
+    acceptors: Option<std::thread::JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// Starts `workers` threads and accepts on every listener.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or a socket.
+    pub fn start(listeners: Vec<Listener>, proxy: &Arc<Proxy>, workers: usize) -> io::Result<Self> {
+        let stop = CancellationToken::new();
+        let workers = Workers::start(workers, proxy, &stop)?;
+        let dealer = Arc::new(Dealer {
+            workers: workers.handles(),
+            connections: Arc::new(Semaphore::new(proxy.limits.connections)),
+            peers: Arc::default(),
+            limits: proxy.limits.clone(),
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let accepting = stop.clone();
+        let acceptors = std::thread::Builder::new()
+            .name("accept".to_owned())
+            .spawn(move || {
+                let tracker = TaskTracker::new();
+                runtime.block_on(async {
+                    for listener in listeners {
+                        let dealer = Arc::clone(&dealer);
+                        tracker.spawn(dealer.accept(listener, accepting.clone()));
+                    }
+                    tracker.close();
+                    tracker.wait().await;
+                });
+            })?;
+        Ok(Self {
+            workers,
+            acceptors: Some(acceptors),
+            stop,
+        })
+    }
+
+    /// Stops accepting, lets requests in flight finish for up to `drain`, and ends.
+    ///
+    /// Returns the number of connections that had to be cut off.
+    pub async fn stop(mut self, drain: Duration) -> usize {
+        self.stop.cancel();
+        let acceptors = self.acceptors.take();
+        let cut_off = self.workers.drain(drain).await;
+        // Both have been told to stop; joining only waits for threads that are ending.
+        let joined =
+            tokio::task::spawn_blocking(move || acceptors.map(std::thread::JoinHandle::join));
+        if joined.await.is_err() {
+            tracing::error!("an acceptor ended badly");
+        }
+        cut_off
+    }
+}
+
+/// Accepts connections and deals them out.
+struct Dealer {
+    workers: Vec<worker::Handle>,
+    connections: Arc<Semaphore>,
+    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    limits: Limits,
+}
+
+impl Dealer {
+    async fn accept(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
+        let Listener {
+            socket,
+            protocol,
+            gate,
+        } = listener;
+        let bound = match socket.attach() {
+            Ok(bound) => bound,
+            Err(error) => {
+                tracing::error!(%error, "a listener cannot be served");
+                return;
+            }
+        };
+        loop {
+            // A connection that has no place stays in the system's queue.
+            let permit = tokio::select! {
+                permit = Arc::clone(&self.connections).acquire_owned() => permit,
+                () = stop.cancelled() => break,
+            };
+            let Ok(permit) = permit else { break };
+            let accepted = tokio::select! {
+                accepted = bound.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            let (accepted, ends) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let peer = match ends.peer.filter(|peer| !peer.is_loopback()) {
+                None => None,
+                Some(peer) => match self.peer_slot(peer) {
+                    Some(slot) => Some(slot),
+                    None => continue,
+                },
+            };
+            self.deal(Connection {
+                accepted,
+                ends,
+                protocol,
+                gate: Arc::clone(&gate),
+                _slots: Slots {
+                    _total: permit,
+                    _peer: peer,
+                },
+            });
+        }
+        bound.close();
+    }
+
+    fn deal(&self, connection: Connection) {
+        let least_busy = self
+            .workers
+            .iter()
+            .min_by_key(|worker| worker.connections());
+        if let Some(worker) = least_busy {
+            worker.hand(connection);
+        }
+    }
+
+    /// A place for one more connection from `peer`; `None` if it has too many.
+    fn peer_slot(&self, peer: IpAddr) -> Option<PeerSlot> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = peers.entry(peer).or_insert(0);
+        if *count >= self.limits.connections_per_address {
+            tracing::debug!(%peer, "too many connections from one address");
+            return None;
+        }
+        *count += 1;
+        Some(PeerSlot {
+            peer,
+            peers: Arc::clone(&self.peers),
+        })
+    }
+}
+
+struct PeerSlot {
+    peer: IpAddr,
+    peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Drop for PeerSlot {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = peers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+    }
+}

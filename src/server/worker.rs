@@ -1,0 +1,158 @@
+//! A worker: a thread with a single-threaded runtime that serves the connections dealt to it.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Connection;
+use super::serve::serve;
+use crate::proxy::Proxy;
+use crate::proxy::upstream::Pools;
+
+/// Connections on their way to a worker. The limit on connections bounds them.
+type Inbox = mpsc::UnboundedReceiver<Connection>;
+
+/// What the dealer knows of a worker.
+#[derive(Debug, Clone)]
+pub(super) struct Handle {
+    inbox: mpsc::UnboundedSender<Connection>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Handle {
+    /// Connections that the worker serves or is about to.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hand(&self, connection: Connection) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        // A worker that is gone drops the connection, which closes it.
+        if self.inbox.send(connection).is_err() {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// All workers.
+#[derive(Debug)]
+pub(super) struct Workers {
+    handles: Vec<Handle>,
+    threads: Vec<JoinHandle<()>>,
+    /// Ends what is still open after the drain.
+    cut_off: CancellationToken,
+}
+
+impl Workers {
+    pub(super) fn start(
+        count: usize,
+        proxy: &Arc<Proxy>,
+        stop: &CancellationToken,
+    ) -> io::Result<Self> {
+        let cut_off = CancellationToken::new();
+        let mut handles = Vec::with_capacity(count);
+        let mut threads = Vec::with_capacity(count);
+        for index in 0..count {
+            let (sender, inbox) = mpsc::unbounded_channel();
+            let connections = Arc::new(AtomicUsize::new(0));
+            handles.push(Handle {
+                inbox: sender,
+                connections: Arc::clone(&connections),
+            });
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let (proxy, stop, cut_off) = (Arc::clone(proxy), stop.clone(), cut_off.clone());
+            let run = move || {
+                let work = work(inbox, connections, proxy, stop, cut_off);
+                LocalSet::new().block_on(&runtime, work);
+            };
+            threads.push(
+                std::thread::Builder::new()
+                    .name(format!("worker-{index}"))
+                    .spawn(run)?,
+            );
+        }
+        Ok(Self {
+            handles,
+            threads,
+            cut_off,
+        })
+    }
+
+    pub(super) fn handles(&self) -> Vec<Handle> {
+        self.handles.clone()
+    }
+
+    /// Waits for every connection to end, for up to `drain`; then cuts off the rest and says how
+    /// many those were.
+    pub(super) async fn drain(self, drain: Duration) -> usize {
+        let open = || self.handles.iter().map(Handle::connections).sum::<usize>();
+        let give_up_at = tokio::time::Instant::now() + drain;
+        while open() > 0 && tokio::time::Instant::now() < give_up_at {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let left = open();
+        self.cut_off.cancel();
+        drop(self.handles);
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            threads
+                .into_iter()
+                .filter_map(|thread| thread.join().err())
+                .count()
+        });
+        if joined.await.is_ok_and(|panicked| panicked > 0) {
+            tracing::error!("a worker ended badly");
+        }
+        left
+    }
+}
+
+async fn work(
+    mut inbox: Inbox,
+    connections: Arc<AtomicUsize>,
+    proxy: Arc<Proxy>,
+    stop: CancellationToken,
+    cut_off: CancellationToken,
+) {
+    let pools = Rc::new(Pools::default());
+    let tracker = TaskTracker::new();
+    loop {
+        let connection = tokio::select! {
+            connection = inbox.recv() => connection,
+            () = cut_off.cancelled() => None,
+        };
+        let Some(connection) = connection else { break };
+        let served = Served(Arc::clone(&connections));
+        let proxy = Arc::clone(&proxy);
+        let pools = Rc::clone(&pools);
+        let (stop, cut_off) = (stop.clone(), cut_off.clone());
+        tracker.spawn_local(async move {
+            tokio::select! {
+                () = serve(connection, proxy, pools, stop) => {}
+                () = cut_off.cancelled() => {}
+            }
+            drop(served);
+        });
+    }
+    tracker.close();
+    tracker.wait().await;
+}
+
+/// Counts a connection as long as it is served, also when serving it panics.
+struct Served(Arc<AtomicUsize>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
