@@ -361,7 +361,8 @@ pub fn login_source(
     ))
 }
 
-fn identity(credential: &CredentialConfig, cache: CredentialCache<Signer>) -> Identity {
+/// A credential as routes use it, read from `cache`.
+pub fn identity(credential: &CredentialConfig, cache: CredentialCache<Signer>) -> Identity {
     let scheme: &Scheme = &credential.scheme;
     Identity {
         name: credential.name.clone(),

@@ -1,1 +1,185 @@
-//! x
+//! The commands. Data goes to standard output, everything else to standard error.
+
+mod check;
+mod demo;
+mod explain;
+mod fetch;
+mod healthcheck;
+mod load;
+mod mock;
+mod output;
+mod routes;
+mod run;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{shape, starter};
+use output::{Failure, print};
+
+/// A local authenticating reverse proxy: unsigned HTTP in, authenticated HTTP out.
+///
+/// Point a tool that can only send plain requests at countersign. It picks the route, adds the
+/// token, fields or signature that the API wants, sends the request on and streams the answer back.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 success; 1 a failure at run time; 2 usage or configuration.\n\n\
+                  Start here: countersign demo"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve
+    #[command(
+        after_help = "Example: countersign run --config /etc/countersign/countersign.toml\n\n\
+        SIGTERM and Ctrl-C end it gracefully; a second one ends it at once."
+    )]
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Show the main job with nothing to set up: stand-ins of the APIs, a proxy, real requests
+    #[command(after_help = "Example: countersign demo --once")]
+    Demo {
+        /// End after the exchanges: 0 only if every one of them was accepted
+        #[arg(long)]
+        once: bool,
+        /// Let the stand-ins fail, to see what callers are told: too_many_requests:30,
+        /// server_error, empty_ok, garbage, close_connection
+        #[arg(long, value_name = "FAILURE")]
+        fail: Option<crate::mock::Failure>,
+    },
+    /// Run the stand-in of one vendor's API, for building and testing integrations
+    #[command(
+        after_help = "Example: countersign mock twinzo --listen 127.0.0.1:9000 --lifetime 60s"
+    )]
+    Mock(mock::Mock),
+    /// Print a commented starter configuration
+    #[command(after_help = "Example: countersign init twinzo-device > countersign.toml")]
+    Init {
+        /// The kind of credential
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(starter::KINDS))]
+        kind: String,
+    },
+    /// Report every problem in the configuration
+    #[command(
+        after_help = "Example: countersign check --config countersign.toml\n\n\
+        Works without the secrets being there; --live needs them."
+    )]
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Also read the secrets, log in with every credential and connect to every upstream
+        #[arg(long)]
+        live: bool,
+        /// Print every credential in terms of the generic kinds
+        #[arg(long)]
+        print: bool,
+    },
+    /// Print the route table
+    #[command(after_help = "Example: countersign routes --config countersign.toml")]
+    Routes {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Show what would happen to a request; send nothing
+    #[command(
+        after_help = "Example: countersign explain POST /probio/domain -H 'Content-Type: \
+        application/json' --data '{\"name\":\"x\"}'"
+    )]
+    Explain(explain::Explain),
+    /// Fetch a credential once; print the names of its values and their lifetime
+    #[command(after_help = "Example: countersign fetch plant")]
+    Fetch {
+        /// The credential's name
+        credential: String,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Succeed if the admin listener says that countersign is ready
+    #[command(after_help = "Example: countersign healthcheck --address 127.0.0.1:8081")]
+    Healthcheck {
+        /// Where the admin listener is
+        #[arg(long, default_value = "127.0.0.1:8081")]
+        address: SocketAddr,
+    },
+    /// Print the JSON Schema of the configuration, for editors
+    #[command(after_help = "Example: countersign schema > countersign.schema.json")]
+    Schema,
+    /// Print shell completions
+    #[command(after_help = "Example: countersign completions bash > \
+        /etc/bash_completion.d/countersign")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which configuration file.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration; '-' reads standard input. Default: ./countersign.toml, then the user's
+    /// config directory, then /etc/countersign/countersign.toml
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are data; everything else is not. clap knows.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(arguments.command) {
+        Ok(status) => status,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Run { config } => run::run(config.config.as_deref()),
+        Command::Demo { once, fail } => demo::demo(once, fail),
+        Command::Mock(mock) => mock.run(),
+        Command::Init { kind } => {
+            print(starter::starter(&kind).unwrap_or_default())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check {
+            config,
+            live,
+            print,
+        } => check::check(config.config.as_deref(), live, print),
+        Command::Routes { config } => routes::routes(config.config.as_deref()),
+        Command::Explain(explain) => explain.run(),
+        Command::Fetch { credential, config } => {
+            fetch::fetch(&credential, config.config.as_deref())
+        }
+        Command::Healthcheck { address } => healthcheck::healthcheck(address),
+        Command::Schema => {
+            print(format!("{:#}\n", shape::schema()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "countersign", &mut script);
+            print(String::from_utf8_lossy(&script))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -74,30 +74,44 @@ impl Secrets {
     /// # Errors
     /// With every secret that cannot be read, not only the first.
     pub async fn resolve(references: Vec<SecretRef>) -> Result<Self, Vec<SecretError>> {
+        let (secrets, errors) = Self::resolve_or_stand_in(references).await;
+        if errors.is_empty() {
+            Ok(secrets)
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// Reads what can be read, and puts a stand-in for the rest: for showing what would happen.
+    pub async fn resolve_or_stand_in(references: Vec<SecretRef>) -> (Self, Vec<SecretError>) {
         let mut cells: Vec<Cell> = Vec::new();
         let mut errors = Vec::new();
         for reference in references {
             if cells.iter().any(|cell| cell.reference == reference) {
                 continue;
             }
-            match read(&reference).await {
-                Ok(secret) => {
-                    cells.push(Cell {
-                        reference,
-                        value: ArcSwap::from_pointee(secret),
+            let value = match read(&reference).await {
+                Ok(secret) => secret,
+                Err(reason) => {
+                    errors.push(SecretError {
+                        reference: reference.clone(),
+                        reason,
                     });
+                    Secret::new("missing")
                 }
-                Err(reason) => errors.push(SecretError { reference, reason }),
-            }
+            };
+            cells.push(Cell {
+                reference,
+                value: ArcSwap::from_pointee(value),
+            });
         }
-        if errors.is_empty() {
-            Ok(Self {
+        (
+            Self {
                 cells,
                 changed: watch::Sender::new(0),
-            })
-        } else {
-            Err(errors)
-        }
+            },
+            errors,
+        )
     }
 
     /// The current value; `None` for a reference that was not resolved.

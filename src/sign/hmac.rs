@@ -324,6 +324,16 @@ impl HmacSigner {
         })
     }
 
+    /// The name of the hash function.
+    pub fn algorithm_name(&self) -> &'static str {
+        match &self.keyed {
+            KeyedHash::Sha1(_) => "SHA1",
+            KeyedHash::Sha256(_) => "SHA256",
+            KeyedHash::Sha384(_) => "SHA384",
+            KeyedHash::Sha512(_) => "SHA512",
+        }
+    }
+
     /// The signature base part by part, for a person to compare with what the upstream computed.
     ///
     /// # Errors

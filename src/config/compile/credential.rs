@@ -175,7 +175,7 @@ impl Builder<'_, '_> {
         self.finish(source, Scheme::Fields(FieldsScheme { set }), &common)
     }
 
-    fn query(mut self, raw: &RawQuery) -> Option<CredentialConfig> {
+    fn query(self, raw: &RawQuery) -> Option<CredentialConfig> {
         let hint = "set = { api_key = { env = \"API_KEY\" } }";
         let path = self.at("set");
         let raw_set = raw.set.as_ref().filter(|set| !set.is_empty());

@@ -1,0 +1,123 @@
+//! `countersign check`: every problem of a configuration, and, live, of what it talks to.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::fetch::{fetch_once, human, human_skew};
+use super::load::Source;
+use super::output::{BAD, Failure, GOOD, print, styled};
+use super::routes::upstream;
+use super::run::runtime;
+use crate::app::snapshot;
+use crate::clock::Clock;
+use crate::config::problem::any_error;
+use crate::config::{Config, SourceSpec};
+use crate::connect::Stream;
+use crate::credential::Credential;
+
+pub(super) fn check(
+    path: Option<&Path>,
+    live: bool,
+    print_expansion: bool,
+) -> Result<ExitCode, Failure> {
+    let source = Source::read(path)?;
+    let report = source.report();
+    let failed = any_error(&source.loaded.problems);
+    print(&report)?;
+    if print_expansion {
+        print(expansion(&source)?)?;
+    }
+    if failed {
+        return Err(Failure::silent(2));
+    }
+    let name = source.name.clone();
+    let Some(config) = source.loaded.config else {
+        return Err(Failure::silent(2));
+    };
+    if report.is_empty() {
+        let (routes, credentials) = (config.routes.len(), config.credentials.len());
+        let counts = format!("{routes} route(s), {credentials} credential(s)");
+        print(format!("{}: {name}: {counts}\n", styled(GOOD, "ok")))?;
+    }
+    if live {
+        return runtime()?.block_on(check_live(&config));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each credential in terms of the generic kinds, as TOML. Literal secrets are masked.
+fn expansion(source: &Source) -> Result<String, Failure> {
+    let mut text = String::new();
+    for (name, credential) in &source.loaded.expanded {
+        let table = std::collections::BTreeMap::from([(
+            "credential",
+            std::collections::BTreeMap::from([(name.as_str(), credential)]),
+        )]);
+        let toml = toml::to_string(&table).map_err(|error| Failure::runtime(&error))?;
+        text.push_str(&toml);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
+    let mut all_good = true;
+    let clock = Clock::system();
+    for credential in &config.credentials {
+        let what = format!("credential {}", credential.name);
+        let logs_in = matches!(credential.source, SourceSpec::Login(_));
+        let outcome = match fetch_once(credential, &clock).await {
+            Ok(fetched) => Ok(describe(&fetched, logs_in)),
+            Err(failure) => Err(failure.into_message()),
+        };
+        all_good &= outcome.is_ok();
+        print(line(&what, &outcome))?;
+    }
+    let snapshot = snapshot(config, &[]);
+    let snapshot = snapshot.map_err(super::load::start_failure)?;
+    for route in &snapshot.routes {
+        let what = format!("route {} → {}", route.config.name, upstream(&route.config));
+        let outcome = match route.target.dialer.dial().await {
+            Ok(Stream::Plain(_)) => Ok("connected, without TLS".to_owned()),
+            Ok(Stream::Tls(tls)) => {
+                let version = tls.get_ref().1.protocol_version();
+                let version = version.and_then(|version| version.as_str().map(str::to_owned));
+                let version = version
+                    .unwrap_or_default()
+                    .replace('_', ".")
+                    .replace("TLSv", "TLS ");
+                Ok(format!("connected, {version}, certificate accepted"))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        all_good &= outcome.is_ok();
+        print(line(&what, &outcome))?;
+    }
+    Ok(if all_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn line(what: &str, outcome: &Result<String, String>) -> String {
+    match outcome {
+        Ok(detail) => format!("{}: {what}: {detail}\n", styled(GOOD, "ok")),
+        Err(detail) => format!("{}: {what}: {detail}\n", styled(BAD, "failed")),
+    }
+}
+
+fn describe(credential: &Credential, logs_in: bool) -> String {
+    if !logs_in {
+        return "the secrets are there".to_owned();
+    }
+    let lifetime = match credential.lifetime {
+        Some(lifetime) => format!("lives {}", human(lifetime)),
+        None => "does not end".to_owned(),
+    };
+    let skew = credential.clock_skew_ms.map_or_else(
+        || "the endpoint does not tell its time".to_owned(),
+        |skew| format!("clock skew: {}", human_skew(skew)),
+    );
+    format!("logged in; the token {lifetime}; {skew}")
+}

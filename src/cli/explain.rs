@@ -1,0 +1,415 @@
+//! `countersign explain`: what would happen to a request, step by step. Sends nothing.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+
+use super::load::{Source, start_failure};
+use super::output::{FAINT, Failure, STRONG, print, say, styled};
+use super::routes::upstream;
+use super::run::runtime;
+use crate::app::{identity, snapshot};
+use crate::clock::Clock;
+use crate::config::{Address, Config, CredentialConfig, SourceSpec};
+use crate::credential::cache::CredentialCache;
+use crate::credential::secrets::Secrets;
+use crate::proxy::guard::{Ends, Gate};
+use crate::proxy::respond::ProxyError;
+use crate::proxy::{Route, find, headers, retarget};
+use crate::secret::Secret;
+use crate::sign::hmac::BasePart;
+use crate::sign::{SignableRequest, Signer};
+use crate::values::Values;
+
+/// How much of a part is shown.
+const SHOWN: usize = 120;
+
+/// A request to explain.
+#[derive(Debug, clap::Args)]
+pub(super) struct Explain {
+    /// The method
+    method: String,
+    /// The URL or path, as a caller would use it
+    url: String,
+    /// A field of the request; may be repeated
+    #[arg(long, short = 'H', value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// The content, or @FILE
+    #[arg(long, value_name = "BODY|@FILE")]
+    data: Option<String>,
+    /// The time of signing, in milliseconds since 1970; default: now
+    #[arg(long, value_name = "UNIX_MS")]
+    at: Option<u64>,
+    /// Show secrets and signatures instead of masking them
+    #[arg(long)]
+    reveal: bool,
+    #[command(flatten)]
+    config: super::ConfigFile,
+}
+
+impl Explain {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let config = Source::read(self.config.config.as_deref())?.config()?;
+        let content = match self.data.as_deref() {
+            None => Vec::new(),
+            Some(data) => match data.strip_prefix('@') {
+                None => data.as_bytes().to_vec(),
+                Some(path) => std::fs::read(path).map_err(|error| {
+                    Failure::configuration(format!("{path} cannot be read: {error}"))
+                })?,
+            },
+        };
+        let parts = self.request(&config, content.len())?;
+        let secrets = runtime()?.block_on(Secrets::resolve_or_stand_in(config.secrets()));
+        let (secrets, missing) = secrets;
+        for error in &missing {
+            say(format!("note: {error}; a stand-in is used"));
+        }
+        let secrets = Arc::new(secrets);
+        match explain(&config, &secrets, parts, &content, self.time(), self.reveal)? {
+            Ok(text) => {
+                print(text)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(refusal) => {
+                let verdict = refusal.verdict();
+                let status = format!("{} {}", verdict.status.as_u16(), verdict.title);
+                print(format!(
+                    "{:<12} {status}\n{:<12} {refusal}\n",
+                    "answer", "reason"
+                ))?;
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    }
+
+    fn time(&self) -> SystemTime {
+        match self.at {
+            Some(at) => UNIX_EPOCH + Duration::from_millis(at),
+            None => Clock::system().wall(),
+        }
+    }
+
+    /// The request as it would arrive.
+    fn request(&self, config: &Config, content_length: usize) -> Result<Parts, Failure> {
+        let wrong = |what: String| Failure::configuration(what);
+        let url: Uri = self
+            .url
+            .parse()
+            .map_err(|_| wrong(format!("'{}' is not a URL", self.url)))?;
+        let method = Method::from_bytes(self.method.to_ascii_uppercase().as_bytes())
+            .map_err(|_| wrong(format!("'{}' is not a method", self.method)))?;
+        let mut fields = HeaderMap::new();
+        for field in &self.header {
+            let parsed = field.split_once(':').and_then(|(name, value)| {
+                let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+                Some((name, HeaderValue::from_str(value.trim()).ok()?))
+            });
+            let Some((name, value)) = parsed else {
+                return Err(wrong(format!(
+                    "'{field}' is not a field; write 'Name: value'"
+                )));
+            };
+            fields.append(name, value);
+        }
+        if !fields.contains_key(HOST) {
+            let host = match url.authority() {
+                Some(authority) => authority.as_str().to_owned(),
+                None => default_host(config),
+            };
+            let host = HeaderValue::from_str(&host);
+            fields.insert(
+                HOST,
+                host.map_err(|_| wrong("the URL has no usable host".into()))?,
+            );
+        }
+        if content_length > 0 {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(content_length));
+            if !fields.contains_key(CONTENT_TYPE) {
+                // What curl says about --data.
+                let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+                fields.insert(CONTENT_TYPE, form);
+            }
+        }
+        let target = url
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
+        let request = Request::builder().method(method).uri(target).body(());
+        let mut parts = request
+            .map_err(|error| Failure::runtime(&error))?
+            .into_parts()
+            .0;
+        parts.headers = fields;
+        Ok(parts)
+    }
+}
+
+fn default_host(config: &Config) -> String {
+    let tcp = config
+        .listeners
+        .iter()
+        .find_map(|listener| match &listener.address {
+            Address::Tcp(address) => Some(address),
+            Address::Unix { .. } => None,
+        });
+    match tcp {
+        Some(address) if address.ip().is_unspecified() => format!("localhost:{}", address.port()),
+        Some(address) => address.to_string(),
+        None => "localhost".to_owned(),
+    }
+}
+
+/// What would happen, or the answer that would be given instead.
+fn explain(
+    config: &Config,
+    secrets: &Arc<Secrets>,
+    mut parts: Parts,
+    content: &[u8],
+    at: SystemTime,
+    reveal: bool,
+) -> Result<Result<String, ProxyError>, Failure> {
+    let mut identities = Vec::new();
+    let mut signers = Vec::new();
+    for credential in &config.credentials {
+        let signer = signer(credential, secrets).map_err(|error| Failure::runtime(&error))?;
+        let cache = CredentialCache::fixed(Clock::system(), signer.clone());
+        identities.push(Arc::new(identity(credential, cache)));
+        signers.push((credential, signer));
+    }
+    let snapshot = snapshot(config, &identities).map_err(start_failure)?;
+    let mut out = Page {
+        text: String::new(),
+        reveal,
+    };
+    out.row("request", format!("{} {}", parts.method, parts.uri));
+
+    let listener = config.listeners.first();
+    let rules = listener
+        .map(|listener| listener.access.clone())
+        .unwrap_or_default();
+    let bound = listener.and_then(|listener| match &listener.address {
+        Address::Tcp(address) => Some(*address),
+        Address::Unix { .. } => None,
+    });
+    // Who calls is not part of the question, so address and caller token are taken for granted.
+    let rules = crate::config::AccessRules {
+        allow: Vec::new(),
+        caller_token: None,
+        ..rules
+    };
+    let gate = Gate::new(
+        rules,
+        bound,
+        config.limits.target_bytes,
+        Arc::clone(secrets),
+    );
+    let admitted = match gate.admit(&parts, Ends::default(), &snapshot.table) {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let route = match find(&snapshot, &admitted.host, &parts.method, parts.uri.path()) {
+        Ok(route) => route,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let prefix = if route.config.prefix.is_empty() {
+        "/"
+    } else {
+        &route.config.prefix
+    };
+    out.row(
+        "route",
+        format!(
+            "{} ({prefix} → {})",
+            route.config.name,
+            upstream(&route.config)
+        ),
+    );
+
+    let before: Vec<HeaderName> = parts.headers.keys().cloned().collect();
+    headers::strip_request(&mut parts.headers, &[&route.strip]);
+    let removed: Vec<&str> = before
+        .iter()
+        .filter(|name| !parts.headers.contains_key(*name) && **name != HOST)
+        .map(HeaderName::as_str)
+        .collect();
+    out.row(
+        "removed",
+        if removed.is_empty() {
+            "nothing".into()
+        } else {
+            removed.join(", ")
+        },
+    );
+    let Some(uri) = retarget::retarget(
+        &parts.uri,
+        route.config.prefix.len(),
+        &route.config.upstream,
+    ) else {
+        return Ok(Err(ProxyError::Malformed("the target cannot be forwarded")));
+    };
+    headers::ensure_user_agent(&mut parts.headers);
+    for (name, value) in &route.config.set {
+        parts.headers.insert(name.clone(), value.clone());
+    }
+    parts.headers.insert(HOST, route.target.host.clone());
+    let mut request = Outgoing {
+        method: parts.method,
+        uri,
+        headers: parts.headers,
+    };
+    let used = route
+        .config
+        .credentials
+        .iter()
+        .filter_map(|index| signers.get(*index));
+    for (credential, signer) in used {
+        if let Err(refusal) = out.credential(credential, signer, &route, &mut request, content, at)
+        {
+            return Ok(Err(refusal));
+        }
+    }
+    if route.config.credentials.is_empty() {
+        out.row("credential", "none (pass-through)".to_owned());
+    }
+    let query_is_secret = signers
+        .iter()
+        .any(|(_, signer)| matches!(signer, Signer::Query(_)));
+    let target = if query_is_secret && !reveal {
+        format!("{}{}?…", route.config.upstream.origin, request.uri.path())
+    } else {
+        request.uri.to_string()
+    };
+    out.row("sent as", format!("{} {target}", request.method));
+    Ok(Ok(out.text))
+}
+
+/// The signer of a credential. What a login would return stands in as its name.
+fn signer(
+    credential: &CredentialConfig,
+    secrets: &Secrets,
+) -> Result<Signer, crate::sign::BindError> {
+    let values = match &credential.source {
+        SourceSpec::Fixed(spec) => spec.read(secrets)?,
+        SourceSpec::Login(login) => {
+            let fetched = login.reply.values.iter().map(|(name, _)| {
+                (
+                    name.clone(),
+                    Secret::new(format!("<{name} from the login>")),
+                )
+            });
+            let carried = login
+                .secrets
+                .iter()
+                .filter_map(|(name, reference)| Some((name.clone(), secrets.get(reference)?)));
+            Values::from_iter(fetched.chain(carried))
+        }
+    };
+    credential.scheme.bind(&values)
+}
+
+struct Outgoing {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+struct Page {
+    text: String,
+    reveal: bool,
+}
+
+impl Page {
+    fn row(&mut self, label: &str, value: String) {
+        self.text.push_str(&format!(
+            "{} {value}\n",
+            styled(STRONG, format!("{label:<12}"))
+        ));
+    }
+
+    fn credential(
+        &mut self,
+        credential: &CredentialConfig,
+        signer: &Signer,
+        route: &Route,
+        request: &mut Outgoing,
+        content: &[u8],
+        at: SystemTime,
+    ) -> Result<(), ProxyError> {
+        self.row(
+            "credential",
+            format!("{} ({})", credential.name, credential.kind),
+        );
+        let signable = SignableRequest {
+            method: &request.method,
+            authority: route.config.upstream.origin.authority.as_str(),
+            path: request.uri.path(),
+            query: request.uri.query(),
+            headers: &request.headers,
+        };
+        if let Signer::Hmac(hmac) = signer {
+            let parts = hmac
+                .explain(&signable, content, at)
+                .map_err(ProxyError::Sign)?;
+            self.row("signed", format!("HMAC-{} over", hmac.algorithm_name()));
+            for (index, part) in parts.iter().enumerate() {
+                let line = format!("{:>2}. {:<24} {}", index + 1, part.label, self.part(part));
+                self.text.push_str(&format!("{:<13}{line}\n", ""));
+            }
+        }
+        let mut digest = signer.digest(&signable, at).map_err(ProxyError::Sign)?;
+        if let Some(digest) = &mut digest {
+            digest.update(content);
+        }
+        let fields = signer
+            .sign(&signable, digest, at)
+            .map_err(ProxyError::Sign)?;
+        for (name, value) in &fields.fields {
+            let shown = String::from_utf8_lossy(value.as_bytes());
+            // What a login returns is not known here, and what stands in for it is no secret.
+            let open =
+                self.reveal || name.as_str().ends_with("timestamp") || shown.starts_with('<');
+            let shown = if open {
+                shown.into_owned()
+            } else {
+                masked(value.len())
+            };
+            self.row("added", format!("{name}: {shown}"));
+            request.headers.insert(name.clone(), value.clone());
+        }
+        if let Some(pairs) = &fields.query {
+            let shown = if self.reveal {
+                pairs.to_string()
+            } else {
+                masked(pairs.len())
+            };
+            self.row("added", format!("query parameters {shown}"));
+            let owned = credential.scheme.sets_query();
+            request.uri =
+                retarget::replace_query(&request.uri, &owned, pairs).ok_or(ProxyError::Internal)?;
+        }
+        Ok(())
+    }
+
+    fn part(&self, part: &BasePart) -> String {
+        if part.secret && !self.reveal {
+            return masked(part.bytes.len());
+        }
+        let text = String::from_utf8_lossy(&part.bytes);
+        let shown: String = text.chars().take(SHOWN).collect();
+        let more = if shown.len() < text.len() { "…" } else { "" };
+        let length = styled(FAINT, format!("({} bytes)", part.bytes.len()));
+        format!("{}{more} {length}", shown.escape_debug())
+    }
+}
+
+fn masked(length: usize) -> String {
+    format!(
+        "{} {}",
+        "*".repeat(8),
+        styled(FAINT, format!("({length} characters)"))
+    )
+}

@@ -1,0 +1,114 @@
+//! Finding and reading the configuration file.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::output::{Failure, say};
+use crate::app::StartError;
+use crate::config::problem::{Report, any_error};
+use crate::config::{Config, Loaded, load_with_process_environment};
+
+/// A configuration text and what came of it.
+pub(super) struct Source {
+    /// What the text is called.
+    pub(super) name: String,
+    text: String,
+    /// What came of it.
+    pub(super) loaded: Loaded,
+}
+
+impl Source {
+    /// Reads the configuration at `path`, or where it usually is.
+    pub(super) fn read(path: Option<&Path>) -> Result<Self, Failure> {
+        let (name, text) = match path {
+            Some(path) if path == Path::new("-") => {
+                let mut text = String::new();
+                let read = std::io::stdin().lock().read_to_string(&mut text);
+                read.map_err(|error| Failure::runtime(&error))?;
+                ("standard input".to_owned(), text)
+            }
+            Some(path) => read(path)?,
+            None => read(&find()?)?,
+        };
+        let loaded = load_with_process_environment(&text);
+        Ok(Self { name, text, loaded })
+    }
+
+    /// Every problem, as a person reads it; empty if there is none.
+    pub(super) fn report(&self) -> String {
+        let problems = &self.loaded.problems;
+        Report {
+            name: &self.name,
+            text: &self.text,
+            problems,
+        }
+        .to_string()
+    }
+
+    /// The configuration. Problems are written to standard error.
+    pub(super) fn config(self) -> Result<Config, Failure> {
+        let report = self.report();
+        if !report.is_empty() {
+            say(report.trim_end());
+        }
+        match self.loaded.config {
+            Some(config) if !any_error(&self.loaded.problems) => Ok(config),
+            _ => Err(Failure::silent(2)),
+        }
+    }
+}
+
+/// Why a program could not start, with the status that fits.
+pub(super) fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Secrets(errors) => {
+            let mut message = "secrets are missing".to_owned();
+            for error in errors {
+                message.push_str(&format!("\n  {}: {}", error.reference, error.reason));
+            }
+            Failure::configuration(message)
+        }
+        StartError::Tls { .. } | StartError::Credential { .. } | StartError::Host(_) => {
+            Failure::configuration(super::output::chain(&error))
+        }
+        StartError::Bind(_) | StartError::System(_) => Failure::runtime(&error),
+    }
+}
+
+fn read(path: &Path) -> Result<(String, String), Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((path.display().to_string(), text)),
+        Err(error) => {
+            let message = format!("{} cannot be read: {error}", path.display());
+            Err(Failure::configuration(message))
+        }
+    }
+}
+
+fn find() -> Result<PathBuf, Failure> {
+    let candidates = candidates();
+    if let Some(found) = candidates.iter().find(|candidate| candidate.exists()) {
+        return Ok(found.clone());
+    }
+    let looked: Vec<String> = candidates
+        .iter()
+        .map(|candidate| format!("\n  {}", candidate.display()))
+        .collect();
+    Err(Failure::configuration(format!(
+        "there is no configuration; looked for{}\n\
+         Make one with: countersign init twinzo-device > countersign.toml",
+        looked.concat()
+    )))
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let mut candidates = vec![PathBuf::from("countersign.toml")];
+    let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let user = home("XDG_CONFIG_HOME")
+        .or_else(|| home("APPDATA"))
+        .map(PathBuf::from)
+        .or_else(|| home("HOME").map(|home| PathBuf::from(home).join(".config")));
+    candidates.extend(user.map(|user| user.join("countersign").join("countersign.toml")));
+    candidates.push(PathBuf::from("/etc/countersign/countersign.toml"));
+    candidates
+}

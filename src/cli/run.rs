@@ -1,0 +1,118 @@
+//! `countersign run`: serve until told to stop.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::load::{Source, start_failure};
+use super::output::Failure;
+use crate::app::{App, Running};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::telemetry;
+
+/// File descriptors to ask for: each caller takes one, and its upstream connection another.
+const FILE_DESCRIPTORS: u64 = 65_536;
+
+pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
+    let config = Source::read(path)?.config()?;
+    telemetry::init(&config.log).map_err(|error| Failure::runtime(&error))?;
+    raise_file_descriptor_limit();
+    runtime()?.block_on(async {
+        // Installed first: a signal during the start is a reason to stop as well.
+        let mut signals = Signals::new().map_err(|error| Failure::runtime(&error))?;
+        let running = start(config).await?;
+        signals.next().await;
+        tracing::info!("stopping; a second signal ends at once");
+        tokio::select! {
+            cut_off = running.stop() => {
+                tracing::info!(cut_off, "stopped");
+                Ok(ExitCode::SUCCESS)
+            }
+            () = signals.next() => {
+                tracing::warn!("stopped at once");
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    })
+}
+
+/// Builds and starts everything, and says where it listens.
+async fn start(config: Config) -> Result<Running, Failure> {
+    let listeners: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| listener.address.clone())
+        .collect();
+    let app = App::build(config, Clock::system())
+        .await
+        .map_err(start_failure)?;
+    let running = app.start().map_err(start_failure)?;
+    let mut tcp = running.addresses().iter();
+    for address in listeners {
+        match (&address, matches!(address, crate::config::Address::Tcp(_))) {
+            // With the port that the system chose for port 0.
+            (_, true) => {
+                if let Some(bound) = tcp.next() {
+                    tracing::info!(address = %format_args!("http://{bound}"), "listening");
+                }
+            }
+            (address, false) => tracing::info!(%address, "listening"),
+        }
+    }
+    if let Some(address) = running.admin_address() {
+        tracing::info!(address = %format_args!("http://{address}"), "admin listening");
+    }
+    Ok(running)
+}
+
+/// The control plane's runtime: the data plane has threads of its own.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::runtime(&error))
+}
+
+/// The default of many systems, 1024, is less than a gateway needs.
+fn raise_file_descriptor_limit() {
+    match rlimit::increase_nofile_limit(FILE_DESCRIPTORS) {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => tracing::debug!(%error, "the file descriptor limit stays as it is"),
+    }
+}
+
+/// SIGTERM and SIGINT; Ctrl-C where there are no signals.
+pub(super) struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> std::io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        #[cfg(not(unix))]
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
