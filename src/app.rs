@@ -96,9 +96,7 @@ impl App {
     /// # Errors
     /// With the reason why it cannot run.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let secrets = Secrets::resolve(config.secrets())
-            .await
-            .map_err(StartError::Secrets)?;
+        let secrets = Secrets::resolve(config.secrets()).await.map_err(StartError::Secrets)?;
         let secrets = Arc::new(secrets);
         let mut keepers = Keepers::default();
         let mut identities = Vec::with_capacity(config.credentials.len());
@@ -130,31 +128,17 @@ impl App {
             None => None,
         };
         let proxy = Arc::new(Proxy::new(snapshot, clock.clone(), config.limits.clone()));
-        Ok(Self {
-            config,
-            secrets,
-            clock,
-            listeners,
-            admin,
-            identities,
-            proxy,
-            keepers,
-        })
+        Ok(Self { config, secrets, clock, listeners, admin, identities, proxy, keepers })
     }
 
     /// Where callers connect: the TCP addresses, with the ports the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .iter()
-            .filter_map(|(socket, _)| socket.tcp_address())
-            .collect()
+        self.listeners.iter().filter_map(|(socket, _)| socket.tcp_address()).collect()
     }
 
     /// Where the admin listener is.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin
-            .as_ref()
-            .and_then(|socket| socket.local_addr().ok())
+        self.admin.as_ref().and_then(|socket| socket.local_addr().ok())
     }
 
     /// Starts everything. Must be called on the control plane's runtime.
@@ -172,11 +156,7 @@ impl App {
         let watching = Arc::clone(&self.secrets).watch(POLL_INTERVAL, stop.clone());
         tracker.spawn(watching);
         if let (Some(socket), Some(config)) = (self.admin, &self.config.admin) {
-            let eager = self
-                .config
-                .credentials
-                .iter()
-                .map(|credential| credential.refresh.eager);
+            let eager = self.config.credentials.iter().map(|credential| credential.refresh.eager);
             let credentials = self.identities.iter().cloned().zip(eager).collect();
             let admin = Admin::new(
                 config.clone(),
@@ -188,20 +168,12 @@ impl App {
             tracker.spawn(admin::serve(listener, Arc::new(admin), stop.clone()));
         }
         tracker.close();
-        let protocols = self
-            .config
-            .listeners
-            .iter()
-            .map(|listener| listener.protocol);
+        let protocols = self.config.listeners.iter().map(|listener| listener.protocol);
         let listeners = self
             .listeners
             .into_iter()
             .zip(protocols)
-            .map(|((socket, gate), protocol)| Listener {
-                socket,
-                protocol,
-                gate,
-            })
+            .map(|((socket, gate), protocol)| Listener { socket, protocol, gate })
             .collect();
         let server = Server::start(listeners, &self.proxy, self.config.workers)?;
         Ok(Running {
@@ -282,18 +254,15 @@ fn cache(
         SourceSpec::Fixed(spec) => {
             let bound = spec.read(secrets).map_err(crate::sign::BindError::from);
             let bound = bound.and_then(|values| scheme.bind(&values));
-            let signer = bound.map_err(|reason| StartError::Credential {
-                name: name.clone(),
-                reason,
-            })?;
+            let signer =
+                bound.map_err(|reason| StartError::Credential { name: name.clone(), reason })?;
             let cache = CredentialCache::fixed(clock.clone(), signer);
             let (spec, secrets, published) = (spec.clone(), Arc::clone(secrets), cache.clone());
             keepers.0.push(Box::new(move |tracker, stop| {
                 let changed = secrets.subscribe();
                 let prepare = move |values: &Values| scheme.bind(values);
-                tracker.spawn(fixed::follow(
-                    name, spec, secrets, changed, published, prepare, stop,
-                ));
+                tracker
+                    .spawn(fixed::follow(name, spec, secrets, changed, published, prepare, stop));
             }));
             Ok(cache)
         }
@@ -336,29 +305,20 @@ pub fn login_source(
     clock: &Clock,
 ) -> Result<LoginSource, StartError> {
     let SourceSpec::Login(spec) = &credential.source else {
-        return Err(StartError::System(std::io::Error::other(
-            "this credential does not log in",
-        )));
+        return Err(StartError::System(std::io::Error::other("this credential does not log in")));
     };
     let mut requests = std::iter::once(&spec.request).chain(&spec.refresh);
     let tls = if requests.any(|request| request.url.scheme_str() == Some("https")) {
-        Some(
-            client_config(&credential.tls).map_err(|reason| StartError::Tls {
-                what: format!("the credential '{}'", credential.name),
-                reason,
-            })?,
-        )
+        Some(client_config(&credential.tls).map_err(|reason| StartError::Tls {
+            what: format!("the credential '{}'", credential.name),
+            reason,
+        })?)
     } else {
         None
     };
     let connect_timeout = credential.refresh.timeout.min(Duration::from_secs(5));
     let client = TokenClient::new(tls, connect_timeout, clock.clone());
-    Ok(LoginSource::new(
-        credential.name.clone(),
-        spec.clone(),
-        Arc::clone(secrets),
-        client,
-    ))
+    Ok(LoginSource::new(credential.name.clone(), spec.clone(), Arc::clone(secrets), client))
 }
 
 /// A credential as routes use it, read from `cache`.
@@ -385,17 +345,11 @@ pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapsho
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
         let target = targets.target(route)?;
-        let identities = route
-            .credentials
-            .iter()
-            .filter_map(|index| identities.get(*index).cloned())
-            .collect();
+        let identities =
+            route.credentials.iter().filter_map(|index| identities.get(*index).cloned()).collect();
         routes.push(Arc::new(Route::new(route.clone(), target, identities)));
     }
-    Ok(Snapshot {
-        table: RouteTable::new(&config.routes),
-        routes,
-    })
+    Ok(Snapshot { table: RouteTable::new(&config.routes), routes })
 }
 
 /// Targets by what they consist of: routes to one place share their connections.
@@ -413,11 +367,7 @@ impl Targets {
         if let Some(target) = self.targets.get(&key) {
             return Ok(Arc::clone(target));
         }
-        let tls = if upstream.origin.is_secure() {
-            Some(self.tls(route)?)
-        } else {
-            None
-        };
+        let tls = if upstream.origin.is_secure() { Some(self.tls(route)?) } else { None };
         let url = http::Uri::builder()
             .scheme(upstream.origin.scheme.clone())
             .authority(upstream.origin.authority.clone())

@@ -24,36 +24,24 @@ impl Clock {
     /// The machine's clocks with the wall clock moved by `offset_ms` milliseconds, which may
     /// change at any time: how tests set the clock, and how a known skew is corrected.
     pub fn shifted(offset_ms: Arc<AtomicI64>) -> Self {
-        Self {
-            wall_offset_ms: Some(offset_ms),
-        }
+        Self { wall_offset_ms: Some(offset_ms) }
     }
 
     /// Both clocks, read once.
     pub fn now(&self) -> Now {
-        Now {
-            wall: self.wall(),
-            monotonic: Instant::now(),
-        }
+        Now { wall: self.wall(), monotonic: Instant::now() }
     }
 
     /// The wall clock.
     pub fn wall(&self) -> SystemTime {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is the one place that reads it"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that reads it")]
         let wall = SystemTime::now();
         match &self.wall_offset_ms {
             None => wall,
             Some(offset) => {
                 let offset = offset.load(Ordering::Relaxed);
                 let distance = Duration::from_millis(offset.unsigned_abs());
-                if offset >= 0 {
-                    wall + distance
-                } else {
-                    wall - distance
-                }
+                if offset >= 0 { wall + distance } else { wall - distance }
             }
         }
     }
@@ -72,11 +60,8 @@ impl Now {
     /// The end of a lifetime that begins at this reading.
     pub fn after(self, lifetime: Duration) -> Deadline {
         // A lifetime beyond what the clocks can hold is as good as a century.
-        let lifetime = lifetime.min(Duration::from_secs(100 * 365 * 24 * 3600));
-        Deadline {
-            wall: self.wall + lifetime,
-            monotonic: self.monotonic + lifetime,
-        }
+        let lifetime = lifetime.min(Duration::from_hours(876_000));
+        Deadline { wall: self.wall + lifetime, monotonic: self.monotonic + lifetime }
     }
 }
 
@@ -127,15 +112,9 @@ mod tests {
         let now = Clock::system().now();
         let end = now.after(Duration::from_secs(60));
         assert!(!end.is_over(now));
-        let awake = Now {
-            monotonic: now.monotonic + Duration::from_secs(61),
-            ..now
-        };
+        let awake = Now { monotonic: now.monotonic + Duration::from_secs(61), ..now };
         assert!(end.is_over(awake), "the wall clock was set back");
-        let woken = Now {
-            wall: now.wall + Duration::from_secs(61),
-            ..now
-        };
+        let woken = Now { wall: now.wall + Duration::from_secs(61), ..now };
         assert!(end.is_over(woken), "the machine slept");
     }
 
@@ -143,10 +122,7 @@ mod tests {
     fn a_clock_set_back_does_not_end_a_lifetime_early() {
         let now = Clock::system().now();
         let end = now.after(Duration::from_secs(60));
-        let set_back = Now {
-            wall: now.wall - Duration::from_secs(3600),
-            ..now
-        };
+        let set_back = Now { wall: now.wall - Duration::from_secs(3600), ..now };
         assert_eq!(end.remaining(set_back), Duration::from_secs(60));
     }
 

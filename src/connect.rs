@@ -39,17 +39,8 @@ impl Dialer {
         tls: Option<&Arc<ClientConfig>>,
         timeout: Duration,
     ) -> Result<Self, InvalidHost> {
-        let invalid = || {
-            InvalidHost(
-                url.authority()
-                    .map(Authority::to_string)
-                    .unwrap_or_default(),
-            )
-        };
-        let host = url
-            .host()
-            .filter(|host| !host.is_empty())
-            .ok_or_else(invalid)?;
+        let invalid = || InvalidHost(url.authority().map(Authority::to_string).unwrap_or_default());
+        let host = url.host().filter(|host| !host.is_empty()).ok_or_else(invalid)?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let secure = url.scheme_str() == Some("https");
         let tls = if secure {
@@ -60,12 +51,7 @@ impl Dialer {
             None
         };
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        Ok(Self {
-            host: host.into(),
-            port,
-            tls,
-            timeout,
-        })
+        Ok(Self { host: host.into(), port, tls, timeout })
     }
 
     /// Connects, and shakes hands where the scheme is https, within the time limit.
@@ -80,9 +66,8 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<Stream, DialError> {
-        let mut addresses = tokio::net::lookup_host((&*self.host, self.port))
-            .await
-            .map_err(|_| DialError::Name)?;
+        let mut addresses =
+            tokio::net::lookup_host((&*self.host, self.port)).await.map_err(|_| DialError::Name)?;
         let mut failure = DialError::Name;
         let tcp = loop {
             let Some(address) = addresses.next() else {
@@ -96,9 +81,7 @@ impl Dialer {
         // Failing to tune a socket is no reason not to use it.
         let _ = tcp.set_nodelay(true);
         let _ = SockRef::from(&tcp).set_tcp_keepalive(
-            &TcpKeepalive::new()
-                .with_time(KEEPALIVE)
-                .with_interval(Duration::from_secs(10)),
+            &TcpKeepalive::new().with_time(KEEPALIVE).with_interval(Duration::from_secs(10)),
         );
         match &self.tls {
             None => Ok(Stream::Plain(tcp)),
@@ -114,13 +97,7 @@ impl Dialer {
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Dialer({}:{}, tls: {})",
-            self.host,
-            self.port,
-            self.tls.is_some()
-        )
+        write!(f, "Dialer({}:{}, tls: {})", self.host, self.port, self.tls.is_some())
     }
 }
 
@@ -153,6 +130,7 @@ pub enum DialError {
 }
 
 impl DialError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the system has many, of which two matter")]
     fn from_connect(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
@@ -162,9 +140,7 @@ impl DialError {
     }
 
     fn from_handshake(error: &io::Error) -> Self {
-        let tls = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match tls {
             Some(rustls::Error::InvalidCertificate(reason)) => {
                 Self::Certificate(reason.to_string())

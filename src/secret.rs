@@ -94,10 +94,7 @@ mod tests {
     #[test]
     fn one_trailing_line_break_is_removed() {
         for stored in ["token", "token\n", "token\r\n"] {
-            assert_eq!(
-                Secret::from_stored(stored.into()).unwrap().expose(),
-                "token"
-            );
+            assert_eq!(Secret::from_stored(stored.into()).unwrap().expose(), "token");
         }
         assert_eq!(
             Secret::from_stored("token\n\n".into()),
@@ -108,18 +105,9 @@ mod tests {
 
     #[test]
     fn empty_and_broken_secrets_are_refused() {
-        assert_eq!(
-            Secret::from_stored(b"\n".to_vec()),
-            Err(StoredSecretError::Empty)
-        );
-        assert_eq!(
-            Secret::from_stored(Vec::new()),
-            Err(StoredSecretError::Empty)
-        );
-        assert_eq!(
-            Secret::from_stored(vec![0xff]),
-            Err(StoredSecretError::NotText)
-        );
+        assert_eq!(Secret::from_stored(b"\n".to_vec()), Err(StoredSecretError::Empty));
+        assert_eq!(Secret::from_stored(Vec::new()), Err(StoredSecretError::Empty));
+        assert_eq!(Secret::from_stored(vec![0xff]), Err(StoredSecretError::NotText));
         let injected = Secret::from_stored(b"a\r\nX-Y: b".to_vec());
         assert_eq!(injected, Err(StoredSecretError::LineBreak));
     }

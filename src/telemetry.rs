@@ -54,11 +54,7 @@ where
     };
     let filter = if access {
         let wanted = config.access != AccessLog::Off || level >= LevelFilter::DEBUG;
-        let level = if wanted {
-            LevelFilter::INFO
-        } else {
-            LevelFilter::OFF
-        };
+        let level = if wanted { LevelFilter::INFO } else { LevelFilter::OFF };
         Targets::new().with_target(ACCESS, level)
     } else {
         Targets::new().with_target(env!("CARGO_CRATE_NAME"), level)

@@ -36,10 +36,8 @@ impl Template {
                     literal.push('}');
                 }
                 '{' => {
-                    let (name, after) = rest
-                        .as_str()
-                        .split_once('}')
-                        .ok_or(TemplateError::Unclosed)?;
+                    let (name, after) =
+                        rest.as_str().split_once('}').ok_or(TemplateError::Unclosed)?;
                     if !is_name(name) {
                         return Err(TemplateError::Name(name.to_owned()));
                     }
@@ -61,16 +59,12 @@ impl Template {
 
     /// A template that is one name and nothing else: `{name}`.
     pub fn value(name: &str) -> Self {
-        Self {
-            parts: vec![Part::Name(name.to_owned())],
-        }
+        Self { parts: vec![Part::Name(name.to_owned())] }
     }
 
     /// A template without names.
     pub fn literal(text: &str) -> Self {
-        Self {
-            parts: vec![Part::Literal(text.to_owned())],
-        }
+        Self { parts: vec![Part::Literal(text.to_owned())] }
     }
 
     /// The names it needs, in order of appearance.
@@ -94,9 +88,7 @@ impl Template {
         for part in &self.parts {
             length += match part {
                 Part::Literal(text) => text.len(),
-                Part::Name(name) => value_of(name)
-                    .ok_or_else(|| MissingValue(name.clone()))?
-                    .len(),
+                Part::Name(name) => value_of(name).ok_or_else(|| MissingValue(name.clone()))?.len(),
             };
         }
         let mut text = Zeroizing::new(String::with_capacity(length));
@@ -112,9 +104,7 @@ impl Template {
 
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 impl fmt::Display for Template {
@@ -167,10 +157,7 @@ mod tests {
             "client" => Some("acme"),
             _ => None,
         };
-        Template::parse(template)
-            .unwrap()
-            .render(value_of)
-            .map(|text| text.to_string())
+        Template::parse(template).unwrap().render(value_of).map(|text| text.to_string())
     }
 
     #[test]
@@ -189,14 +176,8 @@ mod tests {
     fn malformed_templates_are_refused() {
         assert_eq!(Template::parse("{token"), Err(TemplateError::Unclosed));
         assert_eq!(Template::parse("token}"), Err(TemplateError::Unopened));
-        assert_eq!(
-            Template::parse("{a b}"),
-            Err(TemplateError::Name("a b".into()))
-        );
-        assert_eq!(
-            Template::parse("{}"),
-            Err(TemplateError::Name(String::new()))
-        );
+        assert_eq!(Template::parse("{a b}"), Err(TemplateError::Name("a b".into())));
+        assert_eq!(Template::parse("{}"), Err(TemplateError::Name(String::new())));
     }
 
     #[test]

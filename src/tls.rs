@@ -58,9 +58,7 @@ pub fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, TlsErr
                 path: key.clone(),
                 reason: error.to_string(),
             })?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(TlsError::Client)?
+            builder.with_client_auth_cert(chain, key).map_err(TlsError::Client)?
         }
         _ => builder.with_no_client_auth(),
     };
@@ -100,11 +98,7 @@ fn read_authorities(path: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 fn read_chain(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unusable = |reason: String| TlsError::File {
-        what,
-        path: path.to_owned(),
-        reason,
-    };
+    let unusable = |reason: String| TlsError::File { what, path: path.to_owned(), reason };
     let chain: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| unusable(error.to_string()))?;

@@ -13,10 +13,7 @@ pub struct Values(Vec<(String, Secret)>);
 impl Values {
     /// The value called `name`.
     pub fn get(&self, name: &str) -> Option<&Secret> {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, secret)| secret)
+        self.0.iter().find(|(known, _)| known == name).map(|(_, secret)| secret)
     }
 
     /// The text of the value called `name`, as templates take it.

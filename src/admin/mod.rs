@@ -54,12 +54,7 @@ impl Admin {
         credentials: Vec<(Arc<Identity>, bool)>,
         secrets: Arc<Secrets>,
     ) -> Self {
-        Self {
-            config,
-            bound,
-            credentials,
-            secrets,
-        }
+        Self { config, bound, credentials, secrets }
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -71,9 +66,7 @@ impl Admin {
         match request.uri().path() {
             "/livez" | "/readyz" if !reading => {
                 let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
-                refused
-                    .headers_mut()
-                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 refused
             }
             "/livez" => text(StatusCode::OK, "alive"),
@@ -120,10 +113,7 @@ impl Admin {
         if self.config.hosts.iter().any(listed) || host == "localhost" {
             return true;
         }
-        let literal = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         // A literal address cannot be pointed anywhere; with the token there is no need to ask.
         literal.is_ok_and(|address| {
             address.is_loopback() || address == self.bound.ip() || self.config.token.is_some()
@@ -137,10 +127,7 @@ impl Admin {
         let Some(expected) = self.secrets.get(reference) else {
             return false;
         };
-        let presented = request
-            .headers()
-            .get(AUTHORIZATION)
-            .map(HeaderValue::as_bytes);
+        let presented = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let presented = presented.and_then(|value| value.strip_prefix(b"Bearer "));
         presented.is_some_and(|token| token.ct_eq(expected.expose().as_bytes()).into())
     }
@@ -196,20 +183,11 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToke
             HeaderValue::from_static("no-store"),
         ))
         .layer(CatchPanicLayer::new())
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::SERVICE_UNAVAILABLE,
-            TIMEOUT,
-        ))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
         .service(answer);
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(TIMEOUT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(TIMEOUT);
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(serving);
     tokio::select! {

@@ -82,10 +82,7 @@ async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
             Ok(Stream::Tls(tls)) => {
                 let version = tls.get_ref().1.protocol_version();
                 let version = version.and_then(|version| version.as_str().map(str::to_owned));
-                let version = version
-                    .unwrap_or_default()
-                    .replace('_', ".")
-                    .replace("TLSv", "TLS ");
+                let version = version.unwrap_or_default().replace('_', ".").replace("TLSv", "TLS ");
                 Ok(format!("connected, {version}, certificate accepted"))
             }
             Err(error) => Err(error.to_string()),
@@ -93,11 +90,7 @@ async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
         all_good &= outcome.is_ok();
         print(line(&what, &outcome))?;
     }
-    Ok(if all_good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn line(what: &str, outcome: &Result<String, String>) -> String {

@@ -89,11 +89,7 @@ fn examples() -> [Example; 6] {
             Method::POST,
             "/probio/user/internal?skipMailValidation=true",
             USER,
-            &[
-                "x-logtrust-timestamp",
-                "x-logtrust-sign",
-                "x-logtrust-reseller-apikey",
-            ],
+            &["x-logtrust-timestamp", "x-logtrust-sign", "x-logtrust-reseller-apikey"],
             Vendor::Devo,
         ),
         example(
@@ -101,11 +97,7 @@ fn examples() -> [Example; 6] {
             Method::GET,
             "/probio-domain/domain/child@parent",
             "",
-            &[
-                "x-logtrust-timestamp",
-                "x-logtrust-sign",
-                "x-logtrust-domain-apikey",
-            ],
+            &["x-logtrust-timestamp", "x-logtrust-sign", "x-logtrust-domain-apikey"],
             Vendor::Devo,
         ),
         example(
@@ -113,11 +105,7 @@ fn examples() -> [Example; 6] {
             Method::POST,
             "/search/query",
             QUERY,
-            &[
-                "x-logtrust-timestamp",
-                "x-logtrust-sign",
-                "x-logtrust-apikey",
-            ],
+            &["x-logtrust-timestamp", "x-logtrust-sign", "x-logtrust-apikey"],
             Vendor::Devo,
         ),
     ]
@@ -140,25 +128,16 @@ pub(super) fn demo(once: bool, fail: Option<MockFailure>) -> Result<ExitCode, Fa
             accepted += usize::from(good);
         }
         let all = accepted == examples.len();
-        let summary = format!(
-            "{accepted} of {} requests accepted by the stand-ins",
-            examples.len()
-        );
-        print(format!(
-            "{}\n",
-            styled(if all { GOOD } else { BAD }, summary)
-        ))?;
+        let summary =
+            format!("{accepted} of {} requests accepted by the stand-ins", examples.len());
+        print(format!("{}\n", styled(if all { GOOD } else { BAD }, summary)))?;
         if !once {
             print(stage.invitation())?;
             signals.next().await;
             say("stopping");
         }
         stage.clear().await;
-        Ok(if all {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
 
@@ -177,17 +156,11 @@ impl Stage {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let twinzo_options = mock::twinzo::Options::default();
         let devo_options = mock::devo::Options::default();
-        let twinzo = mock::twinzo::start(loopback, twinzo_options.clone())
-            .await
-            .map_err(io)?;
-        let devo = mock::devo::start(loopback, devo_options.clone())
-            .await
-            .map_err(io)?;
+        let twinzo = mock::twinzo::start(loopback, twinzo_options.clone()).await.map_err(io)?;
+        let devo = mock::devo::start(loopback, devo_options.clone()).await.map_err(io)?;
         // The directory is ours alone, and so are the files in it: they hold the secrets.
-        let directory = tempfile::Builder::new()
-            .prefix("countersign-demo-")
-            .tempdir()
-            .map_err(io)?;
+        let directory =
+            tempfile::Builder::new().prefix("countersign-demo-").tempdir().map_err(io)?;
         let secrets = [
             ("twinzo-password", &twinzo_options.password),
             ("twinzo-api-key", &twinzo_options.api_key),
@@ -203,12 +176,7 @@ impl Stage {
             std::fs::write(directory.path().join(name), secret).map_err(io)?;
         }
         let path = directory.path().join("countersign.toml");
-        let mut text = configuration(
-            directory.path(),
-            &twinzo.url(),
-            &devo.url(),
-            &twinzo_options,
-        );
+        let mut text = configuration(directory.path(), &twinzo.url(), &devo.url(), &twinzo_options);
         // 8080 reads best; where it is taken, any port does.
         let preferred = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
         if std::net::TcpListener::bind(preferred).is_err() {
@@ -218,25 +186,13 @@ impl Stage {
         let loaded = config::load_with_process_environment(&text);
         let Some(config) = loaded.config else {
             let name = &path.display().to_string();
-            let report = Report {
-                name,
-                text: &text,
-                problems: &loaded.problems,
-            };
+            let report = Report { name, text: &text, problems: &loaded.problems };
             return Err(Failure::configuration(report.to_string()));
         };
-        let app = App::build(config, Clock::system())
-            .await
-            .map_err(start_failure)?;
+        let app = App::build(config, Clock::system()).await.map_err(start_failure)?;
         let proxy = app.start().map_err(start_failure)?;
         let address = proxy.addresses().first().copied().unwrap_or(preferred);
-        Ok(Self {
-            twinzo,
-            devo,
-            proxy,
-            address,
-            directory,
-        })
+        Ok(Self { twinzo, devo, proxy, address, directory })
     }
 
     fn introduction(&self) -> String {
@@ -260,19 +216,11 @@ impl Stage {
             Ok(Err(error)) => return Err(Failure::runtime(&*error)),
             Err(elapsed) => return Err(Failure::runtime(&elapsed)),
         };
-        let stand_in = if example.vendor == Vendor::Twinzo {
-            &self.twinzo
-        } else {
-            &self.devo
-        };
+        let stand_in = if example.vendor == Vendor::Twinzo { &self.twinzo } else { &self.devo };
         let recorded = stand_in.recorder().last();
         let good = status.is_success() && recorded.as_ref().is_some_and(|last| last.accepted);
         let mut text = String::new();
-        let mark = if good {
-            styled(GOOD, "accepted")
-        } else {
-            styled(BAD, "refused")
-        };
+        let mark = if good { styled(GOOD, "accepted") } else { styled(BAD, "refused") };
         let title = styled(STRONG, format!("{number}. {}", example.title));
         let bytes = example.content.len();
         let _ = writeln!(text, "{title}: {mark}");
@@ -308,10 +256,7 @@ impl Stage {
                 request.body(Full::new(Bytes::from_static(example.content.as_bytes())))?;
             let response = sender.send_request(request).await?;
             let status = response.status();
-            let answer = Limited::new(response.into_body(), MAX_ANSWER)
-                .collect()
-                .await?
-                .to_bytes();
+            let answer = Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
             Ok((status, String::from_utf8_lossy(&answer).into_owned()))
         };
         tokio::pin!(exchange, connection);
@@ -332,10 +277,7 @@ impl Stage {
             let data = if example.content.is_empty() {
                 String::new()
             } else {
-                format!(
-                    " -H 'Content-Type: application/json' -d '{}'",
-                    example.content
-                )
+                format!(" -H 'Content-Type: application/json' -d '{}'", example.content)
             };
             let _ = writeln!(text, "  curl {url}{data}");
         }
@@ -367,10 +309,7 @@ fn write_received(text: &mut String, recorded: &Recorded, shown: &[&str]) {
 }
 
 fn single<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
-    headers
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or("(missing)")
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("(missing)")
 }
 
 /// Enough to recognise a value, not enough to use it. Times and tenants are no secrets.
@@ -383,16 +322,8 @@ fn mask(name: &str, value: &str) -> String {
 }
 
 fn shorten(answer: &str) -> String {
-    let line: String = answer
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(110)
-        .collect();
-    if line.len() < answer.trim_end().len() {
-        format!("{line}…")
-    } else {
-        line
-    }
+    let line: String = answer.chars().filter(|c| !c.is_control()).take(110).collect();
+    if line.len() < answer.trim_end().len() { format!("{line}…") } else { line }
 }
 
 /// A configuration as a user would write it; only the hosts are the stand-ins'.
@@ -404,13 +335,7 @@ fn configuration(
 ) -> String {
     // A literal string, in which backslashes of Windows paths stand for themselves.
     let file = |name: &str| format!("{{ file = '{}' }}", directory.join(name).display());
-    let mock::twinzo::Options {
-        client,
-        login,
-        client_guid,
-        branch_guid,
-        ..
-    } = options;
+    let mock::twinzo::Options { client, login, client_guid, branch_guid, .. } = options;
     format!(
         r#"[[listen]]
 address = "127.0.0.1:8080"

@@ -1,5 +1,6 @@
 //! `countersign explain`: what would happen to a request, step by step. Sends nothing.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,7 +24,6 @@ use crate::proxy::{Route, find, headers, retarget};
 use crate::secret::Secret;
 use crate::sign::hmac::BasePart;
 use crate::sign::{SignableRequest, Signer};
-use crate::values::Values;
 
 /// How much of a part is shown.
 const SHOWN: usize = 120;
@@ -78,10 +78,7 @@ impl Explain {
             Err(refusal) => {
                 let verdict = refusal.verdict();
                 let status = format!("{} {}", verdict.status.as_u16(), verdict.title);
-                print(format!(
-                    "{:<12} {status}\n{:<12} {refusal}\n",
-                    "answer", "reason"
-                ))?;
+                print(format!("{:<12} {status}\n{:<12} {refusal}\n", "answer", "reason"))?;
                 Ok(ExitCode::FAILURE)
             }
         }
@@ -97,10 +94,8 @@ impl Explain {
     /// The request as it would arrive.
     fn request(&self, config: &Config, content_length: usize) -> Result<Parts, Failure> {
         let wrong = |what: String| Failure::configuration(what);
-        let url: Uri = self
-            .url
-            .parse()
-            .map_err(|_| wrong(format!("'{}' is not a URL", self.url)))?;
+        let url: Uri =
+            self.url.parse().map_err(|_| wrong(format!("'{}' is not a URL", self.url)))?;
         let method = Method::from_bytes(self.method.to_ascii_uppercase().as_bytes())
             .map_err(|_| wrong(format!("'{}' is not a method", self.method)))?;
         let mut fields = HeaderMap::new();
@@ -110,9 +105,7 @@ impl Explain {
                 Some((name, HeaderValue::from_str(value.trim()).ok()?))
             });
             let Some((name, value)) = parsed else {
-                return Err(wrong(format!(
-                    "'{field}' is not a field; write 'Name: value'"
-                )));
+                return Err(wrong(format!("'{field}' is not a field; write 'Name: value'")));
             };
             fields.append(name, value);
         }
@@ -122,10 +115,7 @@ impl Explain {
                 None => default_host(config),
             };
             let host = HeaderValue::from_str(&host);
-            fields.insert(
-                HOST,
-                host.map_err(|_| wrong("the URL has no usable host".into()))?,
-            );
+            fields.insert(HOST, host.map_err(|_| wrong("the URL has no usable host".into()))?);
         }
         if content_length > 0 {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(content_length));
@@ -135,27 +125,19 @@ impl Explain {
                 fields.insert(CONTENT_TYPE, form);
             }
         }
-        let target = url
-            .path_and_query()
-            .map_or("/", http::uri::PathAndQuery::as_str);
+        let target = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let request = Request::builder().method(method).uri(target).body(());
-        let mut parts = request
-            .map_err(|error| Failure::runtime(&error))?
-            .into_parts()
-            .0;
+        let mut parts = request.map_err(|error| Failure::runtime(&error))?.into_parts().0;
         parts.headers = fields;
         Ok(parts)
     }
 }
 
 fn default_host(config: &Config) -> String {
-    let tcp = config
-        .listeners
-        .iter()
-        .find_map(|listener| match &listener.address {
-            Address::Tcp(address) => Some(address),
-            Address::Unix { .. } => None,
-        });
+    let tcp = config.listeners.iter().find_map(|listener| match &listener.address {
+        Address::Tcp(address) => Some(address),
+        Address::Unix { .. } => None,
+    });
     match tcp {
         Some(address) if address.ip().is_unspecified() => format!("localhost:{}", address.port()),
         Some(address) => address.to_string(),
@@ -181,32 +163,18 @@ fn explain(
         signers.push((credential, signer));
     }
     let snapshot = snapshot(config, &identities).map_err(start_failure)?;
-    let mut out = Page {
-        text: String::new(),
-        reveal,
-    };
+    let mut out = Page { text: String::new(), reveal };
     out.row("request", format!("{} {}", parts.method, parts.uri));
 
     let listener = config.listeners.first();
-    let rules = listener
-        .map(|listener| listener.access.clone())
-        .unwrap_or_default();
+    let rules = listener.map(|listener| listener.access.clone()).unwrap_or_default();
     let bound = listener.and_then(|listener| match &listener.address {
         Address::Tcp(address) => Some(*address),
         Address::Unix { .. } => None,
     });
     // Who calls is not part of the question, so address and caller token are taken for granted.
-    let rules = crate::config::AccessRules {
-        allow: Vec::new(),
-        caller_token: None,
-        ..rules
-    };
-    let gate = Gate::new(
-        rules,
-        bound,
-        config.limits.target_bytes,
-        Arc::clone(secrets),
-    );
+    let rules = crate::config::AccessRules { allow: Vec::new(), caller_token: None, ..rules };
+    let gate = Gate::new(rules, bound, config.limits.target_bytes, Arc::clone(secrets));
     let admitted = match gate.admit(&parts, Ends::default(), &snapshot.table) {
         Ok(admitted) => admitted,
         Err(refusal) => return Ok(Err(refusal)),
@@ -215,19 +183,8 @@ fn explain(
         Ok(route) => route,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let prefix = if route.config.prefix.is_empty() {
-        "/"
-    } else {
-        &route.config.prefix
-    };
-    out.row(
-        "route",
-        format!(
-            "{} ({prefix} → {})",
-            route.config.name,
-            upstream(&route.config)
-        ),
-    );
+    let prefix = if route.config.prefix.is_empty() { "/" } else { &route.config.prefix };
+    out.row("route", format!("{} ({prefix} → {})", route.config.name, upstream(&route.config)));
 
     let before: Vec<HeaderName> = parts.headers.keys().cloned().collect();
     headers::strip_request(&mut parts.headers, &[&route.strip]);
@@ -236,19 +193,10 @@ fn explain(
         .filter(|name| !parts.headers.contains_key(*name) && **name != HOST)
         .map(HeaderName::as_str)
         .collect();
-    out.row(
-        "removed",
-        if removed.is_empty() {
-            "nothing".into()
-        } else {
-            removed.join(", ")
-        },
-    );
-    let Some(uri) = retarget::retarget(
-        &parts.uri,
-        route.config.prefix.len(),
-        &route.config.upstream,
-    ) else {
+    out.row("removed", if removed.is_empty() { "nothing".into() } else { removed.join(", ") });
+    let Some(uri) =
+        retarget::retarget(&parts.uri, route.config.prefix.len(), &route.config.upstream)
+    else {
         return Ok(Err(ProxyError::Malformed("the target cannot be forwarded")));
     };
     headers::ensure_user_agent(&mut parts.headers);
@@ -256,16 +204,8 @@ fn explain(
         parts.headers.insert(name.clone(), value.clone());
     }
     parts.headers.insert(HOST, route.target.host.clone());
-    let mut request = Outgoing {
-        method: parts.method,
-        uri,
-        headers: parts.headers,
-    };
-    let used = route
-        .config
-        .credentials
-        .iter()
-        .filter_map(|index| signers.get(*index));
+    let mut request = Outgoing { method: parts.method, uri, headers: parts.headers };
+    let used = route.config.credentials.iter().filter_map(|index| signers.get(*index));
     for (credential, signer) in used {
         if let Err(refusal) = out.credential(credential, signer, &route, &mut request, content, at)
         {
@@ -273,11 +213,9 @@ fn explain(
         }
     }
     if route.config.credentials.is_empty() {
-        out.row("credential", "none (pass-through)".to_owned());
+        out.row("credential", "none (pass-through)");
     }
-    let query_is_secret = signers
-        .iter()
-        .any(|(_, signer)| matches!(signer, Signer::Query(_)));
+    let query_is_secret = signers.iter().any(|(_, signer)| matches!(signer, Signer::Query(_)));
     let target = if query_is_secret && !reveal {
         format!("{}{}?…", route.config.upstream.origin, request.uri.path())
     } else {
@@ -295,17 +233,15 @@ fn signer(
     let values = match &credential.source {
         SourceSpec::Fixed(spec) => spec.read(secrets)?,
         SourceSpec::Login(login) => {
-            let fetched = login.reply.values.iter().map(|(name, _)| {
-                (
-                    name.clone(),
-                    Secret::new(format!("<{name} from the login>")),
-                )
-            });
+            let fetched =
+                login.reply.values.iter().map(|(name, _)| {
+                    (name.clone(), Secret::new(format!("<{name} from the login>")))
+                });
             let carried = login
                 .secrets
                 .iter()
                 .filter_map(|(name, reference)| Some((name.clone(), secrets.get(reference)?)));
-            Values::from_iter(fetched.chain(carried))
+            fetched.chain(carried).collect()
         }
     };
     credential.scheme.bind(&values)
@@ -323,11 +259,8 @@ struct Page {
 }
 
 impl Page {
-    fn row(&mut self, label: &str, value: String) {
-        self.text.push_str(&format!(
-            "{} {value}\n",
-            styled(STRONG, format!("{label:<12}"))
-        ));
+    fn row(&mut self, label: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.text, "{} {value}", styled(STRONG, format!("{label:<12}")));
     }
 
     fn credential(
@@ -339,10 +272,7 @@ impl Page {
         content: &[u8],
         at: SystemTime,
     ) -> Result<(), ProxyError> {
-        self.row(
-            "credential",
-            format!("{} ({})", credential.name, credential.kind),
-        );
+        self.row("credential", format!("{} ({})", credential.name, credential.kind));
         let signable = SignableRequest {
             method: &request.method,
             authority: route.config.upstream.origin.authority.as_str(),
@@ -351,41 +281,29 @@ impl Page {
             headers: &request.headers,
         };
         if let Signer::Hmac(hmac) = signer {
-            let parts = hmac
-                .explain(&signable, content, at)
-                .map_err(ProxyError::Sign)?;
+            let parts = hmac.explain(&signable, content, at).map_err(ProxyError::Sign)?;
             self.row("signed", format!("HMAC-{} over", hmac.algorithm_name()));
             for (index, part) in parts.iter().enumerate() {
                 let line = format!("{:>2}. {:<24} {}", index + 1, part.label, self.part(part));
-                self.text.push_str(&format!("{:<13}{line}\n", ""));
+                let _ = writeln!(self.text, "{:<13}{line}", "");
             }
         }
         let mut digest = signer.digest(&signable, at).map_err(ProxyError::Sign)?;
         if let Some(digest) = &mut digest {
             digest.update(content);
         }
-        let fields = signer
-            .sign(&signable, digest, at)
-            .map_err(ProxyError::Sign)?;
+        let fields = signer.sign(&signable, digest, at).map_err(ProxyError::Sign)?;
         for (name, value) in &fields.fields {
             let shown = String::from_utf8_lossy(value.as_bytes());
             // What a login returns is not known here, and what stands in for it is no secret.
             let open =
                 self.reveal || name.as_str().ends_with("timestamp") || shown.starts_with('<');
-            let shown = if open {
-                shown.into_owned()
-            } else {
-                masked(value.len())
-            };
+            let shown = if open { shown.into_owned() } else { masked(value.len()) };
             self.row("added", format!("{name}: {shown}"));
             request.headers.insert(name.clone(), value.clone());
         }
         if let Some(pairs) = &fields.query {
-            let shown = if self.reveal {
-                pairs.to_string()
-            } else {
-                masked(pairs.len())
-            };
+            let shown = if self.reveal { pairs.to_string() } else { masked(pairs.len()) };
             self.row("added", format!("query parameters {shown}"));
             let owned = credential.scheme.sets_query();
             request.uri =
@@ -407,9 +325,5 @@ impl Page {
 }
 
 fn masked(length: usize) -> String {
-    format!(
-        "{} {}",
-        "*".repeat(8),
-        styled(FAINT, format!("({length} characters)"))
-    )
+    format!("{} {}", "*".repeat(8), styled(FAINT, format!("({length} characters)")))
 }

@@ -1,5 +1,6 @@
 //! `countersign fetch`: one fetch of one credential, without showing what it returned.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,10 +18,7 @@ use crate::credential::{Credential, CredentialSource, FetchError};
 
 pub(super) fn fetch(name: &str, path: Option<&Path>) -> Result<ExitCode, Failure> {
     let config = Source::read(path)?.config()?;
-    let Some(credential) = config
-        .credentials
-        .iter()
-        .find(|credential| credential.name == name)
+    let Some(credential) = config.credentials.iter().find(|credential| credential.name == name)
     else {
         let names: Vec<&str> = config.credentials.iter().map(|c| c.name.as_str()).collect();
         let hint = match nearest(name, &names) {
@@ -45,13 +43,8 @@ pub(super) async fn fetch_once(
     let secrets = Arc::new(secrets.map_err(|errors| start_failure(StartError::Secrets(errors)))?);
     let fetched = match &credential.source {
         SourceSpec::Fixed(spec) => {
-            let values = spec
-                .read(&secrets)
-                .map_err(|error| Failure::runtime(&error))?;
-            Credential {
-                values,
-                ..Credential::default()
-            }
+            let values = spec.read(&secrets).map_err(|error| Failure::runtime(&error))?;
+            Credential { values, ..Credential::default() }
         }
         SourceSpec::Login(_) => {
             let source = login_source(credential, &secrets, clock).map_err(start_failure)?;
@@ -75,9 +68,9 @@ fn describe(credential: &Credential) -> String {
         Some(lifetime) => human(lifetime),
         None => "does not end".to_owned(),
     };
-    text.push_str(&format!("lifetime  {lifetime}\n"));
+    let _ = writeln!(text, "lifetime  {lifetime}");
     if let Some(skew) = credential.clock_skew_ms {
-        text.push_str(&format!("skew      {}\n", human_skew(skew)));
+        let _ = writeln!(text, "skew      {}", human_skew(skew));
     }
     text
 }
@@ -99,13 +92,7 @@ pub(super) fn human_skew(skew_ms: i64) -> String {
     let distance = Duration::from_millis(skew_ms.unsigned_abs());
     match skew_ms {
         -1_999..=1_999 => "none that can be seen".to_owned(),
-        2_000.. => format!(
-            "our clock is {} behind the token endpoint's",
-            human(distance)
-        ),
-        _ => format!(
-            "our clock is {} ahead of the token endpoint's",
-            human(distance)
-        ),
+        2_000.. => format!("our clock is {} behind the token endpoint's", human(distance)),
+        _ => format!("our clock is {} ahead of the token endpoint's", human(distance)),
     }
 }

@@ -1,5 +1,6 @@
 //! Finding and reading the configuration file.
 
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -37,12 +38,7 @@ impl Source {
     /// Every problem, as a person reads it; empty if there is none.
     pub(super) fn report(&self) -> String {
         let problems = &self.loaded.problems;
-        Report {
-            name: &self.name,
-            text: &self.text,
-            problems,
-        }
-        .to_string()
+        Report { name: &self.name, text: &self.text, problems }.to_string()
     }
 
     /// The configuration. Problems are written to standard error.
@@ -64,7 +60,7 @@ pub(super) fn start_failure(error: StartError) -> Failure {
         StartError::Secrets(errors) => {
             let mut message = "secrets are missing".to_owned();
             for error in errors {
-                message.push_str(&format!("\n  {}: {}", error.reference, error.reason));
+                let _ = write!(message, "\n  {}: {}", error.reference, error.reason);
             }
             Failure::configuration(message)
         }
@@ -90,10 +86,8 @@ fn find() -> Result<PathBuf, Failure> {
     if let Some(found) = candidates.iter().find(|candidate| candidate.exists()) {
         return Ok(found.clone());
     }
-    let looked: Vec<String> = candidates
-        .iter()
-        .map(|candidate| format!("\n  {}", candidate.display()))
-        .collect();
+    let looked: Vec<String> =
+        candidates.iter().map(|candidate| format!("\n  {}", candidate.display())).collect();
     Err(Failure::configuration(format!(
         "there is no configuration; looked for{}\n\
          Make one with: countersign init twinzo-device > countersign.toml",

@@ -1,5 +1,6 @@
 //! `countersign mock`: the stand-in of one vendor's API.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -105,13 +106,13 @@ impl Mock {
         let url = stand_in.url();
         let mut text = format!("listening on {url}\n\nIt accepts (all invented):\n");
         for (name, value) in facts {
-            text.push_str(&format!("  {name:<18} {value}\n"));
+            let _ = writeln!(text, "  {name:<18} {value}");
         }
         let hint = format!(
             "Switches: curl {url}{} shows them; POST JSON to change them",
             mock::CONTROL_PATH
         );
-        text.push_str(&format!("\n{}\n", styled(FAINT, hint)));
+        let _ = writeln!(text, "\n{}", styled(FAINT, hint));
         print(text)?;
         signals.next().await;
         stand_in.stop().await;

@@ -72,10 +72,8 @@ enum Command {
         kind: String,
     },
     /// Report every problem in the configuration
-    #[command(
-        after_help = "Example: countersign check --config countersign.toml\n\n\
-        Works without the secrets being there; --live needs them."
-    )]
+    #[command(after_help = "Example: countersign check --config countersign.toml\n\n\
+        Works without the secrets being there; --live needs them.")]
     Check {
         #[command(flatten)]
         config: ConfigFile,
@@ -93,10 +91,8 @@ enum Command {
         config: ConfigFile,
     },
     /// Show what would happen to a request; send nothing
-    #[command(
-        after_help = "Example: countersign explain POST /probio/domain -H 'Content-Type: \
-        application/json' --data '{\"name\":\"x\"}'"
-    )]
+    #[command(after_help = "Example: countersign explain POST /probio/domain -H 'Content-Type: \
+        application/json' --data '{\"name\":\"x\"}'")]
     Explain(explain::Explain),
     /// Fetch a credential once; print the names of its values and their lifetime
     #[command(after_help = "Example: countersign fetch plant")]
@@ -159,17 +155,15 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             print(starter::starter(&kind).unwrap_or_default())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check {
-            config,
-            live,
-            print,
-        } => check::check(config.config.as_deref(), live, print),
+        Command::Check { config, live, print } => {
+            check::check(config.config.as_deref(), live, print)
+        }
         Command::Routes { config } => routes::routes(config.config.as_deref()),
         Command::Explain(explain) => explain.run(),
         Command::Fetch { credential, config } => {
             fetch::fetch(&credential, config.config.as_deref())
         }
-        Command::Healthcheck { address } => healthcheck::healthcheck(address),
+        Command::Healthcheck { address } => Ok(healthcheck::healthcheck(address)),
         Command::Schema => {
             print(format!("{:#}\n", shape::schema()))?;
             Ok(ExitCode::SUCCESS)

@@ -31,26 +31,17 @@ pub(super) struct Failure {
 impl Failure {
     /// Something failed while running.
     pub(super) fn runtime(error: &(dyn Error + 'static)) -> Self {
-        Self {
-            status: 1,
-            message: chain(error),
-        }
+        Self { status: 1, message: chain(error) }
     }
 
     /// The configuration or the usage is wrong.
     pub(super) fn configuration(message: impl Into<String>) -> Self {
-        Self {
-            status: 2,
-            message: message.into(),
-        }
+        Self { status: 2, message: message.into() }
     }
 
     /// Everything worth saying was said.
     pub(super) fn silent(status: u8) -> Self {
-        Self {
-            status,
-            message: String::new(),
-        }
+        Self { status, message: String::new() }
     }
 
     /// The reason alone.
@@ -87,9 +78,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 /// Writes data to standard output. A reader that has gone away is no failure.
 pub(super) fn print(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
-    let written = out
-        .write_all(text.as_ref().as_bytes())
-        .and_then(|()| out.flush());
+    let written = out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush());
     match written {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::silent(0)),

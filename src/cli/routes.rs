@@ -28,11 +28,7 @@ fn table(config: &Config) -> String {
             .map(|credential| format!("{} ({})", credential.name, credential.kind))
             .collect();
         let or = |text: String, other: &str| {
-            if text.is_empty() {
-                other.to_owned()
-            } else {
-                text
-            }
+            if text.is_empty() { other.to_owned() } else { text }
         };
         rows.push([
             route.name.clone(),
@@ -48,11 +44,7 @@ fn table(config: &Config) -> String {
 
 /// A route's upstream as it was configured.
 pub(super) fn upstream(route: &RouteConfig) -> String {
-    let slash = if route.upstream.trailing_slash {
-        "/"
-    } else {
-        ""
-    };
+    let slash = if route.upstream.trailing_slash { "/" } else { "" };
     format!("{}{}{slash}", route.upstream.origin, route.upstream.base)
 }
 

@@ -38,14 +38,9 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
 
 /// Builds and starts everything, and says where it listens.
 async fn start(config: Config) -> Result<Running, Failure> {
-    let listeners: Vec<_> = config
-        .listeners
-        .iter()
-        .map(|listener| listener.address.clone())
-        .collect();
-    let app = App::build(config, Clock::system())
-        .await
-        .map_err(start_failure)?;
+    let listeners: Vec<_> =
+        config.listeners.iter().map(|listener| listener.address.clone()).collect();
+    let app = App::build(config, Clock::system()).await.map_err(start_failure)?;
     let running = app.start().map_err(start_failure)?;
     let mut tcp = running.addresses().iter();
     for address in listeners {

@@ -1,1 +1,378 @@
+use super::problem::{Report, Severity};
+use super::*;
+use crate::sign::BodyCoverage;
 
+fn no_environment(_: &str) -> Option<String> {
+    None
+}
+
+/// The report for `text`, as `countersign check` prints it.
+fn report(text: &str) -> String {
+    let loaded = load(text, &no_environment);
+    Report { name: "countersign.toml", text, problems: &loaded.problems }.to_string()
+}
+
+fn valid(text: &str) -> Config {
+    let loaded = load(text, &no_environment);
+    loaded.config.unwrap_or_else(|| panic!("{}", report(text)))
+}
+
+/// A configuration with one credential, `x`, on one route.
+fn with_credential(credential: &str) -> String {
+    format!(
+        "[[listen]]\naddress = \"127.0.0.1:8080\"\n\n[credential.x]\n{credential}\n\n\
+         [[route]]\nname = \"r\"\nupstream = \"https://api.example.com\"\ncredential = \"x\"\n"
+    )
+}
+
+fn with_route(route: &str) -> String {
+    format!("[[listen]]\naddress = \"127.0.0.1:8080\"\n\n[[route]]\nname = \"r\"\n{route}\n")
+}
+
+/// The messages alone, each with its place.
+fn problems(text: &str) -> Vec<String> {
+    let loaded = load(text, &no_environment);
+    loaded.problems.iter().map(|p| format!("{}: {}", p.path, p.message)).collect()
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_with_place_and_hint() {
+    let text = include_str!("../../tests/vectors/ten-mistakes.toml");
+    let errors = load(text, &no_environment).problems;
+    let errors = errors.iter().filter(|problem| problem.severity == Severity::Error).count();
+    assert!(errors >= 10, "{errors}");
+    insta::assert_snapshot!(report(text));
+}
+
+#[test]
+fn a_report_never_repeats_a_literal_secret() {
+    let text = with_credential("kind = \"bearer\"\ntoken = { value = \"canary\", evn = \"X\" }");
+    assert!(!report(&text).contains("canary"), "{}", report(&text));
+    let text = with_credential("kind = \"bearer\"\ntoken = \"canary\"");
+    assert!(!report(&text).contains("canary"), "{}", report(&text));
+    let text = with_credential("kind = \"bearer\"\ntoken = \"canary");
+    assert!(!report(&text).contains("canary"), "{}", report(&text));
+}
+
+#[test]
+fn text_that_is_not_toml_is_reported_with_its_place() {
+    insta::assert_snapshot!(report("[[listen]]\naddress = 127.0.0.1:8080\n[[route]\n"));
+}
+
+#[test]
+fn an_empty_file_says_what_is_missing() {
+    insta::assert_snapshot!(report(""));
+}
+
+#[test]
+fn every_kind_of_wrong_type_says_what_was_expected() {
+    let text = "workers = \"four\"\nlisten = { address = 1 }\n[limits]\nfields = 0\n\
+                [log]\nlevel = \"verbose\"\n[[route]]\nmethods = \"GET\"\nreplay = 3\n";
+    insta::assert_snapshot!(report(text));
+}
+
+#[test]
+fn the_environment_is_used_in_plain_strings_only() {
+    let text = with_route("upstream = \"https://${HOST}/${BASE:-v1}\"\nset = { X = \"$${HOST}\" }");
+    let environment = |name: &str| (name == "HOST").then(|| "api.example.com".to_owned());
+    let config = load(&text, &environment).config.unwrap();
+    let route = &config.routes[0];
+    assert_eq!(route.upstream.origin.to_string(), "https://api.example.com");
+    assert_eq!(route.upstream.base, "/v1");
+    assert_eq!(route.set[0].1, "${HOST}", "an escaped one stays as it is");
+    let secret = with_credential("kind = \"bearer\"\ntoken = { value = \"${HOST}\" }");
+    let Some(config) = load(&secret, &environment).config else { panic!("{}", report(&secret)) };
+    let secrets = config.secrets();
+    let [SecretRef::Value(token)] = &secrets[..] else { panic!("{secrets:?}") };
+    assert_eq!(token.expose(), "${HOST}", "a secret is not expanded");
+}
+
+#[test]
+fn a_twinzo_device_expands_to_a_login() {
+    let text = with_credential(
+        "kind = \"twinzo-device\"\nbase_url = \"https://api.example.com/api/\"\nclient = \"a{b}\"\n\
+         login = \"gateway-01\"\npassword = { env = \"TWINZO_PASSWORD\" }",
+    );
+    let loaded = load(&text, &no_environment);
+    assert_eq!(loaded.problems, []);
+    insta::assert_snapshot!(toml::to_string(&loaded.expanded[0].1).unwrap());
+    let credential = &loaded.config.unwrap().credentials[0];
+    for name in ["token", "client", "branch", "api-key", "mapi-key", "authorization", "cookie"] {
+        assert!(credential.owned.contains(&name.parse().unwrap()), "{name}");
+    }
+    for (base, rest) in [("/api", "/v3/Authorization/token"), ("", "/v3.0/authorization")] {
+        assert!(credential.deny.iter().any(|pattern| pattern.covers(base, rest)), "{base}{rest}");
+    }
+}
+
+#[test]
+fn configured_guids_take_the_place_of_those_in_the_reply() {
+    let text = with_credential(
+        "kind = \"twinzo-device\"\nbase_url = \"https://api.example.com\"\nlogin = \"l\"\n\
+         password = { env = \"P\" }\nclient_guid = \"3f2b8c1e-5a4d-4e6f-9b7a-0c1d2e3f4a5b\"\n\
+         api_key = { env = \"K\" }",
+    );
+    let loaded = load(&text, &no_environment);
+    insta::assert_snapshot!(toml::to_string(&loaded.expanded[0].1).unwrap());
+    assert!(loaded.config.is_some());
+}
+
+#[test]
+fn a_devo_signature_expands_to_an_hmac() {
+    let text = with_credential(
+        "kind = \"devo-signature\"\nreseller_api_key = { env = \"R\" }\n\
+         domain_api_key = { env = \"D\" }\napi_secret = { env = \"S\" }",
+    );
+    let loaded = load(&text, &no_environment);
+    insta::assert_snapshot!(toml::to_string(&loaded.expanded[0].1).unwrap());
+    let credential = &loaded.config.unwrap().credentials[0];
+    assert_eq!(credential.scheme.body_coverage(), BodyCoverage::Whole);
+    for name in ["x-logtrust-sign", "x-logtrust-anything", "standalonetoken", "authorization"] {
+        assert!(credential.owned.contains(&name.parse().unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn the_key_that_signs_is_chosen_as_documented() {
+    let base = |extra: &str| {
+        let text = with_credential(&format!(
+            "kind = \"devo-signature\"\napi_secret = {{ env = \"S\" }}\n{extra}"
+        ));
+        let loaded = load(&text, &no_environment);
+        let expanded = loaded.expanded.first().map(|(_, raw)| toml::to_string(raw).unwrap());
+        expanded.map(|text| text.lines().find(|line| line.starts_with("base")).unwrap().to_owned())
+    };
+    let domain = "domain_api_key = { env = \"D\" }\n";
+    let both = format!("{domain}reseller_api_key = {{ env = \"R\" }}\n");
+    assert!(base(domain).unwrap().contains("\"domain_api_key\""));
+    assert!(base(&both).unwrap().contains("\"reseller_api_key\""));
+    let chosen = format!("{both}sign_with = \"domain\"");
+    assert!(base(&chosen).unwrap().contains("\"domain_api_key\""));
+    assert_eq!(base("sign_with = \"reseller\""), None, "a key that is not there cannot sign");
+    assert!(base("api = \"query\"\napi_key = { env = \"Q\" }").unwrap().contains("\"api_key\""));
+}
+
+#[test]
+fn generic_kinds_are_compiled() {
+    for kind in [
+        "kind = \"bearer\"\ntoken = { env = \"T\" }",
+        "kind = \"basic\"\nusername = \"u\"\npassword = { exec = [\"pass\", \"show\"] }",
+        "kind = \"query\"\nset = { api_key = { systemd = \"key\" } }",
+        "kind = \"fields\"\nset = { X-Key = { file = \"/k\" }, X-Mode = \"live\" }",
+        "kind = \"fields\"\nvalues = { k = { env = \"K\" } }\nset = { X-Key = \"Key {k}\" }",
+        "kind = \"hmac\"\nkey = { env = \"S\" }\nbase = [\"method\", { literal = \"\\n\" }, \
+         \"path\", { header = \"date\" }, { body_hash = \"sha256\", encoding = \"base64\" }]\n\
+         set = { Authorization = \"HMAC {signature}\" }",
+        "kind = \"login\"\nrequest = { url = \"https://a.example.com/t\", form = { p = \"{p}\" } }\n\
+         secrets = { p = { env = \"P\" } }\nvalues = { token = \"/t\" }\nlifetime = \"1h\"\n\
+         set = { Authorization = \"Bearer {token}\" }",
+    ] {
+        let config = valid(&with_credential(kind));
+        assert_eq!(config.credentials.len(), 1, "{kind}");
+    }
+}
+
+#[test]
+fn mistakes_in_credentials_are_found() {
+    let cases = [
+        ("kind = \"bearer\"", "credential.x.token: 'token' is missing"),
+        ("token = { env = \"T\" }", "credential.x: 'kind' is missing"),
+        (
+            "kind = \"bearer\"\ntoken = {}",
+            "credential.x.token: it does not say where the secret is",
+        ),
+        (
+            "kind = \"fields\"\nset = { Host = \"x\" }",
+            "credential.x.set.Host: the field 'Host' cannot be set",
+        ),
+        (
+            "kind = \"fields\"\nset = { A = \"1\", a = \"2\" }",
+            "credential.x.set.a: the field 'a' is set twice; case makes no difference",
+        ),
+        (
+            "kind = \"fields\"\nvalues = { token = { env = \"T\" } }\nset = { A = \"{tokne}\" }",
+            "credential.x.set.a: there is no value 'tokne'",
+        ),
+        (
+            "kind = \"fields\"\nset = { A = \"{\" }",
+            "credential.x.set.A: a '{' has no '}'; write '{{' for a brace itself",
+        ),
+        (
+            "kind = \"hmac\"\nkey = { env = \"K\" }\nbase = [\"body\", { body_hash = \"sha1\" }]\n\
+             set = { S = \"{signature}\" }",
+            "credential.x.base: the content is in the base more than once",
+        ),
+        (
+            "kind = \"hmac\"\nkey = { env = \"K\" }\nbase = [\"body\"]\nset = { S = \"x\" }",
+            "credential.x.set: no field carries the signature",
+        ),
+        (
+            "kind = \"login\"\nrequest = { url = \"http://a.example.com\" }\nlifetime = \"1h\"\n\
+             values = { t = \"/t\" }\nset = { A = \"{t}\" }",
+            "credential.x.request.url: the login would go to http://a.example.com unencrypted",
+        ),
+        (
+            "kind = \"login\"\nrequest = { url = \"https://a.example.com\" }\nlifetime = \"1h\"\n\
+             values = { t = \"t\" }\nset = { A = \"{t}\" }",
+            "credential.x.values.t: \"t\" is not a JSON pointer",
+        ),
+        (
+            "kind = \"twinzo-device\"\nbase_url = \"http://a.example.com\"\nlogin = \"l\"\n\
+             password = { env = \"P\" }",
+            "credential.x.base_url: the login would go to http://a.example.com unencrypted",
+        ),
+        (
+            "kind = \"twinzo-api-key\"\napi_key = { env = \"K\" }\nclient_guid = \"acme\"\n\
+             branch_guid = \"3f2b8c1e-5a4d-4e6f-9b7a-0c1d2e3f4a5b\"",
+            "credential.x.client_guid: \"acme\" is not a GUID",
+        ),
+        (
+            "kind = \"bearer\"\ntoken = { env = \"T\" }\nupstreams = [\"https://other.test\"]",
+            "route[0].upstream: the credential 'x' must not be used for https://api.example.com",
+        ),
+    ];
+    for (credential, expected) in cases {
+        let found = problems(&with_credential(credential));
+        assert!(found.iter().any(|problem| problem == expected), "{credential}\n{found:#?}");
+        assert!(load(&with_credential(credential), &no_environment).config.is_none());
+    }
+}
+
+#[test]
+fn mistakes_in_routes_are_found() {
+    let cases = [
+        ("", "route[0].upstream: 'upstream' is missing"),
+        (
+            "upstream = \"https://u:p@h.test\"",
+            "route[0].upstream: a URL must not hold a user or password",
+        ),
+        (
+            "upstream = \"ftp://h.test\"",
+            "route[0].upstream: 'ftp' is not a scheme that can be used here",
+        ),
+        ("upstream = \"https://h.test?x\"", "route[0].upstream: the URL has a query ('?')"),
+        (
+            "upstream = \"http://127.0.0.1:8080\"",
+            "route[0].upstream: this route leads back to countersign itself",
+        ),
+        (
+            "upstream = \"https://h.test\"\npath = \"/a//b\"",
+            "route[0].path: \"/a//b\" has an empty or dot segment",
+        ),
+        (
+            "upstream = \"https://h.test\"\nhost = \"h.test:80\"",
+            "route[0].host: \"h.test:80\" is not a host",
+        ),
+        (
+            "upstream = \"https://h.test\"\ntls = { client_key = \"k.pem\" }",
+            "route[0].tls: 'client_certificate' and 'client_key' belong together",
+        ),
+        (
+            "upstream = \"https://h.test\"\nreplay = { statuses = [500] }",
+            "route[0].replay.statuses[0]: 500 cannot mean a refused token",
+        ),
+        (
+            "upstream = \"https://h.test\"\n[[route]]\nupstream = \"https://i.test\"",
+            "route[1]: the route 'r' matches the same requests",
+        ),
+    ];
+    for (route, expected) in cases {
+        let found = problems(&with_route(route));
+        assert!(found.iter().any(|problem| problem == expected), "{route}\n{found:#?}");
+    }
+    let credential = "kind = \"bearer\"\ntoken = { env = \"T\" }";
+    let text = with_credential(credential).replace("https://api", "http://api");
+    let expected =
+        "route[0].upstream: the credential would go to http://api.example.com unencrypted";
+    assert_eq!(problems(&text), [expected]);
+    let text = format!("{text}allow_plaintext = true\n");
+    assert!(load(&text, &no_environment).config.is_some());
+}
+
+#[test]
+fn two_credentials_on_one_route_must_not_set_one_field() {
+    let text = "[[listen]]\naddress = \"127.0.0.1:8080\"\n\
+        [credential.a]\nkind = \"bearer\"\ntoken = { env = \"A\" }\n\
+        [credential.b]\nkind = \"basic\"\nusername = \"u\"\npassword = { env = \"B\" }\n\
+        [[route]]\nupstream = \"https://h.test\"\ncredential = [\"a\", \"b\"]\n";
+    assert_eq!(problems(text), ["route[0].credential: 'a' and 'b' both set 'authorization'"]);
+}
+
+#[test]
+fn listeners_beyond_this_machine_say_who_may_call() {
+    let listen = |rest: &str| {
+        problems(&format!(
+            "[[listen]]\n{rest}\n[[route]]\nupstream = \"https://api.example.com\"\n"
+        ))
+    };
+    let open = ["listen[0].address: this address can be reached from other machines"];
+    assert_eq!(listen("address = \"0.0.0.0:80\""), open);
+    assert_eq!(listen("address = \"[::]:80\""), open);
+    let none: [&str; 0] = [];
+    assert_eq!(listen("address = \"0.0.0.0:80\"\nallow = [\"10.0.0.0/8\"]"), none);
+    assert_eq!(listen("address = \"0.0.0.0:80\"\nopen = true"), none);
+    assert_eq!(listen("address = \"localhost:80\""), none);
+    assert_eq!(listen("address = \"unix:/run/c.sock\"\nmode = \"0660\""), none);
+    assert_eq!(
+        listen("address = \"unix:/run/c.sock\"\nmode = \"rw\""),
+        ["listen[0].mode: this is not a mode"]
+    );
+    assert_eq!(
+        listen("address = \"127.0.0.1:80\"\nhosts = [\"*.test\"]\norigins = [\"http://a/b\"]"),
+        [
+            "listen[0].hosts[0]: '*.test' is not a host",
+            "listen[0].origins[0]: an origin has no path"
+        ]
+    );
+}
+
+/// Each example is complete: it loads without a single remark, and without the secrets.
+#[test]
+fn every_example_in_config_loads() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let loaded = load(&text, &no_environment);
+        let name = path.display().to_string();
+        let report = Report { name: &name, text: &text, problems: &loaded.problems };
+        assert!(loaded.problems.is_empty(), "{report}");
+        seen += 1;
+    }
+    assert!(seen >= 8, "{seen}");
+}
+
+#[test]
+fn every_starter_loads() {
+    for kind in starter::KINDS {
+        let text = starter::starter(kind).unwrap();
+        assert_eq!(load(text, &no_environment).problems, [], "{kind}");
+    }
+    assert_eq!(starter::starter("unknown"), None);
+}
+
+#[test]
+fn the_schema_knows_every_key_of_the_contract() {
+    let schema = shape::schema().to_string();
+    for key in [
+        "listen",
+        "admin",
+        "credential",
+        "route",
+        "limits",
+        "drain",
+        "workers",
+        "caller_token",
+        "keep_caller_authorization",
+        "allow_plaintext",
+        "min_interval",
+        "sign_with",
+        "base_url",
+    ] {
+        assert!(schema.contains(&format!("\"{key}\"")), "{key}");
+    }
+}

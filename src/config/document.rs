@@ -1,5 +1,7 @@
 //! The file as a tree in which every key and value knows its place.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "kinds of values, of which a few matter here")]
+
 use std::ops::Range;
 
 use toml::Spanned;
@@ -72,13 +74,7 @@ pub fn parse(text: &str) -> (Node, Vec<Problem>) {
         })
         .collect();
     let span = document.span();
-    (
-        Node {
-            span,
-            value: table(document.into_inner()),
-        },
-        problems,
-    )
+    (Node { span, value: table(document.into_inner()) }, problems)
 }
 
 fn table(table: DeTable<'_>) -> NodeValue {
@@ -86,11 +82,7 @@ fn table(table: DeTable<'_>) -> NodeValue {
         .into_iter()
         .map(|(key, value)| {
             let key_span = key.span();
-            Entry {
-                key: key.into_inner().into_owned(),
-                key_span,
-                node: node(value),
-            }
+            Entry { key: key.into_inner().into_owned(), key_span, node: node(value) }
         })
         .collect();
     entries.sort_by_key(|entry| entry.key_span.start);
@@ -102,10 +94,7 @@ fn node(value: Spanned<DeValue<'_>>) -> Node {
     let value = match value.into_inner() {
         DeValue::String(text) => NodeValue::String(text.into_owned()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or_else(
-                |_| NodeValue::String(number.as_str().to_owned()),
-                NodeValue::Integer,
-            ),
+            .map_or_else(|_| NodeValue::String(number.as_str().to_owned()), NodeValue::Integer),
         DeValue::Float(number) => NodeValue::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(value) => NodeValue::Boolean(value),
         DeValue::Datetime(value) => NodeValue::Datetime(value.to_string()),
@@ -160,15 +149,13 @@ fn steps(path: &str) -> Vec<Step<'_>> {
     while !rest.is_empty() {
         if let Some(after) = rest.strip_prefix('.') {
             rest = after;
-        } else if let Some((index, after)) = rest
-            .strip_prefix('[')
-            .and_then(|after| after.split_once(']'))
+        } else if let Some((index, after)) =
+            rest.strip_prefix('[').and_then(|after| after.split_once(']'))
         {
             steps.push(Step::Index(index.parse().unwrap_or(usize::MAX)));
             rest = after;
-        } else if let Some((key, after)) = rest
-            .strip_prefix('"')
-            .and_then(|after| after.split_once('"'))
+        } else if let Some((key, after)) =
+            rest.strip_prefix('"').and_then(|after| after.split_once('"'))
         {
             steps.push(Step::Key(key));
             rest = after;
@@ -184,9 +171,7 @@ fn steps(path: &str) -> Vec<Step<'_>> {
 
 /// `path` with `key` appended, quoted where it is not a bare key.
 pub fn join(path: &str, key: &str) -> String {
-    let bare = key
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let bare = key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     let dot = if path.is_empty() { "" } else { "." };
     if bare && !key.is_empty() {
         format!("{path}{dot}{key}")

@@ -186,6 +186,7 @@ pub struct CredentialConfig {
 
 /// Where values come from.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one per credential")]
 pub enum SourceSpec {
     /// The configuration.
     Fixed(FixedSpec),
@@ -221,11 +222,7 @@ impl Origin {
 
     /// True if the host is this machine, by name or by address.
     pub fn is_loopback(&self) -> bool {
-        let host = self
-            .authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
+        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
         match host.parse::<std::net::IpAddr>() {
             Ok(address) => address.is_loopback(),
             Err(_) => host == "localhost" || host.ends_with(".localhost"),
@@ -309,11 +306,7 @@ impl Config {
     /// Every secret that the configuration refers to.
     pub fn secrets(&self) -> Vec<SecretRef> {
         let tokens = self.listeners.iter().filter_map(|listener| {
-            listener
-                .access
-                .caller_token
-                .as_ref()
-                .map(|token| token.secret.clone())
+            listener.access.caller_token.as_ref().map(|token| token.secret.clone())
         });
         let admin = self.admin.iter().filter_map(|admin| admin.token.clone());
         let credentials = self.credentials.iter().flat_map(CredentialConfig::secrets);
@@ -328,10 +321,7 @@ impl CredentialConfig {
             SourceSpec::Fixed(fixed) => &fixed.values,
             SourceSpec::Login(login) => &login.secrets,
         };
-        named
-            .iter()
-            .map(|(_, reference)| reference.clone())
-            .collect()
+        named.iter().map(|(_, reference)| reference.clone()).collect()
     }
 }
 
@@ -352,11 +342,7 @@ pub fn load(text: &str, environment: shape::Environment<'_>) -> Loaded {
     let shaped = shape::check(&document, environment, &mut problems);
     let (config, expanded) = compile::compile(&document, &shaped, &mut problems);
     let config = config.filter(|_| !problem::any_error(&problems));
-    Loaded {
-        config,
-        problems,
-        expanded,
-    }
+    Loaded { config, problems, expanded }
 }
 
 /// Reads a configuration with the process's environment.

@@ -49,27 +49,19 @@ impl Problem {
         span: Option<Range<usize>>,
         message: impl Into<String>,
     ) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(path, span, message)
-        }
+        Self { severity: Severity::Warning, ..Self::error(path, span, message) }
     }
 
     /// The same problem with a way out.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Self { hint: Some(hint.into()), ..self }
     }
 }
 
 /// True if one of `problems` keeps the program from starting.
 pub fn any_error(problems: &[Problem]) -> bool {
-    problems
-        .iter()
-        .any(|problem| problem.severity == Severity::Error)
+    problems.iter().any(|problem| problem.severity == Severity::Error)
 }
 
 /// The problems of one text, in the order of their places, as a person reads them.
@@ -89,27 +81,18 @@ impl std::fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut sorted: Vec<&Problem> = self.problems.iter().collect();
         sorted.sort_by_key(|problem| {
-            problem
-                .span
-                .as_ref()
-                .map_or((usize::MAX, usize::MAX), |span| (span.start, span.end))
+            problem.span.as_ref().map_or((usize::MAX, usize::MAX), |span| (span.start, span.end))
         });
         let mut out = String::new();
         for problem in sorted {
             self.render(problem, &mut out)?;
         }
-        let errors = self
-            .problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error)
-            .count();
+        let errors =
+            self.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
         let warnings = self.problems.len() - errors;
         let mut counts = Vec::new();
         if errors > 0 {
-            counts.push(format!(
-                "{errors} {}",
-                if errors == 1 { "error" } else { "errors" }
-            ));
+            counts.push(format!("{errors} {}", if errors == 1 { "error" } else { "errors" }));
         }
         if warnings > 0 {
             let noun = if warnings == 1 { "warning" } else { "warnings" };
@@ -128,40 +111,30 @@ impl Report<'_> {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let key = if problem.path.is_empty() {
-            String::new()
-        } else {
-            format!("{}: ", problem.path)
-        };
+        let key =
+            if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
         writeln!(out, "{severity}: {key}{}", problem.message)?;
-        match problem
-            .span
-            .clone()
-            .and_then(|span| Place::of(self.text, span))
-        {
-            Some(place) => {
-                writeln!(out, "  --> {}:{}:{}", self.name, place.line, place.column)?;
-                let number = place.line.to_string();
-                let gutter = " ".repeat(number.len());
-                let line = if holds_a_literal_secret(place.text) {
-                    "(not shown: it holds a secret)".to_owned()
-                } else {
-                    place.text.to_owned()
-                };
-                writeln!(out, "{gutter} |\n{number} | {line}")?;
-                if line == place.text {
-                    let indent = " ".repeat(place.column - 1);
-                    writeln!(out, "{gutter} | {indent}{}", "^".repeat(place.width))?;
-                }
-                if let Some(hint) = &problem.hint {
-                    writeln!(out, "{gutter} = hint: {hint}")?;
-                }
+        if let Some(place) = problem.span.clone().and_then(|span| Place::of(self.text, span)) {
+            writeln!(out, "  --> {}:{}:{}", self.name, place.line, place.column)?;
+            let number = place.line.to_string();
+            let gutter = " ".repeat(number.len());
+            let line = if holds_a_literal_secret(place.text) {
+                "(not shown: it holds a secret)".to_owned()
+            } else {
+                place.text.to_owned()
+            };
+            writeln!(out, "{gutter} |\n{number} | {line}")?;
+            if line == place.text {
+                let indent = " ".repeat(place.column - 1);
+                writeln!(out, "{gutter} | {indent}{}", "^".repeat(place.width))?;
             }
-            None => {
-                writeln!(out, "  --> {}", self.name)?;
-                if let Some(hint) = &problem.hint {
-                    writeln!(out, "  = hint: {hint}")?;
-                }
+            if let Some(hint) = &problem.hint {
+                writeln!(out, "{gutter} = hint: {hint}")?;
+            }
+        } else {
+            writeln!(out, "  --> {}", self.name)?;
+            if let Some(hint) = &problem.hint {
+                writeln!(out, "  = hint: {hint}")?;
             }
         }
         writeln!(out)
@@ -200,9 +173,7 @@ impl<'t> Place<'t> {
         Some(Self {
             line: before.matches('\n').count() + 1,
             column: text.get(line_start..start)?.chars().count() + 1,
-            width: text
-                .get(start..end)
-                .map_or(1, |marked| marked.chars().count().max(1)),
+            width: text.get(start..end).map_or(1, |marked| marked.chars().count().max(1)),
             text: line,
         })
     }

@@ -219,6 +219,7 @@ pub enum RawValue {
 /// A credential.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "a few of them live while a file is read")]
 pub enum RawCredential {
     /// A twinzo device: logs in, renews its token, adds Token, Client and Branch.
     TwinzoDevice(RawTwinzoDevice),

@@ -3,6 +3,8 @@
 //! The schema that users' editors get ([`schema`]) is the one that is checked here, so the two
 //! cannot disagree. Everything wrong is reported at once; what is right is passed on.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "kinds of values, of which a few matter here")]
+
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
@@ -31,19 +33,9 @@ pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 /// Checks `document` against the schema.
 pub fn check(document: &Node, environment: Environment<'_>, problems: &mut Vec<Problem>) -> Shaped {
     let root = schema();
-    let mut walk = Walk {
-        root: &root,
-        environment,
-        problems,
-        removed: BTreeSet::new(),
-    };
-    let value = walk
-        .node(document, &root, "")
-        .unwrap_or_else(|| Value::Object(Map::new()));
-    Shaped {
-        value,
-        removed: walk.removed,
-    }
+    let mut walk = Walk { root: &root, environment, problems, removed: BTreeSet::new() };
+    let value = walk.node(document, &root, "").unwrap_or_else(|| Value::Object(Map::new()));
+    Shaped { value, removed: walk.removed }
 }
 
 struct Walk<'w> {
@@ -91,7 +83,9 @@ impl<'w> Walk<'w> {
             Some(_) => false,
         };
         match &node.value {
-            NodeValue::Table(entries) if accepts("object") => self.table(entries, schema, path),
+            NodeValue::Table(entries) if accepts("object") => {
+                Some(Value::Object(self.table(entries, schema, path)))
+            }
             NodeValue::Array(items) if accepts("array") => {
                 let of = schema.get("items").unwrap_or(&Value::Bool(true));
                 let mut kept = Vec::with_capacity(items.len());
@@ -135,7 +129,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    fn table(&mut self, entries: &[Entry], schema: &'w Value, path: &str) -> Option<Value> {
+    fn table(&mut self, entries: &[Entry], schema: &'w Value, path: &str) -> Map<String, Value> {
         let properties = schema.get("properties").and_then(Value::as_object);
         let others = schema.get("additionalProperties");
         let mut kept = Map::new();
@@ -145,15 +139,12 @@ impl<'w> Walk<'w> {
             match (known, others) {
                 (Some(known), _) => {
                     kept.extend(
-                        self.node(&entry.node, known, &at)
-                            .map(|value| (entry.key.clone(), value)),
+                        self.node(&entry.node, known, &at).map(|value| (entry.key.clone(), value)),
                     );
                 }
                 (None, Some(Value::Bool(false))) => {
-                    let names: Vec<&str> = properties
-                        .into_iter()
-                        .flat_map(|p| p.keys().map(String::as_str))
-                        .collect();
+                    let names: Vec<&str> =
+                        properties.into_iter().flat_map(|p| p.keys().map(String::as_str)).collect();
                     let message = format!("unknown key '{}'", entry.key);
                     let hint = nearest(&entry.key, &names).map_or_else(
                         || format!("known here: {}", names.join(", ")),
@@ -169,22 +160,17 @@ impl<'w> Walk<'w> {
                 (None, others) => {
                     let of = others.unwrap_or(&Value::Bool(true));
                     kept.extend(
-                        self.node(&entry.node, of, &at)
-                            .map(|value| (entry.key.clone(), value)),
+                        self.node(&entry.node, of, &at).map(|value| (entry.key.clone(), value)),
                     );
                 }
             }
         }
-        Some(Value::Object(kept))
+        kept
     }
 
     fn text(&mut self, text: &str, node: &Node, schema: &'w Value, path: &str) -> Option<Value> {
         let verbatim = schema.get("x-verbatim").is_some();
-        let text = if verbatim {
-            text.to_owned()
-        } else {
-            self.expand(text, node, path)?
-        };
+        let text = if verbatim { text.to_owned() } else { self.expand(text, node, path)? };
         if let Some(allowed) = schema.get("enum").and_then(Value::as_array) {
             let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
             return self.one_word(&text, &names, node, path);
@@ -207,10 +193,7 @@ impl<'w> Walk<'w> {
 
     fn number(&mut self, number: i64, node: &Node, schema: &'w Value, path: &str) -> Option<Value> {
         let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "only compared with small bounds"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "only compared with small bounds")]
         let value = number as f64;
         let least = bound("minimum").filter(|least| value < *least);
         let most = bound("maximum").filter(|most| value > *most);
@@ -234,15 +217,10 @@ impl<'w> Walk<'w> {
             NodeValue::Array(_) => &["array"],
             NodeValue::Table(_) => &["object"],
         };
-        let resolved: Vec<&'w Value> = alternatives
-            .iter()
-            .map(|alternative| self.resolve(alternative))
-            .collect();
+        let resolved: Vec<&'w Value> =
+            alternatives.iter().map(|alternative| self.resolve(alternative)).collect();
         let kind = |schema: &Value| {
-            let word = schema
-                .get("type")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
+            let word = schema.get("type").and_then(Value::as_str).map(str::to_owned);
             // A list of words, each with its own description, is a text as well.
             word.or_else(|| schema.get("oneOf").map(|_| "string".to_owned()))
         };
@@ -253,11 +231,7 @@ impl<'w> Walk<'w> {
             return self.node(node, fitting, path);
         }
         let names: Vec<String> = resolved.iter().map(|schema| expected(schema)).collect();
-        let message = format!(
-            "expected {}, found {}",
-            names.join(" or "),
-            node.value.kind()
-        );
+        let message = format!("expected {}, found {}", names.join(" or "), node.value.kind());
         self.problem(Problem::error(path, Some(node.span.clone()), message));
         None
     }
@@ -271,10 +245,7 @@ impl<'w> Walk<'w> {
             .flatten()
             .map(|alternative| self.resolve(alternative))
             .collect();
-        let words: Vec<&str> = alternatives
-            .iter()
-            .flat_map(|schema| words_of(schema))
-            .collect();
+        let words: Vec<&str> = alternatives.iter().flat_map(|schema| words_of(schema)).collect();
         let NodeValue::Table(entries) = &node.value else {
             return match &node.value {
                 NodeValue::String(text) if !words.is_empty() => {
@@ -282,26 +253,16 @@ impl<'w> Walk<'w> {
                     self.one_word(&text, &words, node, path)
                 }
                 other => {
-                    let what = if words.is_empty() {
-                        "a table"
-                    } else {
-                        "a text"
-                    };
+                    let what = if words.is_empty() { "a table" } else { "a text" };
                     let message = format!("expected {what}, found {}", other.kind());
                     self.problem(Problem::error(path, Some(node.span.clone()), message));
                     None
                 }
             };
         };
-        let kind_of = |schema: &'w Value| {
-            schema
-                .pointer("/properties/kind/const")
-                .and_then(Value::as_str)
-        };
-        let kinds: Vec<&str> = alternatives
-            .iter()
-            .filter_map(|schema| kind_of(schema))
-            .collect();
+        let kind_of =
+            |schema: &'w Value| schema.pointer("/properties/kind/const").and_then(Value::as_str);
+        let kinds: Vec<&str> = alternatives.iter().filter_map(|schema| kind_of(schema)).collect();
         let Some(kind) = entries.iter().find(|entry| entry.key == "kind") else {
             let hint = format!("add kind = \"…\", one of: {}", kinds.join(", "));
             let problem = Problem::error(path, Some(node.span.clone()), "'kind' is missing");
@@ -313,20 +274,18 @@ impl<'w> Walk<'w> {
             self.problem(Problem::error(path, Some(kind.node.span.clone()), message));
             return None;
         };
-        let chosen = alternatives
-            .iter()
-            .find(|schema| kind_of(schema) == Some(word));
+        let chosen = alternatives.iter().find(|schema| kind_of(schema) == Some(word));
         let Some(chosen) = chosen else {
             // Nothing else in the table can be judged without knowing what it is.
             self.one_word(word, &kinds, &kind.node, &join(path, "kind"));
             self.removed.insert(path.to_owned());
             return None;
         };
-        self.tagged(entries, chosen, path)
+        Some(self.tagged(entries, chosen, path))
     }
 
     /// A table of a known kind: the kind itself plus the keys of what it refers to.
-    fn tagged(&mut self, entries: &[Entry], schema: &'w Value, path: &str) -> Option<Value> {
+    fn tagged(&mut self, entries: &[Entry], schema: &'w Value, path: &str) -> Value {
         let (kind, rest): (Vec<&Entry>, Vec<&Entry>) =
             entries.iter().partition(|entry| entry.key == "kind");
         let rest: Vec<Entry> = rest.into_iter().cloned().collect();
@@ -335,16 +294,13 @@ impl<'w> Walk<'w> {
         let target = reference
             .and_then(|reference| self.root.pointer(reference.trim_start_matches('#')))
             .unwrap_or(schema);
-        let mut kept = match self.table(&rest, target, path)? {
-            Value::Object(kept) => kept,
-            other => return Some(other),
-        };
+        let mut kept = self.table(&rest, target, path);
         for entry in kind {
             if let NodeValue::String(word) = &entry.node.value {
                 kept.insert("kind".to_owned(), Value::String(word.clone()));
             }
         }
-        Some(Value::Object(kept))
+        Value::Object(kept)
     }
 
     /// Replaces `${NAME}` and `${NAME:-default}`; `$${` stands for `${`.
@@ -371,15 +327,14 @@ impl<'w> Walk<'w> {
                 None => (inner, None),
             };
             let value = (self.environment)(name).filter(|value| !value.is_empty());
-            match value.as_deref().or(default) {
-                Some(value) => expanded.push_str(value),
-                None => {
-                    let message = format!("the environment variable {name} is not set");
-                    let hint = format!("set it, or write ${{{name}:-default}}");
-                    let problem = Problem::error(path, Some(node.span.clone()), message);
-                    self.problem(problem.hint(hint));
-                    return None;
-                }
+            if let Some(value) = value.as_deref().or(default) {
+                expanded.push_str(value);
+            } else {
+                let message = format!("the environment variable {name} is not set");
+                let hint = format!("set it, or write ${{{name}:-default}}");
+                let problem = Problem::error(path, Some(node.span.clone()), message);
+                self.problem(problem.hint(hint));
+                return None;
             }
             rest = following;
         }
@@ -394,11 +349,7 @@ fn words_of(schema: &Value) -> Vec<&str> {
         return vec![word];
     }
     let several = schema.get("enum").and_then(Value::as_array);
-    several
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect()
+    several.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 fn is_secret(schema: &Value) -> bool {
@@ -419,11 +370,12 @@ fn type_hint(schema: &Value, found: &NodeValue, path: &str) -> Option<String> {
     match (kind.as_str(), found) {
         ("a text", NodeValue::Integer(number)) => Some(format!("write {key} = \"{number}\"")),
         ("a list", NodeValue::String(text)) => Some(format!("write {key} = [\"{text}\"]")),
-        ("a list", NodeValue::Table(_)) if !path.contains('.') => Some(format!(
-            "write [[{key}]] with two brackets: there may be several"
-        )),
-        ("true or false", NodeValue::String(_)) => Some("write it without quotes".to_owned()),
-        ("a whole number", NodeValue::String(_)) => Some("write it without quotes".to_owned()),
+        ("a list", NodeValue::Table(_)) if !path.contains('.') => {
+            Some(format!("write [[{key}]] with two brackets: there may be several"))
+        }
+        ("true or false" | "a whole number", NodeValue::String(_)) => {
+            Some("write it without quotes".to_owned())
+        }
         _ => None,
     }
 }

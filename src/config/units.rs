@@ -38,17 +38,13 @@ pub fn size(text: &str) -> Result<u64, String> {
         "mi" | "mib" => 1 << 20,
         "gi" | "gib" => 1 << 30,
         _ => {
-            return Err(format!(
-                "\"{text}\" is not a size such as 65536, \"64KiB\" or \"1GB\""
-            ));
+            return Err(format!("\"{text}\" is not a size such as 65536, \"64KiB\" or \"1GB\""));
         }
     };
     let number: u64 = number
         .parse()
         .map_err(|_| format!("\"{text}\" is not a size such as 65536, \"64KiB\" or \"1GB\""))?;
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| format!("\"{text}\" is too large"))
+    number.checked_mul(factor).ok_or_else(|| format!("\"{text}\" is too large"))
 }
 
 /// A duration or a share of a lifetime: `"5m"`, `"10%"`.
@@ -61,10 +57,7 @@ pub fn span(text: &str) -> Result<Span, String> {
             .map(Span::Duration)
             .map_err(|message| format!("{message}, nor a share of the lifetime such as \"10%\""));
     };
-    let share: f64 = percent
-        .trim()
-        .parse()
-        .map_err(|_| format!("\"{text}\" is not a share"))?;
+    let share: f64 = percent.trim().parse().map_err(|_| format!("\"{text}\" is not a share"))?;
     if (0.0..=90.0).contains(&share) {
         Ok(Span::Share(share / 100.0))
     } else {

@@ -12,7 +12,7 @@ use super::FetchError;
 use crate::clock::{Clock, Deadline, Now};
 
 /// A forced renewal that brought a credential refused again is not repeated before this.
-const REPEATED_REJECTION_PAUSE: Duration = Duration::from_secs(60);
+const REPEATED_REJECTION_PAUSE: Duration = Duration::from_mins(1);
 
 /// One credential as requests read it: cheap to clone, no I/O, no lock in the ready case.
 ///
@@ -128,20 +128,14 @@ pub struct CacheState {
 
 impl<T> Clone for CredentialCache<T> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-        }
+        Self { shared: Arc::clone(&self.shared) }
     }
 }
 
 impl<T> CredentialCache<T> {
     /// An empty cache, to be filled by a refresher.
     pub fn new(clock: Clock, settings: CacheSettings) -> Self {
-        let slot = Slot {
-            issued: None,
-            failure: None,
-            renewing: false,
-        };
+        let slot = Slot { issued: None, failure: None, renewing: false };
         Self {
             shared: Arc::new(Shared {
                 slot: ArcSwap::from_pointee(slot),
@@ -156,11 +150,8 @@ impl<T> CredentialCache<T> {
 
     /// A cache that holds a credential without an end.
     pub fn fixed(clock: Clock, item: T) -> Self {
-        let settings = CacheSettings {
-            renewable: false,
-            wait: Duration::ZERO,
-            min_interval: Duration::ZERO,
-        };
+        let settings =
+            CacheSettings { renewable: false, wait: Duration::ZERO, min_interval: Duration::ZERO };
         let cache = Self::new(clock, settings);
         cache.publish(item, None, Duration::ZERO);
         cache
@@ -201,16 +192,10 @@ impl<T> CredentialCache<T> {
                 && !slot.renewing
             {
                 let retry_in = failure.retry_at - now.monotonic;
-                return Err(Unavailable::Failed {
-                    error: failure.error.clone(),
-                    retry_in,
-                });
+                return Err(Unavailable::Failed { error: failure.error.clone(), retry_in });
             }
             self.shared.demand.notify_one();
-            if tokio::time::timeout_at(give_up_at, changed.changed())
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout_at(give_up_at, changed.changed()).await.is_err() {
                 return Err(Unavailable::Waiting(limit));
             }
         }
@@ -223,36 +208,22 @@ impl<T> CredentialCache<T> {
         }
         let mut writer = self.writer();
         let slot = self.shared.slot.load_full();
-        if !slot
-            .issued
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, refused))
-        {
+        if !slot.issued.as_ref().is_some_and(|current| Arc::ptr_eq(current, refused)) {
             return Rejection::Replaced;
         }
         let now = self.shared.clock.now();
         let pause = if refused.forced {
-            self.shared
-                .settings
-                .min_interval
-                .max(REPEATED_REJECTION_PAUSE)
+            self.shared.settings.min_interval.max(REPEATED_REJECTION_PAUSE)
         } else {
             self.shared.settings.min_interval
         };
-        if writer
-            .last_forced
-            .is_some_and(|last| now.monotonic < last + pause)
-        {
+        if writer.last_forced.is_some_and(|last| now.monotonic < last + pause) {
             return Rejection::TooSoon;
         }
         writer.last_forced = Some(now.monotonic);
         writer.forcing = true;
         // A failure in the back-off stays: who asks now is told when the next attempt is due.
-        self.store(Slot {
-            issued: None,
-            failure: slot.failure.clone(),
-            renewing: slot.renewing,
-        });
+        self.store(Slot { issued: None, failure: slot.failure.clone(), renewing: slot.renewing });
         drop(writer);
         self.shared.demand.notify_one();
         Rejection::Renewing
@@ -291,11 +262,7 @@ impl<T> CredentialCache<T> {
             obtained: self.shared.clock.now(),
             forced: std::mem::take(&mut writer.forcing),
         };
-        self.store(Slot {
-            issued: Some(Arc::new(issued)),
-            failure: None,
-            renewing: false,
-        });
+        self.store(Slot { issued: Some(Arc::new(issued)), failure: None, renewing: false });
         drop(writer);
         self.shared.changed.send_replace(());
     }
@@ -304,11 +271,7 @@ impl<T> CredentialCache<T> {
     pub(super) fn publish_failure(&self, failure: Failure) {
         let writer = self.writer();
         let issued = self.shared.slot.load().issued.clone();
-        self.store(Slot {
-            issued,
-            failure: Some(failure),
-            renewing: false,
-        });
+        self.store(Slot { issued, failure: Some(failure), renewing: false });
         drop(writer);
         self.shared.changed.send_replace(());
     }
@@ -335,25 +298,18 @@ impl<T> CredentialCache<T> {
     }
 
     fn writer(&self) -> std::sync::MutexGuard<'_, Writer> {
-        self.shared
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T> fmt::Debug for CredentialCache<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CredentialCache")
-            .field("state", &self.state())
-            .finish()
+        f.debug_struct("CredentialCache").field("state", &self.state()).finish()
     }
 }
 
 impl<T> fmt::Debug for Issued<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued")
-            .field("expires", &self.expires)
-            .finish_non_exhaustive()
+        f.debug_struct("Issued").field("expires", &self.expires).finish_non_exhaustive()
     }
 }

@@ -43,22 +43,11 @@ impl FixedSpec {
     pub fn read(&self, secrets: &Secrets) -> Result<Values, MissingValue> {
         let mut values = Values::default();
         for (name, reference) in &self.values {
-            let secret = secrets
-                .get(reference)
-                .ok_or_else(|| MissingValue(name.clone()))?;
+            let secret = secrets.get(reference).ok_or_else(|| MissingValue(name.clone()))?;
             values.insert(name.clone(), secret);
         }
-        if let Some(BasicPair {
-            name,
-            username,
-            password,
-        }) = &self.basic
-        {
-            let text = |name: &str| {
-                values
-                    .text(name)
-                    .ok_or_else(|| MissingValue(name.to_owned()))
-            };
+        if let Some(BasicPair { name, username, password }) = &self.basic {
+            let text = |name: &str| values.text(name).ok_or_else(|| MissingValue(name.to_owned()));
             let pair = zeroize::Zeroizing::new(format!("{}:{}", text(username)?, text(password)?));
             values.insert(name.clone(), Secret::new(STANDARD.encode(pair.as_bytes())));
         }

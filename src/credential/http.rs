@@ -56,11 +56,7 @@ pub struct TokenReply {
 impl TokenClient {
     /// A client that trusts what `tls` trusts; without it, it speaks plain HTTP only.
     pub fn new(tls: Option<Arc<ClientConfig>>, connect_timeout: Duration, clock: Clock) -> Self {
-        Self {
-            tls,
-            connect_timeout,
-            clock,
-        }
+        Self { tls, connect_timeout, clock }
     }
 
     /// The time, as this client sees it.
@@ -73,11 +69,7 @@ impl TokenClient {
     /// # Errors
     /// For every answer but a 2xx whose content is within [`MAX_REPLY`].
     pub async fn send(&self, request: TokenRequest) -> Result<TokenReply, FetchError> {
-        let authority = request
-            .url
-            .authority()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let authority = request.url.authority().map(ToString::to_string).unwrap_or_default();
         let broken = |error: &hyper::Error| FetchError::Broken {
             authority: authority.clone(),
             reason: error.to_string(),
@@ -87,20 +79,14 @@ impl TokenClient {
         let stream = dialer
             .dial()
             .await
-            .map_err(|reason| FetchError::Unreachable {
-                authority: authority.clone(),
-                reason,
-            })?;
+            .map_err(|reason| FetchError::Unreachable { authority: authority.clone(), reason })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
         let exchange = async {
-            let request = self.build(request, &authority)?;
+            let request = build(request, &authority)?;
             let sent_at = self.clock.wall();
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|error| broken(&error))?;
+            let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let received_at = self.clock.wall();
             self.read(response, sent_at, received_at).await
         };
@@ -115,32 +101,6 @@ impl TokenClient {
         }
     }
 
-    fn build(
-        &self,
-        request: TokenRequest,
-        authority: &str,
-    ) -> Result<Request<Full<Bytes>>, FetchError> {
-        let unbuildable = |error: &dyn std::fmt::Display| FetchError::Request(error.to_string());
-        // Origin form: only a proxy is sent the whole URL.
-        let target = request
-            .url
-            .path_and_query()
-            .map_or("/", http::uri::PathAndQuery::as_str);
-        let target: Uri = target.parse().map_err(|error| unbuildable(&error))?;
-        let host = HeaderValue::from_str(authority).map_err(|error| unbuildable(&error))?;
-        let mut built = Request::new(Full::new(Bytes::from(request.content.to_vec())));
-        *built.method_mut() = request.method;
-        *built.uri_mut() = target;
-        let headers = built.headers_mut();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
-        headers.extend(request.headers);
-        headers.insert(HOST, host);
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        Ok(built)
-    }
-
     async fn read(
         &self,
         response: http::Response<hyper::body::Incoming>,
@@ -151,11 +111,7 @@ impl TokenClient {
         if !head.status.is_success() {
             return Err(error_of(head.status, &head.headers, received_at));
         }
-        if head
-            .headers
-            .get(CONTENT_ENCODING)
-            .is_some_and(|coding| coding != "identity")
-        {
+        if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
             return Err(ReplyError::Compressed.into());
         }
         let content = match Limited::new(body, MAX_REPLY).collect().await {
@@ -173,14 +129,27 @@ impl TokenClient {
         let half = received_at.duration_since(sent_at).unwrap_or_default() / 2;
         let date = head.headers.get(DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
-        Ok(TokenReply {
-            content,
-            time: ReplyTime {
-                midpoint: sent_at + half,
-                date,
-            },
-        })
+        Ok(TokenReply { content, time: ReplyTime { midpoint: sent_at + half, date } })
     }
+}
+
+fn build(request: TokenRequest, authority: &str) -> Result<Request<Full<Bytes>>, FetchError> {
+    let unbuildable = |error: &dyn std::fmt::Display| FetchError::Request(error.to_string());
+    // Origin form: only a proxy is sent the whole URL.
+    let target = request.url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let target: Uri = target.parse().map_err(|error| unbuildable(&error))?;
+    let host = HeaderValue::from_str(authority).map_err(|error| unbuildable(&error))?;
+    let mut built = Request::new(Full::new(Bytes::from(request.content.to_vec())));
+    *built.method_mut() = request.method;
+    *built.uri_mut() = target;
+    let headers = built.headers_mut();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
+    headers.extend(request.headers);
+    headers.insert(HOST, host);
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    Ok(built)
 }
 
 /// What an answer without success means for the next attempt.
@@ -195,14 +164,9 @@ fn error_of(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> FetchEr
     if status.is_client_error() && !passing {
         return FetchError::Refused(Refusal::Status(status));
     }
-    let retry_after = headers
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok());
+    let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = retry_after.and_then(|value| parse_retry_after(value, now));
-    FetchError::Unavailable {
-        status,
-        retry_after,
-    }
+    FetchError::Unavailable { status, retry_after }
 }
 
 /// `Retry-After` (RFC 9110 §10.2.3): seconds or a date; a date in the past is zero.
@@ -246,11 +210,7 @@ mod tests {
         assert_eq!(parse("120"), Some(120));
         assert_eq!(parse("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
         assert_eq!(parse("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0), "the past");
-        assert_eq!(
-            parse("99999999999999999999999"),
-            Some(u64::MAX),
-            "absurd, but a number"
-        );
+        assert_eq!(parse("99999999999999999999999"), Some(u64::MAX), "absurd, but a number");
         assert_eq!(parse(""), None);
         assert_eq!(parse("-1"), None);
         assert_eq!(parse("soon"), None);
@@ -261,22 +221,13 @@ mod tests {
         let now = UNIX_EPOCH;
         for status in [400, 401, 403, 404] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert!(
-                error_of(status, &HeaderMap::new(), now).is_refusal(),
-                "{status}"
-            );
+            assert!(error_of(status, &HeaderMap::new(), now).is_refusal(), "{status}");
         }
         for status in [408, 425, 429, 500, 502, 503, 504] {
             let status = StatusCode::from_u16(status).unwrap();
-            assert!(
-                !error_of(status, &HeaderMap::new(), now).is_refusal(),
-                "{status}"
-            );
+            assert!(!error_of(status, &HeaderMap::new(), now).is_refusal(), "{status}");
         }
         let redirect = error_of(StatusCode::FOUND, &HeaderMap::new(), now);
-        assert_eq!(
-            redirect,
-            FetchError::Reply(ReplyError::Redirect(StatusCode::FOUND))
-        );
+        assert_eq!(redirect, FetchError::Reply(ReplyError::Redirect(StatusCode::FOUND)));
     }
 }

@@ -79,10 +79,9 @@ impl JsonTemplate {
             Self::Text(template) => vec![template],
             Self::Constant(_) => Vec::new(),
             Self::List(items) => items.iter().flat_map(Self::templates).collect(),
-            Self::Object(entries) => entries
-                .iter()
-                .flat_map(|(_, value)| value.templates())
-                .collect(),
+            Self::Object(entries) => {
+                entries.iter().flat_map(|(_, value)| value.templates()).collect()
+            }
         }
     }
 
@@ -140,10 +139,7 @@ fn render(
     }
     template
         .render(|name| {
-            values
-                .iter()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value.as_str())
+            values.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
         })
         .map_err(|error| FetchError::Request(error.to_string()))
 }
@@ -238,12 +234,7 @@ pub struct LoginSource {
 impl LoginSource {
     /// A source that logs in with `client`. `name` is the credential's, for the log.
     pub fn new(name: String, spec: LoginSpec, secrets: Arc<Secrets>, client: TokenClient) -> Self {
-        Self {
-            name,
-            spec,
-            secrets,
-            client,
-        }
+        Self { name, spec, secrets, client }
     }
 
     async fn exchange(

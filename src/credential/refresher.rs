@@ -16,7 +16,7 @@ use crate::clock::{Clock, Deadline};
 use crate::sign::BindError;
 
 /// Timers stand still while the machine sleeps, so both clocks are looked at this often.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
 /// Keeps one credential fresh until it is told to stop.
 pub struct Refresher<S, T, P>
@@ -101,9 +101,7 @@ where
         // Only a credential that still is one can be renewed.
         let now = self.clock.now();
         let current = current.filter(|credential| {
-            self.cache
-                .peek()
-                .is_some_and(|issued| issued.is_usable(now))
+            self.cache.peek().is_some_and(|issued| issued.is_usable(now))
                 && credential.expires.is_none_or(|end| !end.is_over(now))
         });
         let fetch = self.source.fetch(current);
@@ -120,15 +118,16 @@ where
         let guard = lifetime.map(usable_guard).unwrap_or_default();
         self.cache.publish(item, credential.expires, guard);
         let wait = lifetime.map(|lifetime| self.policy.renew_after(lifetime, fastrand::f64()));
-        match (lifetime, wait) {
-            (Some(lifetime), Some(wait)) => tracing::info!(
+        if let (Some(lifetime), Some(wait)) = (lifetime, wait) {
+            tracing::info!(
                 credential = %self.name,
                 lifetime_s = lifetime.as_secs(),
                 renewal_in_s = wait.as_secs(),
                 took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 "credential fetched"
-            ),
-            _ => tracing::info!(credential = %self.name, "credential fetched; it does not end"),
+            );
+        } else {
+            tracing::info!(credential = %self.name, "credential fetched; it does not end");
         }
         wait
     }
@@ -143,10 +142,7 @@ where
         } else {
             tracing::warn!(credential = %self.name, %error, usable, retry_in_s, "fetch failed");
         }
-        self.cache.publish_failure(Failure {
-            error,
-            retry_at: Instant::now() + wait,
-        });
+        self.cache.publish_failure(Failure { error, retry_at: Instant::now() + wait });
         wait
     }
 
@@ -161,14 +157,14 @@ where
             let slice = left.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
             tokio::select! {
                 () = tokio::time::sleep(slice) => {}
-                changed = self.secrets_changed.changed() => match changed {
-                    Ok(()) => return Wake::SecretsChanged,
-                    // Nobody watches the secrets any more: the program is ending.
-                    Err(_) => {
-                        self.stop.cancelled().await;
-                        return Wake::Stop;
+                changed = self.secrets_changed.changed() => {
+                    if changed.is_ok() {
+                        return Wake::SecretsChanged;
                     }
-                },
+                    // Nobody watches the secrets any more: the program is ending.
+                    self.stop.cancelled().await;
+                    return Wake::Stop;
+                }
                 // A request found nothing usable: rejected, or ended while the machine slept.
                 () = self.cache.demanded(), if !in_backoff => {
                     if !self.cache.is_ready() {

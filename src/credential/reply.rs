@@ -1,5 +1,7 @@
 //! What a token endpoint answered: JSON in, named values and a lifetime out. No I/O.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "kinds of values, of which a few matter here")]
+
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -12,7 +14,7 @@ use crate::secret::Secret;
 use crate::values::Values;
 
 /// The longest lifetime that is believed.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const LONGEST_LIFETIME: Duration = Duration::from_hours(87600);
 
 /// How to read a reply. Pointers are JSON pointers (RFC 6901).
 #[derive(Debug, Clone, Default)]
@@ -155,9 +157,7 @@ impl ReplySpec {
         let reply: Value = serde_json::from_slice(body).map_err(|_| ReplyError::NotJson)?;
         for condition in &self.success {
             if !condition.holds(&reply) {
-                return Err(FetchError::Refused(Refusal::Condition(
-                    condition.pointer.clone(),
-                )));
+                return Err(FetchError::Refused(Refusal::Condition(condition.pointer.clone())));
             }
         }
         let mut values = Values::default();
@@ -202,15 +202,9 @@ impl ReplySpec {
         let lifetime = Duration::try_from_secs_f64(milliseconds / 1000.0)
             .ok()
             .filter(|lifetime| !lifetime.is_zero() && *lifetime <= LONGEST_LIFETIME);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "saturates; it is only shown"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "saturates; it is only shown")]
         let seconds = (milliseconds / 1000.0) as i64;
-        lifetime.map(Some).ok_or(ReplyError::Lifetime {
-            pointer: pointer.to_owned(),
-            seconds,
-        })
+        lifetime.map(Some).ok_or(ReplyError::Lifetime { pointer: pointer.to_owned(), seconds })
     }
 }
 
@@ -248,10 +242,7 @@ fn number_at(reply: &Value, pointer: &str) -> Option<f64> {
     number.is_finite().then_some(number)
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "exact to a millisecond for 200,000 years"
-)]
+#[expect(clippy::cast_precision_loss, reason = "exact to a millisecond for 200,000 years")]
 fn to_f64(ms: i64) -> f64 {
     ms as f64
 }

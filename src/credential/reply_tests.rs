@@ -9,39 +9,24 @@ fn at(ms: u64) -> SystemTime {
 const NOW_MS: u64 = 1_700_000_000_000;
 
 fn read(spec: &ReplySpec, reply: &Value) -> Result<Credential, FetchError> {
-    let time = ReplyTime {
-        midpoint: at(NOW_MS),
-        date: None,
-    };
+    let time = ReplyTime { midpoint: at(NOW_MS), date: None };
     spec.read(reply.to_string().as_bytes(), time, &Clock::system())
 }
 
 fn twinzo() -> ReplySpec {
     ReplySpec {
         success: vec![
-            Condition {
-                pointer: "/Success".into(),
-                test: Test::Not(json!(false)),
-            },
-            Condition {
-                pointer: "/ErrorMessage".into(),
-                test: Test::Empty,
-            },
+            Condition { pointer: "/Success".into(), test: Test::Not(json!(false)) },
+            Condition { pointer: "/ErrorMessage".into(), test: Test::Empty },
         ],
-        values: vec![
-            ("token".into(), "/Token".into()),
-            ("client".into(), "/Client".into()),
-        ],
+        values: vec![("token".into(), "/Token".into()), ("client".into(), "/Client".into())],
         expires: Some(Expires::AtMs("/Expiration".into())),
         lifetime: None,
     }
 }
 
 fn expiring(expires: Expires) -> ReplySpec {
-    ReplySpec {
-        expires: Some(expires),
-        ..ReplySpec::default()
-    }
+    ReplySpec { expires: Some(expires), ..ReplySpec::default() }
 }
 
 fn lifetime_s(spec: &ReplySpec, reply: &Value) -> Result<u64, FetchError> {
@@ -61,10 +46,7 @@ fn a_twinzo_reply_yields_its_values_and_lifetime() {
 #[test]
 fn a_failure_inside_a_success_status_is_a_refusal_that_names_the_place_only() {
     let token = json!({"Client": "c", "Token": "t", "Expiration": NOW_MS + 1000});
-    for (key, value) in [
-        ("Success", json!(false)),
-        ("ErrorMessage", json!("canary: no")),
-    ] {
+    for (key, value) in [("Success", json!(false)), ("ErrorMessage", json!("canary: no"))] {
         let mut reply = token.clone();
         reply[key] = value;
         let refused = read(&twinzo(), &reply).unwrap_err();
@@ -80,34 +62,16 @@ fn a_failure_inside_a_success_status_is_a_refusal_that_names_the_place_only() {
 #[test]
 fn every_way_of_writing_an_end_of_life_is_read() {
     let in_s = expiring(Expires::InS("/expires_in".into()));
-    assert_eq!(
-        lifetime_s(&in_s, &json!({"expires_in": 3600})).unwrap(),
-        3600
-    );
-    assert_eq!(
-        lifetime_s(&in_s, &json!({"expires_in": "3600"})).unwrap(),
-        3600
-    );
-    assert_eq!(
-        lifetime_s(&in_s, &json!({"expires_in": 3600.5})).unwrap(),
-        3600
-    );
+    assert_eq!(lifetime_s(&in_s, &json!({"expires_in": 3600})).unwrap(), 3600);
+    assert_eq!(lifetime_s(&in_s, &json!({"expires_in": "3600"})).unwrap(), 3600);
+    assert_eq!(lifetime_s(&in_s, &json!({"expires_in": 3600.5})).unwrap(), 3600);
     let at_s = expiring(Expires::AtS("/e".into()));
-    assert_eq!(
-        lifetime_s(&at_s, &json!({"e": NOW_MS / 1000 + 60})).unwrap(),
-        60
-    );
+    assert_eq!(lifetime_s(&at_s, &json!({"e": NOW_MS / 1000 + 60})).unwrap(), 60);
     let rfc3339 = expiring(Expires::Rfc3339("/e".into()));
-    assert_eq!(
-        lifetime_s(&rfc3339, &json!({"e": "2023-11-15T00:13:20+01:00"})).unwrap(),
-        3600
-    );
+    assert_eq!(lifetime_s(&rfc3339, &json!({"e": "2023-11-15T00:13:20+01:00"})).unwrap(), 3600);
     let jwt = expiring(Expires::Jwt("/t".into()));
     let claims = URL_SAFE_NO_PAD.encode(json!({"exp": NOW_MS / 1000 + 90}).to_string());
-    assert_eq!(
-        lifetime_s(&jwt, &json!({"t": format!("e30.{claims}.sig")})).unwrap(),
-        90
-    );
+    assert_eq!(lifetime_s(&jwt, &json!({"t": format!("e30.{claims}.sig")})).unwrap(), 90);
 }
 
 #[test]
@@ -115,64 +79,37 @@ fn absurd_ends_of_life_are_errors() {
     let spec = expiring(Expires::InS("/expires_in".into()));
     for absurd in [json!(0), json!(-1), json!("-5"), json!(1e12), json!(1e300)] {
         let error = lifetime_s(&spec, &json!({"expires_in": absurd})).unwrap_err();
-        assert!(
-            matches!(error, FetchError::Reply(ReplyError::Lifetime { .. })),
-            "{absurd}"
-        );
+        assert!(matches!(error, FetchError::Reply(ReplyError::Lifetime { .. })), "{absurd}");
     }
-    for missing in [
-        json!({}),
-        json!({"expires_in": null}),
-        json!({"expires_in": "soon"}),
-    ] {
+    for missing in [json!({}), json!({"expires_in": null}), json!({"expires_in": "soon"})] {
         let error = lifetime_s(&spec, &missing).unwrap_err();
-        assert!(
-            matches!(error, FetchError::Reply(ReplyError::Expiry(_))),
-            "{missing}"
-        );
+        assert!(matches!(error, FetchError::Reply(ReplyError::Expiry(_))), "{missing}");
     }
 }
 
 #[test]
 fn a_configured_lifetime_stands_in_for_a_missing_one() {
     let lifetime = Some(Duration::from_secs(600));
-    let spec = ReplySpec {
-        lifetime,
-        ..expiring(Expires::InS("/expires_in".into()))
-    };
+    let spec = ReplySpec { lifetime, ..expiring(Expires::InS("/expires_in".into())) };
     assert_eq!(lifetime_s(&spec, &json!({})).unwrap(), 600);
-    assert_eq!(
-        lifetime_s(&spec, &json!({"expires_in": 5})).unwrap(),
-        5,
-        "the reply comes first"
-    );
+    assert_eq!(lifetime_s(&spec, &json!({"expires_in": 5})).unwrap(), 5, "the reply comes first");
 }
 
 #[test]
 fn absolute_times_are_read_by_the_clock_that_wrote_them() {
     let spec = expiring(Expires::AtMs("/e".into()));
     let hour_ahead = NOW_MS + 3_600_000;
-    let time = ReplyTime {
-        midpoint: at(NOW_MS),
-        date: Some(at(hour_ahead)),
-    };
+    let time = ReplyTime { midpoint: at(NOW_MS), date: Some(at(hour_ahead)) };
     let reply = json!({"e": hour_ahead + 60_000}).to_string();
     let credential = spec.read(reply.as_bytes(), time, &Clock::system()).unwrap();
-    assert_eq!(
-        credential.lifetime.unwrap().as_secs(),
-        59,
-        "half a second is added to Date"
-    );
+    assert_eq!(credential.lifetime.unwrap().as_secs(), 59, "half a second is added to Date");
     assert_eq!(credential.clock_skew_ms, Some(3_600_500));
 }
 
 #[test]
 fn empty_html_and_incomplete_replies_are_told_apart() {
     let spec = twinzo();
-    let time = ReplyTime {
-        midpoint: at(NOW_MS),
-        date: None,
-    };
+    let time = ReplyTime { midpoint: at(NOW_MS), date: None };
     let read = |body: &str| match spec.read(body.as_bytes(), time, &Clock::system()) {
         Err(FetchError::Reply(error)) => error,
         other => panic!("{other:?}"),

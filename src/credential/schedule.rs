@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::FetchError;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// The longest wait after a failure that is not a refusal.
 pub const MAX_BACKOFF: Duration = MINUTE;
 /// The longest `Retry-After` that is believed.
-pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 /// The wait after a refusal: accounts lock when a wrong password is tried again and again.
-pub const REFUSAL_PAUSE: Duration = Duration::from_secs(900);
+pub const REFUSAL_PAUSE: Duration = Duration::from_mins(15);
 
 /// A length of time, or a share of a credential's lifetime.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,32 +102,16 @@ mod tests {
     use http::StatusCode;
 
     fn window(policy: &RefreshPolicy, lifetime: u64) -> (u64, u64) {
-        let at = |random| {
-            policy
-                .renew_after(Duration::from_secs(lifetime), random)
-                .as_secs()
-        };
+        let at = |random| policy.renew_after(Duration::from_secs(lifetime), random).as_secs();
         (at(1.0), at(0.0))
     }
 
     #[test]
     fn renewal_falls_into_the_last_part_of_the_lifetime() {
         let policy = RefreshPolicy::default();
-        assert_eq!(
-            window(&policy, 86_400),
-            (69_120, 77_760),
-            "a day: 80 to 90 %"
-        );
-        assert_eq!(
-            window(&policy, 3_600),
-            (2_880, 3_240),
-            "an hour: 80 to 90 %"
-        );
-        assert_eq!(
-            window(&policy, 300),
-            (210, 240),
-            "five minutes: a minute is left"
-        );
+        assert_eq!(window(&policy, 86_400), (69_120, 77_760), "a day: 80 to 90 %");
+        assert_eq!(window(&policy, 3_600), (2_880, 3_240), "an hour: 80 to 90 %");
+        assert_eq!(window(&policy, 300), (210, 240), "five minutes: a minute is left");
         assert_eq!(window(&policy, 20), (13, 15), "short: a quarter is left");
     }
 
@@ -143,11 +127,8 @@ mod tests {
     #[test]
     fn a_configured_margin_is_kept_and_never_makes_a_tight_loop() {
         let margin = Some(Span::Duration(Duration::from_secs(100)));
-        let policy = RefreshPolicy {
-            margin,
-            jitter: Some(Span::Share(0.0)),
-            ..RefreshPolicy::default()
-        };
+        let policy =
+            RefreshPolicy { margin, jitter: Some(Span::Share(0.0)), ..RefreshPolicy::default() };
         assert_eq!(window(&policy, 1_000), (900, 900));
         assert_eq!(window(&policy, 40), (10, 10));
     }

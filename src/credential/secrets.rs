@@ -75,11 +75,7 @@ impl Secrets {
     /// With every secret that cannot be read, not only the first.
     pub async fn resolve(references: Vec<SecretRef>) -> Result<Self, Vec<SecretError>> {
         let (secrets, errors) = Self::resolve_or_stand_in(references).await;
-        if errors.is_empty() {
-            Ok(secrets)
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(secrets) } else { Err(errors) }
     }
 
     /// Reads what can be read, and puts a stand-in for the rest: for showing what would happen.
@@ -93,33 +89,18 @@ impl Secrets {
             let value = match read(&reference).await {
                 Ok(secret) => secret,
                 Err(reason) => {
-                    errors.push(SecretError {
-                        reference: reference.clone(),
-                        reason,
-                    });
+                    errors.push(SecretError { reference: reference.clone(), reason });
                     Secret::new("missing")
                 }
             };
-            cells.push(Cell {
-                reference,
-                value: ArcSwap::from_pointee(value),
-            });
+            cells.push(Cell { reference, value: ArcSwap::from_pointee(value) });
         }
-        (
-            Self {
-                cells,
-                changed: watch::Sender::new(0),
-            },
-            errors,
-        )
+        (Self { cells, changed: watch::Sender::new(0) }, errors)
     }
 
     /// The current value; `None` for a reference that was not resolved.
     pub fn get(&self, reference: &SecretRef) -> Option<Secret> {
-        let cell = self
-            .cells
-            .iter()
-            .find(|cell| cell.reference == *reference)?;
+        let cell = self.cells.iter().find(|cell| cell.reference == *reference)?;
         Some(Secret::clone(&cell.value.load()))
     }
 
@@ -195,11 +176,7 @@ impl Stamp {
         let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
         #[cfg(not(unix))]
         let inode = 0;
-        Some(Self {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-            inode,
-        })
+        Some(Self { modified: metadata.modified().ok(), length: metadata.len(), inode })
     }
 }
 
@@ -236,17 +213,13 @@ async fn read_file(path: &Path) -> Result<Vec<u8>, SecretReason> {
     let io = |error: std::io::Error| SecretReason::Io(error.kind());
     let file = tokio::fs::File::open(path).await.map_err(io)?;
     let mut stored = Vec::new();
-    file.take(MAX_SECRET + 1)
-        .read_to_end(&mut stored)
-        .await
-        .map_err(io)?;
+    file.take(MAX_SECRET + 1).read_to_end(&mut stored).await.map_err(io)?;
     within_limit(stored)
 }
 
 async fn run(command: &[String]) -> Result<Vec<u8>, SecretReason> {
-    let (program, arguments) = command
-        .split_first()
-        .ok_or_else(|| SecretReason::Command("is empty".to_owned()))?;
+    let (program, arguments) =
+        command.split_first().ok_or_else(|| SecretReason::Command("is empty".to_owned()))?;
     let mut child = tokio::process::Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -262,24 +235,19 @@ async fn run(command: &[String]) -> Result<Vec<u8>, SecretReason> {
         }
         child.wait().await
     });
-    match finished.await {
-        Ok(Ok(status)) if status.success() => within_limit(stored),
+    let finished = finished.await;
+    let stored = within_limit(stored)?;
+    match finished {
+        Ok(Ok(status)) if status.success() => Ok(stored),
         Ok(Ok(status)) => Err(SecretReason::Command(format!("failed: {status}"))),
         Ok(Err(error)) => Err(SecretReason::Command(format!("failed: {}", error.kind()))),
-        Err(_) => Err(SecretReason::Command(format!(
-            "took over {} s",
-            EXEC_TIMEOUT.as_secs()
-        ))),
+        Err(_) => Err(SecretReason::Command(format!("took over {} s", EXEC_TIMEOUT.as_secs()))),
     }
 }
 
 fn within_limit(stored: Vec<u8>) -> Result<Vec<u8>, SecretReason> {
     let length = u64::try_from(stored.len()).unwrap_or(u64::MAX);
-    if length > MAX_SECRET {
-        Err(SecretReason::TooLong)
-    } else {
-        Ok(stored)
-    }
+    if length > MAX_SECRET { Err(SecretReason::TooLong) } else { Ok(stored) }
 }
 
 #[cfg(test)]

@@ -13,13 +13,8 @@ async fn files_commands_and_values_are_read() {
     let path = directory.path().join("secret");
     std::fs::write(&path, "from-a-file\n").unwrap();
     assert_eq!(text_of(SecretRef::File(path)).await.unwrap(), "from-a-file");
-    let command = ["sh", "-c", "echo from-a-command"]
-        .map(String::from)
-        .to_vec();
-    assert_eq!(
-        text_of(SecretRef::Exec(command)).await.unwrap(),
-        "from-a-command"
-    );
+    let command = ["sh", "-c", "echo from-a-command"].map(String::from).to_vec();
+    assert_eq!(text_of(SecretRef::Exec(command)).await.unwrap(), "from-a-command");
     let value = SecretRef::Value(Secret::new("from-the-configuration"));
     assert_eq!(text_of(value).await.unwrap(), "from-the-configuration");
 }
@@ -34,10 +29,8 @@ async fn every_missing_secret_is_named_at_once() {
         SecretRef::Exec(vec!["true".into()]),
     ];
     let errors = Secrets::resolve(references).await.unwrap_err();
-    let texts: Vec<String> = errors
-        .iter()
-        .map(|error| format!("{}: {}", error.reference, error.reason))
-        .collect();
+    let texts: Vec<String> =
+        errors.iter().map(|error| format!("{}: {}", error.reference, error.reason)).collect();
     assert_eq!(
         texts,
         [
@@ -52,9 +45,7 @@ async fn every_missing_secret_is_named_at_once() {
 
 #[tokio::test]
 async fn an_oversized_secret_is_refused() {
-    let command = ["sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x"]
-        .map(String::from)
-        .to_vec();
+    let command = ["sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x"].map(String::from).to_vec();
     let error = text_of(SecretRef::Exec(command)).await.unwrap_err();
     assert!(error.contains("longer than 65536 bytes"), "{error}");
 }
@@ -90,9 +81,5 @@ async fn a_swapped_link_is_noticed_and_a_missing_file_keeps_the_last_value() {
     std::fs::remove_file(at("data")).unwrap();
     stop.cancel();
     watching.await.unwrap();
-    assert_eq!(
-        secrets.get(&reference).unwrap().expose(),
-        "third",
-        "the last value stays"
-    );
+    assert_eq!(secrets.get(&reference).unwrap().expose(), "third", "the last value stays");
 }

@@ -120,26 +120,15 @@ impl Api for Devo {
 
     fn open(&self, head: &Parts, now_ms: i64) -> Opened<Pending> {
         let Some(area) = area(head.uri.path()) else {
-            return Opened {
-                kind: Kind::Unknown,
-                keep: false,
-                pending: Pending(Route::Nothing),
-            };
+            return Opened { kind: Kind::Unknown, keep: false, pending: Pending(Route::Nothing) };
         };
         let is_query = area == Area::Query;
         let route = if is_query && head.method != Method::POST {
             Route::WrongMethod
         } else {
-            Route::Call(
-                area,
-                check::open(&self.options, area, &head.headers, now_ms),
-            )
+            Route::Call(area, check::open(&self.options, area, &head.headers, now_ms))
         };
-        Opened {
-            kind: Kind::Data,
-            keep: is_query,
-            pending: Pending(route),
-        }
+        Opened { kind: Kind::Data, keep: is_query, pending: Pending(route) }
     }
 
     fn absorb(pending: &mut Pending, chunk: &[u8]) {
@@ -202,8 +191,7 @@ impl Api for Devo {
 /// Which API a path belongs to.
 fn area(path: &str) -> Option<Area> {
     let under = |root: &str| {
-        path.strip_prefix(root)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     if under("/probio") {
         Some(Area::Provisioning)
@@ -233,9 +221,7 @@ fn error(status: StatusCode, code: u16, message: &str) -> Answer {
         code: u16,
         message: &'a str,
     }
-    let envelope = Envelope {
-        error: Body { code, message },
-    };
+    let envelope = Envelope { error: Body { code, message } };
     Answer::json(status, JSON, &envelope).refused(message.to_owned())
 }
 

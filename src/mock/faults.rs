@@ -41,11 +41,9 @@ pub enum SwitchError {
 impl fmt::Display for SwitchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownKey(key) => write!(
-                f,
-                "unknown key {key:?}; known keys: {}",
-                Switches::KEYS.join(", ")
-            ),
+            Self::UnknownKey(key) => {
+                write!(f, "unknown key {key:?}; known keys: {}", Switches::KEYS.join(", "))
+            }
             Self::BadValue { key, expected } => write!(f, "{key}: expected {expected}"),
         }
     }
@@ -163,9 +161,7 @@ impl Switches {
 
     /// The stand-in's time, in Unix milliseconds.
     pub fn now_ms(&self) -> i64 {
-        Timestamp::now()
-            .as_millisecond()
-            .saturating_add(self.clock_offset_ms())
+        Timestamp::now().as_millisecond().saturating_add(self.clock_offset_ms())
     }
 
     /// Whether a token can be exchanged for a new one.
@@ -213,9 +209,8 @@ impl Switches {
             match key.as_str() {
                 "body_limit" => next.body_limit = number(key, value)?,
                 "clock_offset_ms" => {
-                    next.clock_offset_ms = value
-                        .as_i64()
-                        .ok_or_else(|| bad(key, "milliseconds, a whole number"))?;
+                    next.clock_offset_ms =
+                        value.as_i64().ok_or_else(|| bad(key, "milliseconds, a whole number"))?;
                 }
                 "data_failure" => next.data.failure = failure(key, value)?,
                 "data_failure_times" => next.data.times = times(key, value)?,
@@ -313,16 +308,11 @@ pub(super) fn whole_ms(duration: Duration) -> i64 {
 }
 
 fn bad(key: &str, expected: &'static str) -> SwitchError {
-    SwitchError::BadValue {
-        key: key.to_owned(),
-        expected,
-    }
+    SwitchError::BadValue { key: key.to_owned(), expected }
 }
 
 fn number(key: &str, value: &Value) -> Result<u64, SwitchError> {
-    value
-        .as_u64()
-        .ok_or_else(|| bad(key, "a whole number from 0"))
+    value.as_u64().ok_or_else(|| bad(key, "a whole number from 0"))
 }
 
 fn times(key: &str, value: &Value) -> Result<Option<u64>, SwitchError> {
@@ -337,14 +327,10 @@ fn truth(key: &str, value: &Value) -> Result<bool, SwitchError> {
 }
 
 fn failure(key: &str, value: &Value) -> Result<Failure, SwitchError> {
-    value
-        .as_str()
-        .unwrap_or_default()
-        .parse()
-        .map_err(|error| match error {
-            SwitchError::BadValue { expected, .. } => bad(key, expected),
-            SwitchError::UnknownKey(_) => error,
-        })
+    value.as_str().unwrap_or_default().parse().map_err(|error| match error {
+        SwitchError::BadValue { expected, .. } => bad(key, expected),
+        SwitchError::UnknownKey(_) => error,
+    })
 }
 
 #[cfg(test)]
@@ -390,11 +376,9 @@ mod tests {
         let error = apply(&switches, json!({"token_lifetime_ms": 1, "zeal": 1})).unwrap_err();
         assert_eq!(error, SwitchError::UnknownKey("zeal".to_owned()));
         assert!(error.to_string().contains("token_lifetime_ms"));
-        let error = apply(
-            &switches,
-            json!({"data_failure": "server_error", "token_lifetime_ms": -1}),
-        )
-        .unwrap_err();
+        let error =
+            apply(&switches, json!({"data_failure": "server_error", "token_lifetime_ms": -1}))
+                .unwrap_err();
         assert!(error.to_string().starts_with("token_lifetime_ms"));
         assert_eq!(switches.token_lifetime(), Duration::from_secs(5));
         assert_eq!(switches.data_failure(), Failure::None);

@@ -149,10 +149,7 @@ impl Answer {
     ) -> Self {
         let mut answer = Self::empty(status);
         answer.body = body.into();
-        answer.field(
-            http::header::CONTENT_TYPE,
-            HeaderValue::from_static(content_type),
-        )
+        answer.field(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type))
     }
 
     /// An answer whose content is `value` as JSON, with the keys in the order in which `value` has
@@ -233,9 +230,7 @@ fn sole<'a>(fields: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Strin
 
 /// The path and query of a request target, byte for byte as received.
 fn target(head: &Parts) -> String {
-    head.uri
-        .path_and_query()
-        .map_or_else(|| head.uri.to_string(), ToString::to_string)
+    head.uri.path_and_query().map_or_else(|| head.uri.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]

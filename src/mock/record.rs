@@ -124,11 +124,7 @@ impl Recorder {
     ///
     /// `wanted` runs under the recorder's lock and must not call the recorder.
     pub fn count_where(&self, wanted: impl Fn(&Recorded) -> bool) -> usize {
-        self.lock()
-            .exchanges
-            .iter()
-            .filter(|recorded| wanted(recorded))
-            .count()
+        self.lock().exchanges.iter().filter(|recorded| wanted(recorded)).count()
     }
 
     /// Forgets every exchange and sets all counters to zero.
@@ -185,11 +181,7 @@ impl Recorder {
 
     /// Counts what an answer did.
     pub(super) fn count_answer(&self, answer: &Answer) {
-        let outcome = if answer.accepted {
-            &self.accepted
-        } else {
-            &self.refused
-        };
+        let outcome = if answer.accepted { &self.accepted } else { &self.refused };
         outcome.fetch_add(1, Relaxed);
         match answer.event {
             Event::None => {}
@@ -246,11 +238,8 @@ mod tests {
         for target in ["/a", "/b", "/c"] {
             recorder.keep(exchange(target));
         }
-        let targets: Vec<String> = recorder
-            .all()
-            .into_iter()
-            .map(|recorded| recorded.target)
-            .collect();
+        let targets: Vec<String> =
+            recorder.all().into_iter().map(|recorded| recorded.target).collect();
         assert_eq!(targets, ["/b", "/c"]);
         assert_eq!(recorder.last().unwrap().sequence, 3);
         assert_eq!(recorder.count_where(|recorded| recorded.target == "/c"), 1);
@@ -260,18 +249,11 @@ mod tests {
     fn clear_forgets_exchanges_and_counters_but_goes_on_numbering() {
         let recorder = Recorder::default();
         recorder.keep(exchange("/a"));
-        recorder.count_answer(
-            &Answer::empty(StatusCode::OK)
-                .accepted("")
-                .event(Event::Login),
-        );
+        recorder.count_answer(&Answer::empty(StatusCode::OK).accepted("").event(Event::Login));
         assert_eq!((recorder.logins(), recorder.accepted()), (1, 1));
 
         recorder.clear();
-        assert_eq!(
-            (recorder.count(), recorder.logins(), recorder.accepted()),
-            (0, 0, 0)
-        );
+        assert_eq!((recorder.count(), recorder.logins(), recorder.accepted()), (0, 0, 0));
 
         recorder.keep(exchange("/b"));
         assert_eq!(recorder.last().unwrap().sequence, 2);

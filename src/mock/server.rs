@@ -69,23 +69,13 @@ impl StandIn {
     pub async fn start(listen: SocketAddr, api: impl Api) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            api,
-            switches: Arc::default(),
-            recorder: Arc::default(),
-        });
+        let shared = Arc::new(Shared { api, switches: Arc::default(), recorder: Arc::default() });
         let switches = Arc::clone(&shared.switches);
         let recorder = Arc::clone(&shared.recorder);
         let stop = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, shared, Arc::clone(&stop)));
-        Ok(Self {
-            address,
-            switches,
-            recorder,
-            tasks,
-            stop,
-        })
+        Ok(Self { address, switches, recorder, tasks, stop })
     }
 
     /// The address listened on, with the port in use.
@@ -212,11 +202,7 @@ where
     A: Api,
     B: Body<Data = Bytes> + Unpin,
 {
-    let Shared {
-        api,
-        switches,
-        recorder,
-    } = shared;
+    let Shared { api, switches, recorder } = shared;
     let (head, body) = request.into_parts();
     if head.uri.path() == CONTROL_PATH {
         return finish(control(shared, &head, body).await, switches);
@@ -227,10 +213,8 @@ where
     if kind == Kind::Token {
         recorder.count_token_call();
     }
-    let limits = Limits {
-        total: switches.body_limit(),
-        kept: if opened.keep { KEPT_LIMIT } else { 0 },
-    };
+    let limits =
+        Limits { total: switches.body_limit(), kept: if opened.keep { KEPT_LIMIT } else { 0 } };
     let (content, flaw) = read(body, limits, |chunk| A::absorb(&mut pending, chunk)).await;
 
     let mut answer = if let Some(flaw) = flaw {
@@ -287,11 +271,9 @@ fn fail<A: Api>(api: &A, head: &Parts, failure: Failure) -> Answer {
                 None => answer,
             }
         }
-        Failure::ServerError => api.error(
-            head,
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "Something went wrong.",
-        ),
+        Failure::ServerError => {
+            api.error(head, StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong.")
+        }
         Failure::Garbage => {
             Answer::with_body(StatusCode::OK, "application/json", "{\"<html>: \u{fffd}")
         }

@@ -22,10 +22,7 @@ pub(super) fn request(
     fields: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Request<Full<Bytes>> {
-    let mut request = Request::builder()
-        .method(method)
-        .uri(target)
-        .header("host", "stand-in.test");
+    let mut request = Request::builder().method(method).uri(target).header("host", "stand-in.test");
     for (name, value) in fields {
         request = request.header(*name, value.as_bytes());
     }

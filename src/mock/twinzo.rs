@@ -72,10 +72,7 @@ impl Twinzo {
             branch_guid: options.branch_guid,
         };
         Self {
-            accounts: std::iter::once(main)
-                .chain(options.accounts)
-                .map(Arc::new)
-                .collect(),
+            accounts: std::iter::once(main).chain(options.accounts).map(Arc::new).collect(),
             api_key: ApiKey(options.api_key),
             tokens: Tokens::default(),
         }
@@ -126,9 +123,9 @@ impl Twinzo {
         verdict: &'static str,
     ) -> Answer {
         match self.tokens.issue(account, switches) {
-            Some(grant) => Answer::json(StatusCode::OK, JSON, &grant)
-                .accepted(verdict)
-                .event(event),
+            Some(grant) => {
+                Answer::json(StatusCode::OK, JSON, &grant).accepted(verdict).event(event)
+            }
             None => problem(head, Fault::Server, "No random numbers."),
         }
     }
@@ -153,10 +150,9 @@ impl Twinzo {
             Call::Records(records) => {
                 return records::answer(head, *records, &caller.account.login, content);
             }
-            Call::Devices => self
-                .devices(&caller.account)
-                .map(|(id, account)| device(id, account))
-                .collect(),
+            Call::Devices => {
+                self.devices(&caller.account).map(|(id, account)| device(id, account)).collect()
+            }
             Call::DeviceByLogin(login) => {
                 let mut devices = self.devices(&caller.account);
                 match devices.find(|(_, account)| account.login == *login) {
@@ -210,11 +206,7 @@ impl Api for Twinzo {
             ) => (Kind::Data, false),
             Find::WrongMethod(_) | Find::Nothing => (Kind::Unknown, false),
         };
-        Opened {
-            kind,
-            keep,
-            pending: Pending(find),
-        }
+        Opened { kind, keep, pending: Pending(find) }
     }
 
     fn absorb(_pending: &mut Pending, _chunk: &[u8]) {}

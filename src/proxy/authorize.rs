@@ -127,9 +127,7 @@ async fn sign(
         };
         let signable = signable(route, &request);
         let at = proxy.clock.wall();
-        let fields = signer
-            .sign(&signable, digest, at)
-            .map_err(ProxyError::Sign)?;
+        let fields = signer.sign(&signable, digest, at).map_err(ProxyError::Sign)?;
         apply(identity, fields, &mut request)?;
     }
     Ok(request)
@@ -145,18 +143,12 @@ async fn read_and_digest(
 ) -> Result<Option<ContentDigest>, ProxyError> {
     let begin = |request: &Unsigned| {
         let at = proxy.clock.wall();
-        signer
-            .digest(&signable(route, request), at)
-            .map_err(ProxyError::Sign)
+        signer.digest(&signable(route, request), at).map_err(ProxyError::Sign)
     };
     let held = match std::mem::replace(content, Content::Gone) {
         Content::Stream(incoming) => {
             // The length is known only now, and a signature may cover the field.
-            let mut early = if signer.digests_early() {
-                begin(request)?
-            } else {
-                None
-            };
+            let mut early = if signer.digests_early() { begin(request)? } else { None };
             let observe = |piece: &[u8]| {
                 if let Some(digest) = &mut early {
                     digest.update(piece);
@@ -164,9 +156,7 @@ async fn read_and_digest(
             };
             let limits = hold_limits(proxy, route);
             let held = Held::read(incoming, &limits, &proxy.budget, observe).await?;
-            request
-                .headers
-                .insert(CONTENT_LENGTH, HeaderValue::from(held.length()));
+            request.headers.insert(CONTENT_LENGTH, HeaderValue::from(held.length()));
             *content = Content::Held(held.clone());
             if early.is_some() {
                 return Ok(early);
@@ -174,9 +164,7 @@ async fn read_and_digest(
             held
         }
         Content::Held(held) => {
-            request
-                .headers
-                .insert(CONTENT_LENGTH, HeaderValue::from(held.length()));
+            request.headers.insert(CONTENT_LENGTH, HeaderValue::from(held.length()));
             *content = Content::Held(held.clone());
             held
         }
@@ -190,10 +178,7 @@ async fn read_and_digest(
     if let Some(digest) = &mut digest {
         let mut offset = 0;
         while offset < held.length() {
-            let piece = held
-                .piece(offset)
-                .await
-                .map_err(|e| ProxyError::Spool(e.kind()))?;
+            let piece = held.piece(offset).await.map_err(|e| ProxyError::Spool(e.kind()))?;
             if piece.is_empty() {
                 return Err(ProxyError::Spool(std::io::ErrorKind::UnexpectedEof));
             }
@@ -270,9 +255,7 @@ async fn send(
     *outgoing.uri_mut() = request.uri;
     *outgoing.headers_mut() = request.headers;
     *outgoing.version_mut() = Version::HTTP_11;
-    let response = pools
-        .send(&route.target, outgoing, &progress, timeouts.first_byte)
-        .await?;
+    let response = pools.send(&route.target, outgoing, &progress, timeouts.first_byte).await?;
     Ok((response, progress))
 }
 

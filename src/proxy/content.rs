@@ -88,11 +88,7 @@ pub struct RequestContent {
 enum Source {
     Empty,
     Memory(Bytes),
-    File {
-        held: Held,
-        offset: u64,
-        reading: Option<Reading>,
-    },
+    File { held: Held, offset: u64, reading: Option<Reading> },
     Stream(Box<Stream>),
 }
 
@@ -116,18 +112,12 @@ pub struct Copy {
 impl Copy {
     /// A copy of up to `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            kept: Mutex::new(Some(BytesMut::new())),
-        })
+        Arc::new(Self { limit, kept: Mutex::new(Some(BytesMut::new())) })
     }
 
     /// A copy that holds `bytes` already.
     pub fn of(bytes: Bytes) -> Arc<Self> {
-        Arc::new(Self {
-            limit: bytes.len(),
-            kept: Mutex::new(Some(bytes.into())),
-        })
+        Arc::new(Self { limit: bytes.len(), kept: Mutex::new(Some(bytes.into())) })
     }
 
     /// The content, if all of what passed was kept.
@@ -151,10 +141,7 @@ impl RequestContent {
     /// No content.
     pub fn empty(progress: Arc<Progress>) -> Self {
         progress.complete.store(true, Ordering::Relaxed);
-        Self {
-            source: Source::Empty,
-            progress,
-        }
+        Self { source: Source::Empty, progress }
     }
 
     /// Content that was held.
@@ -162,11 +149,7 @@ impl RequestContent {
         let source = match held.in_memory() {
             Some(bytes) if bytes.is_empty() => return Self::empty(progress),
             Some(bytes) => Source::Memory(bytes.clone()),
-            None => Source::File {
-                held,
-                offset: 0,
-                reading: None,
-            },
+            None => Source::File { held, offset: 0, reading: None },
         };
         Self { source, progress }
     }
@@ -176,10 +159,7 @@ impl RequestContent {
         if bytes.is_empty() {
             return Self::empty(progress);
         }
-        Self {
-            source: Source::Memory(bytes),
-            progress,
-        }
+        Self { source: Source::Memory(bytes), progress }
     }
 
     /// Content as it comes from the caller: at most `max_body` bytes, never silent for longer than
@@ -192,16 +172,8 @@ impl RequestContent {
         progress: Arc<Progress>,
     ) -> Self {
         let idle = IdleTimer::new(idle);
-        let stream = Stream {
-            incoming,
-            left: max_body,
-            idle,
-            copy,
-        };
-        Self {
-            source: Source::Stream(Box::new(stream)),
-            progress,
-        }
+        let stream = Stream { incoming, left: max_body, idle, copy };
+        Self { source: Source::Stream(Box::new(stream)), progress }
     }
 }
 
@@ -221,11 +193,7 @@ impl Body for RequestContent {
                 let bytes = std::mem::take(bytes);
                 (!bytes.is_empty()).then_some(Ok(bytes))
             }
-            Source::File {
-                held,
-                offset,
-                reading,
-            } => {
+            Source::File { held, offset, reading } => {
                 if *offset >= held.length() {
                     None
                 } else {
@@ -321,9 +289,7 @@ impl Stream {
 
 impl std::fmt::Debug for RequestContent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RequestContent")
-            .field("size", &self.size_hint())
-            .finish_non_exhaustive()
+        f.debug_struct("RequestContent").field("size", &self.size_hint()).finish_non_exhaustive()
     }
 }
 
@@ -344,10 +310,7 @@ impl IdleTimer {
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.limit;
-        self.sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)))
-            .as_mut()
-            .poll(cx)
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
     }
 }
 
@@ -360,11 +323,7 @@ pub struct ResponseContent<G> {
 
 enum Answer {
     Own(Option<Bytes>),
-    Upstream {
-        incoming: Incoming,
-        idle: IdleTimer,
-        deadline: Option<Pin<Box<Sleep>>>,
-    },
+    Upstream { incoming: Incoming, idle: IdleTimer, deadline: Option<Pin<Box<Sleep>>> },
 }
 
 /// What lasts as long as an exchange.
@@ -378,10 +337,7 @@ pub trait ExchangeGuard {
 impl<G> ResponseContent<G> {
     /// An answer of ours.
     pub fn own(bytes: Bytes, guard: G) -> Self {
-        Self {
-            source: Answer::Own(Some(bytes)),
-            guard,
-        }
+        Self { source: Answer::Own(Some(bytes)), guard }
     }
 
     /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`.
@@ -393,14 +349,7 @@ impl<G> ResponseContent<G> {
     ) -> Self {
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let idle = IdleTimer::new(idle);
-        Self {
-            source: Answer::Upstream {
-                incoming,
-                idle,
-                deadline,
-            },
-            guard,
-        }
+        Self { source: Answer::Upstream { incoming, idle, deadline }, guard }
     }
 }
 
@@ -415,11 +364,7 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
         let Self { source, guard } = self.get_mut();
         let frame = match source {
             Answer::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Answer::Upstream {
-                incoming,
-                idle,
-                deadline,
-            } => {
+            Answer::Upstream { incoming, idle, deadline } => {
                 if let Some(deadline) = deadline
                     && deadline.as_mut().poll(cx).is_ready()
                 {

@@ -52,12 +52,7 @@ impl Gate {
         target_bytes: usize,
         secrets: Arc<Secrets>,
     ) -> Self {
-        Self {
-            rules,
-            bound,
-            target_bytes,
-            secrets,
-        }
+        Self { rules, bound, target_bytes, secrets }
     }
 
     /// Lets a request pass, or says why not.
@@ -72,12 +67,8 @@ impl Gate {
     ) -> Result<Admitted, ProxyError> {
         if !self.rules.allow.is_empty() {
             let peer = ends.peer.map(|peer| peer.to_canonical());
-            let known = peer.is_some_and(|peer| {
-                self.rules
-                    .allow
-                    .iter()
-                    .any(|network| network.contains(&peer))
-            });
+            let known = peer
+                .is_some_and(|peer| self.rules.allow.iter().any(|network| network.contains(&peer)));
             if !known {
                 return Err(ProxyError::Peer);
             }
@@ -88,10 +79,7 @@ impl Gate {
         if !parts.uri.path().starts_with('/') {
             return Err(ProxyError::Malformed("the target is not a path"));
         }
-        let target = parts
-            .uri
-            .path_and_query()
-            .map_or("", http::uri::PathAndQuery::as_str);
+        let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         if target.len() > self.target_bytes {
             return Err(ProxyError::Target);
         }
@@ -128,10 +116,7 @@ impl Gate {
         if port.is_some() && bound_port.is_some() && port != bound_port {
             return false;
         }
-        let literal = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>();
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         match literal {
             Ok(address) => {
                 address.is_loopback()
@@ -148,11 +133,7 @@ impl Gate {
         let mut origins = parts.headers.get_all(ORIGIN).iter();
         if let Some(origin) = origins.next() {
             let listed = self.rules.origins.contains(origin) && origins.next().is_none();
-            return if listed {
-                Ok(())
-            } else {
-                Err(ProxyError::Origin)
-            };
+            return if listed { Ok(()) } else { Err(ProxyError::Origin) };
         }
         match parts.headers.get(SEC_FETCH_SITE) {
             Some(site) if site != "none" && site != "same-origin" => Err(ProxyError::Origin),
@@ -166,14 +147,9 @@ impl Gate {
         };
         let name = header.clone().unwrap_or(AUTHORIZATION);
         let mut values = parts.headers.get_all(&name).iter();
-        let presented = values
-            .next()
-            .ok_or(ProxyError::CallerTokenMissing)?
-            .as_bytes();
+        let presented = values.next().ok_or(ProxyError::CallerTokenMissing)?.as_bytes();
         if values.next().is_some() {
-            return Err(ProxyError::Malformed(
-                "the caller token is there more than once",
-            ));
+            return Err(ProxyError::Malformed("the caller token is there more than once"));
         }
         let presented = if header.is_none() {
             let (scheme, token) = presented.split_at_checked(7).unwrap_or_default();
@@ -209,9 +185,7 @@ fn authority(parts: &Parts) -> Result<Option<Authority>, ProxyError> {
     }
     let authority = match (parts.uri.authority(), field) {
         (Some(target), Some(field)) if !target.as_str().eq_ignore_ascii_case(field.as_str()) => {
-            return Err(ProxyError::Malformed(
-                "the target and the Host field disagree",
-            ));
+            return Err(ProxyError::Malformed("the target and the Host field disagree"));
         }
         (Some(target), _) => target.clone(),
         (None, Some(field)) => field,

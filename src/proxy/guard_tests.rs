@@ -5,18 +5,9 @@ use crate::secret::Secret;
 use http::Request;
 
 async fn gate(rules: AccessRules) -> Gate {
-    let references = rules
-        .caller_token
-        .iter()
-        .map(|token| token.secret.clone())
-        .collect();
+    let references = rules.caller_token.iter().map(|token| token.secret.clone()).collect();
     let secrets = Arc::new(Secrets::resolve(references).await.unwrap());
-    Gate::new(
-        rules,
-        Some("127.0.0.1:8080".parse().unwrap()),
-        8192,
-        secrets,
-    )
+    Gate::new(rules, Some("127.0.0.1:8080".parse().unwrap()), 8192, secrets)
 }
 
 fn table() -> RouteTable {
@@ -52,28 +43,13 @@ async fn word(rules: AccessRules, parts: &Parts) -> &'static str {
 
 #[tokio::test]
 async fn only_the_listeners_own_names_are_accepted() {
-    let accepted = [
-        "127.0.0.1:8080",
-        "127.0.0.1",
-        "localhost:8080",
-        "LOCALHOST",
-        "[::1]:8080",
-    ];
+    let accepted = ["127.0.0.1:8080", "127.0.0.1", "localhost:8080", "LOCALHOST", "[::1]:8080"];
     for host in accepted {
         let parts = request("/", &[("host", host)]);
-        assert_eq!(
-            word(AccessRules::default(), &parts).await,
-            "admitted",
-            "{host}"
-        );
+        assert_eq!(word(AccessRules::default(), &parts).await, "admitted", "{host}");
     }
-    let refused = [
-        "evil.test:8080",
-        "evil.test",
-        "127.0.0.1.evil.test",
-        "10.0.0.1",
-        "localhost:9090",
-    ];
+    let refused =
+        ["evil.test:8080", "evil.test", "127.0.0.1.evil.test", "10.0.0.1", "localhost:9090"];
     for host in refused {
         let parts = request("/", &[("host", host)]);
         assert_eq!(word(AccessRules::default(), &parts).await, "host", "{host}");
@@ -83,10 +59,7 @@ async fn only_the_listeners_own_names_are_accepted() {
 #[tokio::test]
 async fn configured_names_and_hosts_of_routes_are_accepted() {
     let hosts = vec!["gateway.test".to_owned(), "mapped:9090".to_owned()];
-    let rules = AccessRules {
-        hosts,
-        ..AccessRules::default()
-    };
+    let rules = AccessRules { hosts, ..AccessRules::default() };
     for (host, expected) in [
         ("gateway.test", "admitted"),
         ("Gateway.test:8080", "admitted"),
@@ -98,17 +71,9 @@ async fn configured_names_and_hosts_of_routes_are_accepted() {
         assert_eq!(word(rules.clone(), &parts).await, expected, "{host}");
     }
     let parts = request("http://api.example.com/x", &[("host", "api.example.com")]);
-    assert_eq!(
-        word(rules.clone(), &parts).await,
-        "admitted",
-        "absolute form"
-    );
+    assert_eq!(word(rules.clone(), &parts).await, "admitted", "absolute form");
     let parts = request("http://evil.test/x", &[]);
-    assert_eq!(
-        word(rules, &parts).await,
-        "host",
-        "absolute form of somebody else"
-    );
+    assert_eq!(word(rules, &parts).await, "host", "absolute form of somebody else");
 }
 
 #[tokio::test]
@@ -125,36 +90,20 @@ async fn a_request_addresses_exactly_one_host() {
     ] {
         let fields: Vec<(&str, &str)> = hosts.iter().map(|host| ("host", *host)).collect();
         let parts = request(target, &fields);
-        assert_eq!(
-            word(AccessRules::default(), &parts).await,
-            "malformed",
-            "{hosts:?}"
-        );
+        assert_eq!(word(AccessRules::default(), &parts).await, "malformed", "{hosts:?}");
     }
 }
 
 #[tokio::test]
 async fn web_pages_are_refused_unless_their_origin_is_listed() {
     let origins = vec!["http://localhost:3000".parse().unwrap()];
-    let rules = AccessRules {
-        origins,
-        ..AccessRules::default()
-    };
+    let rules = AccessRules { origins, ..AccessRules::default() };
     let cases: &[(&[(&str, &str)], &str)] = &[
         (&[("origin", "http://localhost:3000")], "admitted"),
-        (
-            &[
-                ("origin", "http://localhost:3000"),
-                ("sec-fetch-site", "cross-site"),
-            ],
-            "admitted",
-        ),
+        (&[("origin", "http://localhost:3000"), ("sec-fetch-site", "cross-site")], "admitted"),
         (&[("origin", "http://evil.test")], "origin"),
         (&[("origin", "null")], "origin"),
-        (
-            &[("origin", "http://localhost:3000"), ("origin", "null")],
-            "origin",
-        ),
+        (&[("origin", "http://localhost:3000"), ("origin", "null")], "origin"),
         (&[("sec-fetch-site", "cross-site")], "origin"),
         (&[("sec-fetch-site", "same-site")], "origin"),
         (&[("sec-fetch-site", "none")], "admitted"),
@@ -169,28 +118,16 @@ async fn web_pages_are_refused_unless_their_origin_is_listed() {
 
 #[tokio::test]
 async fn peers_are_judged_by_their_socket_and_nothing_they_say() {
-    let rules = AccessRules {
-        allow: vec!["10.1.0.0/16".parse().unwrap()],
-        ..AccessRules::default()
-    };
+    let rules =
+        AccessRules { allow: vec!["10.1.0.0/16".parse().unwrap()], ..AccessRules::default() };
     let gate = gate(rules).await;
-    let parts = request(
-        "/",
-        &[("host", "localhost"), ("x-forwarded-for", "10.1.0.1")],
-    );
+    let parts = request("/", &[("host", "localhost"), ("x-forwarded-for", "10.1.0.1")]);
     let from = |peer: &str| {
-        let ends = Ends {
-            peer: Some(peer.parse().unwrap()),
-            local: LOOPBACK.local,
-        };
-        gate.admit(&parts, ends, &table())
-            .map_err(|error| error.verdict().word)
+        let ends = Ends { peer: Some(peer.parse().unwrap()), local: LOOPBACK.local };
+        gate.admit(&parts, ends, &table()).map_err(|error| error.verdict().word)
     };
     assert!(from("10.1.2.3").is_ok());
-    assert!(
-        from("::ffff:10.1.2.3").is_ok(),
-        "the same address in IPv6 clothes"
-    );
+    assert!(from("::ffff:10.1.2.3").is_ok(), "the same address in IPv6 clothes");
     assert_eq!(from("10.2.0.1").unwrap_err(), "peer");
 }
 
@@ -209,29 +146,13 @@ async fn a_caller_token_is_asked_for_compared_and_marked_for_removal() {
         (&[("authorization", "Bearer open-sesame")], "admitted"),
         (&[("authorization", "bearer open-sesame")], "admitted"),
         (&[("authorization", "Bearer wrong")], "caller-token"),
-        (
-            &[("authorization", "Basic b3Blbg==")],
-            "caller-token-missing",
-        ),
-        (
-            &[
-                ("authorization", "Bearer open-sesame"),
-                ("authorization", "x"),
-            ],
-            "malformed",
-        ),
+        (&[("authorization", "Basic b3Blbg==")], "caller-token-missing"),
+        (&[("authorization", "Bearer open-sesame"), ("authorization", "x")], "malformed"),
     ] {
-        assert_eq!(
-            word(token(None), &with(fields)).await,
-            expected,
-            "{fields:?}"
-        );
+        assert_eq!(word(token(None), &with(fields)).await, expected, "{fields:?}");
     }
     let parts = with(&[("x-gate", "open-sesame")]);
-    let admitted = gate(token(Some("x-gate")))
-        .await
-        .admit(&parts, LOOPBACK, &table())
-        .unwrap();
+    let admitted = gate(token(Some("x-gate"))).await.admit(&parts, LOOPBACK, &table()).unwrap();
     assert_eq!(admitted.token_field, Some("x-gate".parse().unwrap()));
 }
 
@@ -239,10 +160,7 @@ async fn a_caller_token_is_asked_for_compared_and_marked_for_removal() {
 async fn odd_methods_targets_and_expectations_are_refused() {
     let mut parts = request("/", &[("host", "localhost")]);
     parts.method = Method::TRACE;
-    assert_eq!(
-        word(AccessRules::default(), &parts).await,
-        "never-forwarded"
-    );
+    assert_eq!(word(AccessRules::default(), &parts).await, "never-forwarded");
     parts.method = Method::OPTIONS;
     parts.uri = "*".parse().unwrap();
     assert_eq!(word(AccessRules::default(), &parts).await, "malformed");

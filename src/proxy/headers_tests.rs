@@ -66,14 +66,8 @@ fn owned_fields_forwarding_fields_and_twins_are_removed() {
 #[test]
 fn a_request_that_came_through_before_is_recognised_among_others() {
     let ours = HeaderValue::from_static("1.1 countersign-01234567");
-    assert!(came_through(
-        &map(&[("via", "1.0 a, 1.1 countersign-01234567 ,1.1 b")]),
-        &ours
-    ));
-    assert!(!came_through(
-        &map(&[("via", "1.1 countersign-76543210")]),
-        &ours
-    ));
+    assert!(came_through(&map(&[("via", "1.0 a, 1.1 countersign-01234567 ,1.1 b")]), &ours));
+    assert!(!came_through(&map(&[("via", "1.1 countersign-76543210")]), &ours));
     assert!(!came_through(&HeaderMap::new(), &ours));
 }
 

@@ -29,10 +29,7 @@ pub struct Budget {
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            used: AtomicUsize::new(0),
-        })
+        Arc::new(Self { limit, used: AtomicUsize::new(0) })
     }
 
     /// Bytes in use.
@@ -108,10 +105,7 @@ impl Held {
         if expected.is_some_and(|length| length > limits.max_body) {
             return Err(ProxyError::ContentTooLarge);
         }
-        let mut share = Share {
-            budget: Arc::clone(budget),
-            bytes: 0,
-        };
+        let mut share = Share { budget: Arc::clone(budget), bytes: 0 };
         let mut spool: Option<Arc<File>> = None;
         let mut memory = BytesMut::new();
         let mut length: u64 = 0;
@@ -146,12 +140,11 @@ impl Held {
             memory.extend_from_slice(&piece);
             let too_large = memory.len() > limits.memory;
             if too_large || (spool.is_some() && memory.len() >= FILE_PIECE) {
-                let file = match &spool {
-                    Some(file) => Arc::clone(file),
-                    None => {
-                        let file = Arc::new(create(limits.directory.clone()).await?);
-                        spool.insert(file).clone()
-                    }
+                let file = if let Some(file) = &spool {
+                    Arc::clone(file)
+                } else {
+                    let file = Arc::new(create(limits.directory.clone()).await?);
+                    spool.insert(file).clone()
                 };
                 let piece = memory.split().freeze();
                 written += u64::try_from(piece.len()).unwrap_or(u64::MAX);
@@ -167,26 +160,13 @@ impl Held {
             share.give_back();
         }
         debug_assert!(written <= length, "no more is written than came");
-        Ok(Self {
-            memory: memory.freeze(),
-            file: spool,
-            length,
-            _share: Arc::new(share),
-        })
+        Ok(Self { memory: memory.freeze(), file: spool, length, _share: Arc::new(share) })
     }
 
     /// Nothing.
     pub fn empty() -> Self {
-        let share = Share {
-            budget: Budget::new(0),
-            bytes: 0,
-        };
-        Self {
-            memory: Bytes::new(),
-            file: None,
-            length: 0,
-            _share: Arc::new(share),
-        }
+        let share = Share { budget: Budget::new(0), bytes: 0 };
+        Self { memory: Bytes::new(), file: None, length: 0, _share: Arc::new(share) }
     }
 
     /// Its length, in bytes.
@@ -227,19 +207,13 @@ async fn create(directory: Option<PathBuf>) -> Result<File, ProxyError> {
         Some(directory) => tempfile::tempfile_in(directory),
         None => tempfile::tempfile(),
     });
-    created
-        .await
-        .map_err(|_| ProxyError::Internal)?
-        .map_err(|error| storage(&error))
+    created.await.map_err(|_| ProxyError::Internal)?.map_err(|error| storage(&error))
 }
 
 async fn append(file: Arc<File>, piece: Bytes) -> Result<(), ProxyError> {
     use std::io::Write as _;
     let appended = tokio::task::spawn_blocking(move || (&*file).write_all(&piece));
-    appended
-        .await
-        .map_err(|_| ProxyError::Internal)?
-        .map_err(|error| storage(&error))
+    appended.await.map_err(|_| ProxyError::Internal)?.map_err(|error| storage(&error))
 }
 
 pub(super) async fn read_piece(file: Arc<File>, offset: u64) -> io::Result<Bytes> {

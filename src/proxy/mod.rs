@@ -86,9 +86,7 @@ impl Route {
         for identity in &identities {
             strip.extend(&identity.owned);
         }
-        let sets_authorization = identities
-            .iter()
-            .any(|identity| identity.sets_authorization);
+        let sets_authorization = identities.iter().any(|identity| identity.sets_authorization);
         if config.keep_caller_authorization && !sets_authorization {
             strip.remove(&http::header::AUTHORIZATION);
         }
@@ -178,10 +176,7 @@ impl Proxy {
                 }
                 exchange.status(verdict.status.as_u16(), verdict.word);
                 let (head, body) = error.response().into_parts();
-                let bytes = body
-                    .collect()
-                    .await
-                    .map(http_body_util::Collected::to_bytes);
+                let bytes = body.collect().await.map(http_body_util::Collected::to_bytes);
                 Response::from_parts(
                     head,
                     ResponseContent::own(bytes.unwrap_or_default(), exchange),
@@ -223,17 +218,13 @@ impl Proxy {
         for (name, value) in &route.config.set {
             head.headers.insert(name.clone(), value.clone());
         }
-        let unsigned = Unsigned {
-            method: head.method,
-            uri,
-            headers: head.headers,
-        };
+        let unsigned = Unsigned { method: head.method, uri, headers: head.headers };
         let sent = authorize(self, pools, &route, unsigned, incoming);
         let response = match route.config.timeouts.total {
             None => sent.await?,
-            Some(total) => tokio::time::timeout(total, sent)
-                .await
-                .map_err(|_| ProxyError::Total)??,
+            Some(total) => {
+                tokio::time::timeout(total, sent).await.map_err(|_| ProxyError::Total)??
+            }
         };
         Ok((response, route))
     }
@@ -258,10 +249,7 @@ pub fn find(
     let index = match found {
         Found::Route(index) => index,
         Found::OtherMethods(index) => {
-            let methods = snapshot
-                .routes
-                .get(index)
-                .map(|route| &route.config.methods);
+            let methods = snapshot.routes.get(index).map(|route| &route.config.methods);
             let names: Vec<&str> = methods.into_iter().flatten().map(Method::as_str).collect();
             return Err(ProxyError::Method(names.join(", ")));
         }
@@ -271,11 +259,7 @@ pub fn find(
     for path in [written, &*read] {
         let rest = path.get(route.config.prefix.len()..).unwrap_or_default();
         let base = &route.config.upstream.base;
-        let denied = route
-            .config
-            .deny
-            .iter()
-            .any(|pattern| pattern.covers("", path))
+        let denied = route.config.deny.iter().any(|pattern| pattern.covers("", path))
             || route
                 .identities
                 .iter()
@@ -320,12 +304,7 @@ impl Exchange {
                 reason: "",
             })
         });
-        Self {
-            in_flight: Arc::clone(in_flight),
-            started: Instant::now(),
-            route: None,
-            line,
-        }
+        Self { in_flight: Arc::clone(in_flight), started: Instant::now(), route: None, line }
     }
 
     fn found(&mut self, route: &Arc<Route>) {

@@ -82,9 +82,7 @@ fn decode(bytes: &[u8], strict: bool) -> Result<Option<Vec<u8>>, AmbiguousPath> 
         let digits = after.first_chunk::<2>().and_then(|pair| {
             let text = std::str::from_utf8(pair).ok()?;
             let hexadecimal = text.bytes().all(|b| b.is_ascii_hexdigit());
-            hexadecimal
-                .then(|| u8::from_str_radix(text, 16).ok())
-                .flatten()
+            hexadecimal.then(|| u8::from_str_radix(text, 16).ok()).flatten()
         });
         match (first, digits) {
             (b'%', Some(byte)) => {
@@ -112,17 +110,11 @@ impl DenyPattern {
     /// True if the path `base` + `rest` is covered: the pattern's segments are its first ones.
     pub fn covers(&self, base: &str, rest: &str) -> bool {
         let Self(pattern) = self;
-        let mut segments = base
-            .split('/')
-            .chain(rest.split('/'))
-            .filter(|one| !one.is_empty());
-        pattern
-            .iter()
-            .filter(|one| !one.is_empty())
-            .all(|wanted| match segments.next() {
-                Some(segment) => wanted == "*" || segment.eq_ignore_ascii_case(wanted),
-                None => false,
-            })
+        let mut segments = base.split('/').chain(rest.split('/')).filter(|one| !one.is_empty());
+        pattern.iter().filter(|one| !one.is_empty()).all(|wanted| match segments.next() {
+            Some(segment) => wanted == "*" || segment.eq_ignore_ascii_case(wanted),
+            None => false,
+        })
     }
 }
 
@@ -132,13 +124,7 @@ mod tests {
 
     #[test]
     fn ordinary_paths_are_read_as_they_are_without_copying() {
-        for path in [
-            "/",
-            "/v3/localization",
-            "/domain/child@parent",
-            "/a:b/c~d/$x,+=",
-            "/a/b/",
-        ] {
+        for path in ["/", "/v3/localization", "/domain/child@parent", "/a:b/c~d/$x,+=", "/a/b/"] {
             assert!(matches!(generous_reading(path), Ok(Cow::Borrowed(same)) if same == path));
         }
     }

@@ -121,80 +121,47 @@ pub struct Verdict {
 
 impl ProxyError {
     /// The one table of answers.
+    #[expect(clippy::too_many_lines, reason = "one table, read as a whole")]
     pub fn verdict(&self) -> Verdict {
         use StatusCode as S;
-        let verdict = |status, word, title, error| Verdict {
-            status,
-            word,
-            title,
-            error,
-        };
+        let verdict = |status, word, title, error| Verdict { status, word, title, error };
         let denied = "http_request_denied";
         let invalid = "http_request_error";
         match self {
-            Self::NoRoute => verdict(
-                S::NOT_FOUND,
-                "no-route",
-                "No route",
-                "destination_not_found",
-            ),
-            Self::Method(_) => verdict(
-                S::METHOD_NOT_ALLOWED,
-                "method",
-                "Method not allowed",
-                denied,
-            ),
-            Self::NeverForwarded => verdict(
-                S::METHOD_NOT_ALLOWED,
-                "never-forwarded",
-                "Method not allowed",
-                denied,
-            ),
+            Self::NoRoute => verdict(S::NOT_FOUND, "no-route", "No route", "destination_not_found"),
+            Self::Method(_) => {
+                verdict(S::METHOD_NOT_ALLOWED, "method", "Method not allowed", denied)
+            }
+            Self::NeverForwarded => {
+                verdict(S::METHOD_NOT_ALLOWED, "never-forwarded", "Method not allowed", denied)
+            }
             Self::Host => verdict(S::MISDIRECTED_REQUEST, "host", "Host not accepted", denied),
             Self::Origin => verdict(S::FORBIDDEN, "origin", "Origin not accepted", denied),
             Self::Peer => verdict(S::FORBIDDEN, "peer", "Address not accepted", denied),
-            Self::CallerTokenMissing => verdict(
-                S::UNAUTHORIZED,
-                "caller-token-missing",
-                "Caller token missing",
-                denied,
-            ),
-            Self::CallerToken => verdict(
-                S::FORBIDDEN,
-                "caller-token",
-                "Caller token not accepted",
-                denied,
-            ),
+            Self::CallerTokenMissing => {
+                verdict(S::UNAUTHORIZED, "caller-token-missing", "Caller token missing", denied)
+            }
+            Self::CallerToken => {
+                verdict(S::FORBIDDEN, "caller-token", "Caller token not accepted", denied)
+            }
             Self::Denied => verdict(S::FORBIDDEN, "denied", "Path not open to callers", denied),
             Self::Malformed(_) => {
                 verdict(S::BAD_REQUEST, "malformed", "Malformed request", invalid)
             }
             Self::Path(_) => verdict(S::BAD_REQUEST, "path", "Ambiguous path", invalid),
-            Self::Expectation => verdict(
-                S::EXPECTATION_FAILED,
-                "expectation",
-                "Expectation failed",
-                invalid,
-            ),
+            Self::Expectation => {
+                verdict(S::EXPECTATION_FAILED, "expectation", "Expectation failed", invalid)
+            }
             Self::Target => verdict(S::URI_TOO_LONG, "target", "Target too long", invalid),
-            Self::ContentTooLarge => verdict(
-                S::PAYLOAD_TOO_LARGE,
-                "content-too-large",
-                "Content too large",
-                invalid,
-            ),
-            Self::ContentTimeout => verdict(
-                S::REQUEST_TIMEOUT,
-                "content-timeout",
-                "Content timeout",
-                invalid,
-            ),
-            Self::ContentAborted => verdict(
-                S::BAD_REQUEST,
-                "content-aborted",
-                "Content broke off",
-                invalid,
-            ),
+            Self::ContentTooLarge => {
+                verdict(S::PAYLOAD_TOO_LARGE, "content-too-large", "Content too large", invalid)
+            }
+            Self::ContentTimeout => {
+                verdict(S::REQUEST_TIMEOUT, "content-timeout", "Content timeout", invalid)
+            }
+            Self::ContentAborted => {
+                verdict(S::BAD_REQUEST, "content-aborted", "Content broke off", invalid)
+            }
             Self::Spool(_) => verdict(
                 S::INSUFFICIENT_STORAGE,
                 "spool",
@@ -213,12 +180,7 @@ impl ProxyError {
                 "Too many requests in flight",
                 "connection_limit_reached",
             ),
-            Self::Loop => verdict(
-                S::LOOP_DETECTED,
-                "loop",
-                "Loop detected",
-                "proxy_loop_detected",
-            ),
+            Self::Loop => verdict(S::LOOP_DETECTED, "loop", "Loop detected", "proxy_loop_detected"),
             Self::Credential(Unavailable::Failed { error, .. }) if error.is_refusal() => verdict(
                 S::BAD_GATEWAY,
                 "credential-refused",
@@ -268,14 +230,12 @@ impl ProxyError {
 
     /// How long to wait before trying again, where that is known.
     fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Busy | Self::Memory => Some(Duration::from_secs(1)),
-            Self::Credential(Unavailable::Failed { retry_in, error }) if !error.is_refusal() => {
-                Some(*retry_in)
-            }
-            Self::Credential(Unavailable::Waiting(_)) => Some(Duration::from_secs(1)),
-            _ => None,
+        if let Self::Credential(Unavailable::Failed { retry_in, error }) = self {
+            return (!error.is_refusal()).then_some(*retry_in);
         }
+        let soon =
+            matches!(self, Self::Busy | Self::Memory | Self::Credential(Unavailable::Waiting(_)));
+        soon.then_some(Duration::from_secs(1))
     }
 
     /// The answer.
@@ -290,37 +250,22 @@ impl ProxyError {
         let mut response = Response::new(Full::new(Bytes::from(problem.to_string())));
         *response.status_mut() = verdict.status;
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        let status = format!(
-            "countersign; error={}; details=\"{}\"",
-            verdict.error, verdict.word
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let status = format!("countersign; error={}; details=\"{}\"", verdict.error, verdict.word);
         if let Ok(status) = HeaderValue::try_from(status) {
             headers.insert(PROXY_STATUS, status);
         }
         if let Some(wait) = self.retry_after() {
             // Rounded up: coming back early would only be told to wait again.
-            headers.insert(
-                RETRY_AFTER,
-                HeaderValue::from(wait.as_millis().div_ceil(1000).max(1) as u64),
-            );
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-        match self {
-            Self::Method(allow) => {
-                headers.extend(
-                    HeaderValue::try_from(allow)
-                        .map(|allow| (ALLOW, allow))
-                        .ok(),
-                );
-            }
-            Self::CallerTokenMissing => {
-                let challenge = HeaderValue::from_static("Bearer realm=\"countersign\"");
-                headers.insert(WWW_AUTHENTICATE, challenge);
-            }
-            _ => {}
+        if let Self::Method(allow) = self {
+            headers.extend(HeaderValue::try_from(allow).map(|allow| (ALLOW, allow)).ok());
+        }
+        if let Self::CallerTokenMissing = self {
+            let challenge = HeaderValue::from_static("Bearer realm=\"countersign\"");
+            headers.insert(WWW_AUTHENTICATE, challenge);
         }
         response
     }
@@ -328,12 +273,9 @@ impl ProxyError {
 
 fn dial_verdict(error: &DialError) -> Verdict {
     let (status, word, title, error) = match error {
-        DialError::Name => (
-            StatusCode::BAD_GATEWAY,
-            "upstream-name",
-            "Upstream unknown",
-            "dns_error",
-        ),
+        DialError::Name => {
+            (StatusCode::BAD_GATEWAY, "upstream-name", "Upstream unknown", "dns_error")
+        }
         DialError::Refused => (
             StatusCode::BAD_GATEWAY,
             "upstream-refused",
@@ -358,17 +300,9 @@ fn dial_verdict(error: &DialError) -> Verdict {
             "Upstream certificate not accepted",
             "tls_certificate_error",
         ),
-        DialError::Handshake(_) => (
-            StatusCode::BAD_GATEWAY,
-            "upstream-tls",
-            "Upstream TLS failure",
-            "tls_protocol_error",
-        ),
+        DialError::Handshake(_) => {
+            (StatusCode::BAD_GATEWAY, "upstream-tls", "Upstream TLS failure", "tls_protocol_error")
+        }
     };
-    Verdict {
-        status,
-        word,
-        title,
-        error,
-    }
+    Verdict { status, word, title, error }
 }

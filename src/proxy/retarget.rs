@@ -42,10 +42,7 @@ pub fn replace_query(uri: &Uri, owned: &[String], pairs: &str) -> Option<Uri> {
         let name = percent_encoding::percent_decode_str(&name).decode_utf8_lossy();
         !owned.iter().any(|owned| *owned == name)
     });
-    for pair in kept
-        .chain(std::iter::once(pairs))
-        .filter(|pair| !pair.is_empty())
-    {
+    for pair in kept.chain(std::iter::once(pairs)).filter(|pair| !pair.is_empty()) {
         target.push(separator);
         target.push_str(pair);
         separator = '&';
@@ -84,64 +81,32 @@ mod tests {
     }
 
     fn target(prefix: &str, url: &str, target: &str) -> String {
-        retarget(&target.parse().unwrap(), prefix.len(), &upstream(url))
-            .unwrap()
-            .to_string()
+        retarget(&target.parse().unwrap(), prefix.len(), &upstream(url)).unwrap().to_string()
     }
 
     #[test]
     fn the_prefix_is_replaced_by_the_path_of_the_upstream() {
         let h = "https://h.test";
-        assert_eq!(
-            target("/twinzo", h, "/twinzo/v3/x?a=1"),
-            "https://h.test/v3/x?a=1"
-        );
+        assert_eq!(target("/twinzo", h, "/twinzo/v3/x?a=1"), "https://h.test/v3/x?a=1");
         assert_eq!(target("/twinzo", h, "/twinzo"), "https://h.test/");
         assert_eq!(target("/twinzo", h, "/twinzo?a"), "https://h.test/?a");
-        assert_eq!(
-            target("", "https://h.test/base", "/x"),
-            "https://h.test/base/x"
-        );
-        assert_eq!(
-            target("", "https://h.test/base/", "/x"),
-            "https://h.test/base/x"
-        );
-        assert_eq!(
-            target("/p", "https://h.test/base", "/p"),
-            "https://h.test/base"
-        );
-        assert_eq!(
-            target("/p", "https://h.test/base/", "/p"),
-            "https://h.test/base/"
-        );
+        assert_eq!(target("", "https://h.test/base", "/x"), "https://h.test/base/x");
+        assert_eq!(target("", "https://h.test/base/", "/x"), "https://h.test/base/x");
+        assert_eq!(target("/p", "https://h.test/base", "/p"), "https://h.test/base");
+        assert_eq!(target("/p", "https://h.test/base/", "/p"), "https://h.test/base/");
         assert_eq!(
             target("/probio", "https://h.test/probio", "/probio/d"),
             "https://h.test/probio/d"
         );
-        assert_eq!(
-            target("/probio", "https://h.test/probio", "/probio"),
-            "https://h.test/probio"
-        );
+        assert_eq!(target("/probio", "https://h.test/probio", "/probio"), "https://h.test/probio");
     }
 
     #[test]
     fn bytes_that_others_normalise_are_left_alone() {
-        for path in [
-            "/a%2Fb%2fc",
-            "//x//",
-            "/a:b@c=d~e$f+g",
-            "/%20+?",
-            "/x?a=1&a=2&=&%zz",
-        ] {
-            assert_eq!(
-                target("", "https://h.test", path),
-                format!("https://h.test{path}")
-            );
+        for path in ["/a%2Fb%2fc", "//x//", "/a:b@c=d~e$f+g", "/%20+?", "/x?a=1&a=2&=&%zz"] {
+            assert_eq!(target("", "https://h.test", path), format!("https://h.test{path}"));
             let prefixed = format!("/p{path}");
-            assert_eq!(
-                target("/p", "https://h.test", &prefixed),
-                format!("https://h.test{path}")
-            );
+            assert_eq!(target("/p", "https://h.test", &prefixed), format!("https://h.test{path}"));
         }
     }
 
@@ -150,19 +115,11 @@ mod tests {
         let replace = |uri: &str| {
             let uri: Uri = uri.parse().unwrap();
             let owned = ["api key".to_owned()];
-            replace_query(&uri, &owned, "api%20key=ours")
-                .unwrap()
-                .to_string()
+            replace_query(&uri, &owned, "api%20key=ours").unwrap().to_string()
         };
         assert_eq!(replace("http://h/p"), "http://h/p?api%20key=ours");
-        assert_eq!(
-            replace("http://h/p?a=%2F&b"),
-            "http://h/p?a=%2F&b&api%20key=ours"
-        );
-        assert_eq!(
-            replace("http://h/p?api+key=x&a&api%20key"),
-            "http://h/p?a&api%20key=ours"
-        );
+        assert_eq!(replace("http://h/p?a=%2F&b"), "http://h/p?a=%2F&b&api%20key=ours");
+        assert_eq!(replace("http://h/p?api+key=x&a&api%20key"), "http://h/p?a&api%20key=ours");
     }
 
     proptest! {

@@ -64,20 +64,12 @@ impl RouteTable {
     /// The route with the longest prefix of `path` that takes `method`; routes for `host` in
     /// particular come first. `host` is lower case and without port.
     pub fn find(&self, host: &str, path: &str, method: &Method) -> Found {
-        let of_host = if self.hosts.is_empty() {
-            None
-        } else {
-            self.hosts.get(host)
-        };
+        let of_host = if self.hosts.is_empty() { None } else { self.hosts.get(host) };
         let mut other_methods = None;
         for prefixes in of_host.into_iter().chain(std::iter::once(&self.any_host)) {
             for routes in prefixes.matching(path) {
                 for index in routes {
-                    let methods = self
-                        .methods
-                        .get(*index)
-                        .map(Vec::as_slice)
-                        .unwrap_or_default();
+                    let methods = self.methods.get(*index).map(Vec::as_slice).unwrap_or_default();
                     if methods.is_empty() || methods.contains(method) {
                         return Found::Route(*index);
                     }

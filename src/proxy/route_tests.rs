@@ -41,18 +41,10 @@ fn a_route_for_the_host_comes_before_one_for_any() {
 
 #[test]
 fn a_route_for_other_methods_is_told_from_none() {
-    let config = routes(&[
-        (None, "/a", &["POST"]),
-        (None, "/a/b", &["PUT"]),
-        (None, "/c", &[]),
-    ]);
+    let config = routes(&[(None, "/a", &["POST"]), (None, "/a/b", &["PUT"]), (None, "/c", &[])]);
     assert_eq!(find(&config, "h", "/a"), Found::OtherMethods(0));
     let table = RouteTable::new(&config.routes);
-    assert_eq!(
-        table.find("h", "/a/b", &Method::POST),
-        Found::Route(0),
-        "a shorter prefix"
-    );
+    assert_eq!(table.find("h", "/a/b", &Method::POST), Found::Route(0), "a shorter prefix");
     assert_eq!(find(&config, "h", "/d"), Found::Nothing);
 }
 

@@ -54,9 +54,7 @@ impl Pools {
                 .pool_max_idle_per_host(POOL_SIZE)
                 .retry_canceled_requests(true)
                 .set_host(false)
-                .build(Connector {
-                    dialer: target.dialer.clone(),
-                });
+                .build(Connector { dialer: target.dialer.clone() });
             Rc::new(client)
         });
         Rc::clone(client)

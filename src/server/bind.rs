@@ -43,10 +43,7 @@ impl Socket {
             Address::Tcp(tcp) => open_tcp(*tcp).map(Self::Tcp),
             Address::Unix { path, mode } => open_unix(path, *mode),
         };
-        opened.map_err(|reason| BindError {
-            address: address.clone(),
-            reason,
-        })
+        opened.map_err(|reason| BindError { address: address.clone(), reason })
     }
 
     /// The TCP address it is bound to, with the port the system chose for port 0.
@@ -61,11 +58,7 @@ impl Socket {
 
 fn open_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // On Windows this option means something else: that two programs may listen at once.
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
@@ -82,22 +75,15 @@ fn open_unix(path: &std::path::Path, mode: u32) -> io::Result<Socket> {
     if path.exists() {
         // Replaced only if nobody is at home.
         if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another process answers there",
-            ));
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there"));
         }
         std::fs::remove_file(path)?;
     }
     // Bound inside a directory that only we can enter, opened up there, and only then moved to its
     // place: at no time can somebody else connect who should not.
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or_else(|| std::path::Path::new("."));
-    let nursery = tempfile::Builder::new()
-        .prefix(".countersign-")
-        .tempdir_in(parent)?;
+    let nursery = tempfile::Builder::new().prefix(".countersign-").tempdir_in(parent)?;
     let newborn = nursery.path().join("socket");
     let listener = UnixListener::bind(&newborn)?;
     std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(mode))?;
@@ -108,10 +94,7 @@ fn open_unix(path: &std::path::Path, mode: u32) -> io::Result<Socket> {
 
 #[cfg(not(unix))]
 fn open_unix(_: &std::path::Path, _: u32) -> io::Result<Socket> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "this platform has no Unix sockets",
-    ))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this platform has no Unix sockets"))
 }
 
 /// A listening socket attached to a runtime.
@@ -158,19 +141,13 @@ impl Bound {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 let local = stream.local_addr().ok().map(|local| local.ip());
-                let ends = Ends {
-                    peer: Some(peer.ip()),
-                    local,
-                };
+                let ends = Ends { peer: Some(peer.ip()), local };
                 Ok((Accepted::Tcp(TcpStream::into_std(stream)?), ends))
             }
             #[cfg(unix)]
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((
-                    Accepted::Unix(UnixStream::into_std(stream)?),
-                    Ends::default(),
-                ))
+                Ok((Accepted::Unix(UnixStream::into_std(stream)?), Ends::default()))
             }
         }
     }

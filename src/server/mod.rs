@@ -74,28 +74,20 @@ impl Server {
             peers: Arc::default(),
             limits: proxy.limits.clone(),
         });
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let accepting = stop.clone();
-        let acceptors = std::thread::Builder::new()
-            .name("accept".to_owned())
-            .spawn(move || {
-                let tracker = TaskTracker::new();
-                runtime.block_on(async {
-                    for listener in listeners {
-                        let dealer = Arc::clone(&dealer);
-                        tracker.spawn(dealer.accept(listener, accepting.clone()));
-                    }
-                    tracker.close();
-                    tracker.wait().await;
-                });
-            })?;
-        Ok(Self {
-            workers,
-            acceptors: Some(acceptors),
-            stop,
-        })
+        let acceptors = std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
+            let tracker = TaskTracker::new();
+            runtime.block_on(async {
+                for listener in listeners {
+                    let dealer = Arc::clone(&dealer);
+                    tracker.spawn(dealer.accept(listener, accepting.clone()));
+                }
+                tracker.close();
+                tracker.wait().await;
+            });
+        })?;
+        Ok(Self { workers, acceptors: Some(acceptors), stop })
     }
 
     /// Stops accepting, lets requests in flight finish for up to `drain`, and ends.
@@ -125,11 +117,7 @@ struct Dealer {
 
 impl Dealer {
     async fn accept(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
-        let Listener {
-            socket,
-            protocol,
-            gate,
-        } = listener;
+        let Listener { socket, protocol, gate } = listener;
         let bound = match socket.attach() {
             Ok(bound) => bound,
             Err(error) => {
@@ -168,20 +156,14 @@ impl Dealer {
                 ends,
                 protocol,
                 gate: Arc::clone(&gate),
-                _slots: Slots {
-                    _total: permit,
-                    _peer: peer,
-                },
+                _slots: Slots { _total: permit, _peer: peer },
             });
         }
         bound.close();
     }
 
     fn deal(&self, connection: Connection) {
-        let least_busy = self
-            .workers
-            .iter()
-            .min_by_key(|worker| worker.connections());
+        let least_busy = self.workers.iter().min_by_key(|worker| worker.connections());
         if let Some(worker) = least_busy {
             worker.hand(connection);
         }
@@ -196,10 +178,7 @@ impl Dealer {
             return None;
         }
         *count += 1;
-        Some(PeerSlot {
-            peer,
-            peers: Arc::clone(&self.peers),
-        })
+        Some(PeerSlot { peer, peers: Arc::clone(&self.peers) })
     }
 }
 

@@ -28,13 +28,7 @@ pub(super) async fn serve(
     pools: Rc<Pools>,
     stop: CancellationToken,
 ) {
-    let Connection {
-        accepted,
-        ends,
-        protocol,
-        gate,
-        _slots,
-    } = connection;
+    let Connection { accepted, ends, protocol, gate, _slots } = connection;
     match accepted {
         Accepted::Tcp(stream) => {
             let _ = stream.set_nodelay(true);

@@ -63,29 +63,16 @@ impl Workers {
         for index in 0..count {
             let (sender, inbox) = mpsc::unbounded_channel();
             let connections = Arc::new(AtomicUsize::new(0));
-            handles.push(Handle {
-                inbox: sender,
-                connections: Arc::clone(&connections),
-            });
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
+            handles.push(Handle { inbox: sender, connections: Arc::clone(&connections) });
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (proxy, stop, cut_off) = (Arc::clone(proxy), stop.clone(), cut_off.clone());
             let run = move || {
                 let work = work(inbox, connections, proxy, stop, cut_off);
                 LocalSet::new().block_on(&runtime, work);
             };
-            threads.push(
-                std::thread::Builder::new()
-                    .name(format!("worker-{index}"))
-                    .spawn(run)?,
-            );
+            threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);
         }
-        Ok(Self {
-            handles,
-            threads,
-            cut_off,
-        })
+        Ok(Self { handles, threads, cut_off })
     }
 
     pub(super) fn handles(&self) -> Vec<Handle> {
@@ -105,10 +92,7 @@ impl Workers {
         drop(self.handles);
         let threads = self.threads;
         let joined = tokio::task::spawn_blocking(move || {
-            threads
-                .into_iter()
-                .filter_map(|thread| thread.join().err())
-                .count()
+            threads.into_iter().filter_map(|thread| thread.join().err()).count()
         });
         if joined.await.is_ok_and(|panicked| panicked > 0) {
             tracing::error!("a worker ended badly");

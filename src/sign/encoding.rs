@@ -85,10 +85,7 @@ mod tests {
         assert_eq!(written(TimestampFormat::UnixS), "1700000000");
         assert_eq!(written(TimestampFormat::Rfc3339), "2023-11-14T22:13:20Z");
         assert_eq!(written(TimestampFormat::Iso8601Basic), "20231114T221320Z");
-        assert_eq!(
-            written(TimestampFormat::HttpDate),
-            "Tue, 14 Nov 2023 22:13:20 GMT"
-        );
+        assert_eq!(written(TimestampFormat::HttpDate), "Tue, 14 Nov 2023 22:13:20 GMT");
     }
 
     #[test]

@@ -42,10 +42,7 @@ impl FieldsSigner {
     }
 
     pub(super) fn sign(&self) -> AuthFields {
-        AuthFields {
-            fields: self.fields.clone(),
-            query: None,
-        }
+        AuthFields { fields: self.fields.clone(), query: None }
     }
 }
 
@@ -56,19 +53,14 @@ mod tests {
 
     fn scheme(template: &str) -> FieldsScheme {
         let template = Template::parse(template).unwrap();
-        FieldsScheme {
-            set: vec![(HeaderName::from_static("token"), template)],
-        }
+        FieldsScheme { set: vec![(HeaderName::from_static("token"), template)] }
     }
 
     #[test]
     fn values_are_set_as_they_are_and_marked_sensitive() {
         let values = Values::from_iter([("token", Secret::new("Zm9v="))]);
         let signed = scheme("{token}").bind(&values).unwrap().sign();
-        assert_eq!(
-            signed.fields,
-            [("token".parse().unwrap(), "Zm9v=".parse().unwrap())]
-        );
+        assert_eq!(signed.fields, [("token".parse().unwrap(), "Zm9v=".parse().unwrap())]);
         assert!(signed.fields[0].1.is_sensitive());
         assert!(!format!("{signed:?}").contains("Zm9v"));
     }
@@ -78,11 +70,7 @@ mod tests {
         for token in ["a\r\nX-Admin: 1", "a\0", " a", "a ", "a\u{7f}"] {
             let values = Values::from_iter([("token", Secret::new(token))]);
             let refused = scheme("{token}").bind(&values).unwrap_err();
-            assert_eq!(
-                refused,
-                BindError::Field("token".parse().unwrap()),
-                "{token:?}"
-            );
+            assert_eq!(refused, BindError::Field("token".parse().unwrap()), "{token:?}");
         }
     }
 

@@ -99,12 +99,8 @@ impl HmacScheme {
     /// # Errors
     /// When a value is missing, cannot stand in a field, or the key is not in its encoding.
     pub fn bind(&self, values: &Values) -> Result<HmacSigner, BindError> {
-        let value = |name: &str| {
-            values
-                .get(name)
-                .cloned()
-                .ok_or_else(|| MissingValue(name.to_owned()))
-        };
+        let value =
+            |name: &str| values.get(name).cloned().ok_or_else(|| MissingValue(name.to_owned()));
         let key = decode_key(&self.key, &value(&self.key)?, self.key_encoding)?;
         let mut keyed = KeyedHash::new(self.algorithm, &key);
         let mut base = Vec::with_capacity(self.base.len());
@@ -121,23 +117,15 @@ impl HmacScheme {
                 | Part::Body
                 | Part::BodyHash { .. } => None,
             };
-            base.push(BoundPart {
-                part: part.clone(),
-                value: secret,
-            });
+            base.push(BoundPart { part: part.clone(), value: secret });
         }
-        let constant = base
-            .iter()
-            .take_while(|bound| bound.constant().is_some())
-            .count();
+        let constant = base.iter().take_while(|bound| bound.constant().is_some()).count();
         for bound in base.iter().take(constant) {
             keyed.update(bound.constant().unwrap_or_default());
         }
         let mut set = Vec::with_capacity(self.set.len());
         for (name, template) in &self.set {
-            let per_request = template
-                .names()
-                .any(|name| name == SIGNATURE || name == TIMESTAMP);
+            let per_request = template.names().any(|name| name == SIGNATURE || name == TIMESTAMP);
             let value = if per_request {
                 // Filled once with stand-ins, so that a bad value shows now and not per request.
                 let text = template.render(|name| match name {
@@ -174,9 +162,7 @@ fn decode_key(
     Ok(Zeroizing::new(match encoding {
         KeyEncoding::Text => key.expose().as_bytes().to_vec(),
         KeyEncoding::Hex => hex::decode(key.expose()).map_err(|_| invalid("hexadecimal"))?,
-        KeyEncoding::Base64 => STANDARD
-            .decode(key.expose())
-            .map_err(|_| invalid("base64"))?,
+        KeyEncoding::Base64 => STANDARD.decode(key.expose()).map_err(|_| invalid("base64"))?,
     }))
 }
 
@@ -219,10 +205,7 @@ pub struct HmacSigner {
 impl HmacSigner {
     /// True if the content may be hashed as it arrives: no timestamp stands before it.
     pub(super) fn digests_early(&self) -> bool {
-        let mut before = self
-            .base
-            .iter()
-            .take_while(|bound| bound.part != Part::Body);
+        let mut before = self.base.iter().take_while(|bound| bound.part != Part::Body);
         let covers_raw = self.base.iter().any(|bound| bound.part == Part::Body);
         !(covers_raw && before.any(|bound| bound.part == Part::Timestamp))
     }
@@ -235,11 +218,8 @@ impl HmacSigner {
         let mut keyed = self.keyed.clone();
         let mut timestamp = None;
         // If the content itself is in the base, read up to it; a digest of it comes on its own.
-        let until = self
-            .base
-            .iter()
-            .position(|bound| bound.part == Part::Body)
-            .unwrap_or(self.constant);
+        let until =
+            self.base.iter().position(|bound| bound.part == Part::Body).unwrap_or(self.constant);
         for bound in self.base.iter().take(until).skip(self.constant) {
             if bound.part == Part::Timestamp {
                 let text = self.timestamp.format(at);
@@ -249,21 +229,12 @@ impl HmacSigner {
                 update_head(&mut keyed, bound, request)?;
             }
         }
-        let body_hash = self.base.iter().find_map(|bound| match &bound.part {
-            Part::BodyHash {
-                algorithm,
-                encoding,
-            } => Some((Hash::new(*algorithm), *encoding)),
-            _ => None,
+        let body_hash = self.base.iter().find_map(|bound| {
+            let Part::BodyHash { algorithm, encoding } = &bound.part else { return None };
+            Some((Hash::new(*algorithm), *encoding))
         });
         let covers_raw = self.base.iter().any(|bound| bound.part == Part::Body);
-        Ok(ContentDigest {
-            keyed,
-            next: until,
-            covers_raw,
-            body_hash,
-            timestamp,
-        })
+        Ok(ContentDigest { keyed, next: until, covers_raw, body_hash, timestamp })
     }
 
     pub(super) fn sign(
@@ -272,13 +243,7 @@ impl HmacSigner {
         content: Option<ContentDigest>,
         at: SystemTime,
     ) -> Result<AuthFields, SignError> {
-        let ContentDigest {
-            mut keyed,
-            next,
-            covers_raw,
-            body_hash,
-            timestamp,
-        } = match content {
+        let ContentDigest { mut keyed, next, covers_raw, body_hash, timestamp } = match content {
             Some(content) => content,
             None => self.digest(request, at)?,
         };
@@ -318,10 +283,7 @@ impl HmacSigner {
             };
             fields.push((name.clone(), value));
         }
-        Ok(AuthFields {
-            fields,
-            query: None,
-        })
+        Ok(AuthFields { fields, query: None })
     }
 
     /// The name of the hash function.
@@ -351,13 +313,7 @@ impl HmacSigner {
                     (_, Some(constant)) => constant.to_vec(),
                     (Part::Timestamp, _) => self.timestamp.format(at).into_bytes(),
                     (Part::Body, _) => content.to_vec(),
-                    (
-                        Part::BodyHash {
-                            algorithm,
-                            encoding,
-                        },
-                        _,
-                    ) => {
+                    (Part::BodyHash { algorithm, encoding }, _) => {
                         let mut hash = Hash::new(*algorithm);
                         hash.update(content);
                         encoding.encode(&hash.finalize()).into_bytes()
@@ -365,11 +321,7 @@ impl HmacSigner {
                     (part, None) => head_part(part, request)?.unwrap_or_default().to_vec(),
                 };
                 let secret = bound.value.is_some();
-                Ok(BasePart {
-                    label: bound.part.label(),
-                    bytes,
-                    secret,
-                })
+                Ok(BasePart { label: bound.part.label(), bytes, secret })
             })
             .collect()
     }
@@ -438,10 +390,7 @@ enum KeyedHash {
 
 impl KeyedHash {
     fn new(algorithm: Algorithm, key: &[u8]) -> Self {
-        #[expect(
-            clippy::expect_used,
-            reason = "RFC 2104 §3: HMAC takes keys of any length"
-        )]
+        #[expect(clippy::expect_used, reason = "RFC 2104 §3: HMAC takes keys of any length")]
         fn keyed<M: KeyInit>(key: &[u8]) -> M {
             M::new_from_slice(key).expect("HMAC takes keys of any length")
         }

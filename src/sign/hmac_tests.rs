@@ -12,14 +12,8 @@ fn scheme(base: Vec<Part>) -> HmacScheme {
         timestamp: TimestampFormat::UnixMs,
         encoding: Encoding::Hex,
         set: vec![
-            (
-                HeaderName::from_static("x-time"),
-                Template::value(TIMESTAMP),
-            ),
-            (
-                HeaderName::from_static("x-sign"),
-                Template::value(SIGNATURE),
-            ),
+            (HeaderName::from_static("x-time"), Template::value(TIMESTAMP)),
+            (HeaderName::from_static("x-sign"), Template::value(SIGNATURE)),
             (HeaderName::from_static("x-key"), Template::value("key")),
         ],
     }
@@ -46,16 +40,8 @@ fn signature(signer: &Signer, content: &[&[u8]], at: SystemTime) -> String {
     for piece in content {
         digest.as_mut().unwrap().update(piece);
     }
-    let signed = signer.sign(&request, digest, at).unwrap();
-    signed
-        .fields
-        .iter()
-        .find(|(name, _)| name == "x-sign")
-        .unwrap()
-        .1
-        .to_str()
-        .unwrap()
-        .to_owned()
+    let result = signer.sign(&request, digest, at).unwrap();
+    result.fields.iter().find(|(name, _)| name == "x-sign").unwrap().1.to_str().unwrap().to_owned()
 }
 
 fn at(ms: u64) -> SystemTime {
@@ -70,30 +56,15 @@ fn every_known_answer_of_devo_is_reproduced() {
         serde_json::from_str(include_str!("../../tests/vectors/devo-vectors.json")).unwrap();
     let rows = vectors.as_array().unwrap();
     assert!(rows.len() >= 14);
-    let devo = Scheme::Hmac(scheme(vec![
-        Part::Value("key".into()),
-        Part::Body,
-        Part::Timestamp,
-    ]));
+    let devo = Scheme::Hmac(scheme(vec![Part::Value("key".into()), Part::Body, Part::Timestamp]));
     for row in rows {
         let text = |name: &str| row[name].as_str().unwrap();
         let body = STANDARD.decode(text("body_base64")).unwrap();
-        let signer = devo
-            .bind(&values(text("api_key"), text("api_secret")))
-            .unwrap();
+        let signer = devo.bind(&values(text("api_key"), text("api_secret"))).unwrap();
         let at = at(text("timestamp").parse().unwrap());
-        assert_eq!(
-            signature(&signer, &[&body], at),
-            text("sign"),
-            "{}",
-            text("id")
-        );
+        assert_eq!(signature(&signer, &[&body], at), text("sign"), "{}", text("id"));
         let halves = body.split_at(body.len() / 2);
-        assert_eq!(
-            signature(&signer, &[halves.0, b"", halves.1], at),
-            text("sign"),
-            "in pieces"
-        );
+        assert_eq!(signature(&signer, &[halves.0, b"", halves.1], at), text("sign"), "in pieces");
     }
 }
 
@@ -108,10 +79,7 @@ fn the_explained_base_is_what_was_signed() {
         Part::Header(HeaderName::from_static("content-type")),
         Part::Timestamp,
         Part::Value("key".into()),
-        Part::BodyHash {
-            algorithm: Algorithm::Sha256,
-            encoding: Encoding::Hex,
-        },
+        Part::BodyHash { algorithm: Algorithm::Sha256, encoding: Encoding::Hex },
     ];
     let mut headers = HeaderMap::new();
     headers.insert("content-type", "text/plain".parse().unwrap());
@@ -119,10 +87,7 @@ fn the_explained_base_is_what_was_signed() {
     let signer = scheme(parts).bind(&values("k1", "s1")).unwrap();
     let at = at(1_700_000_000_123);
     let explained = signer.explain(&request, b"hello", at).unwrap();
-    let base: Vec<u8> = explained
-        .iter()
-        .flat_map(|part| part.bytes.clone())
-        .collect();
+    let base: Vec<u8> = explained.iter().flat_map(|part| part.bytes.clone()).collect();
     assert_eq!(
         String::from_utf8(base.clone()).unwrap(),
         "PUT\n/a%2Fbx=1&x=2api.example.comtext/plain1700000000123k1\
@@ -134,10 +99,10 @@ fn the_explained_base_is_what_was_signed() {
 
     let mut digest = signer.digest(&request, at).unwrap();
     digest.update(b"hello");
-    let signed = signer.sign(&request, Some(digest), at).unwrap();
-    assert_eq!(signed.fields[1].1, expected);
-    assert_eq!(signed.fields[0].1, "1700000000123");
-    assert_eq!(signed.fields[2].1, "k1");
+    let result = signer.sign(&request, Some(digest), at).unwrap();
+    assert_eq!(result.fields[1].1, expected);
+    assert_eq!(result.fields[0].1, "1700000000123");
+    assert_eq!(result.fields[2].1, "k1");
 }
 
 #[test]
@@ -156,15 +121,11 @@ fn a_timestamp_before_the_content_waits_for_it() {
 #[test]
 fn a_signed_field_that_is_there_twice_is_refused() {
     let field = HeaderName::from_static("content-type");
-    let signer = scheme(vec![Part::Header(field.clone())])
-        .bind(&values("k", "s"))
-        .unwrap();
+    let signer = scheme(vec![Part::Header(field.clone())]).bind(&values("k", "s")).unwrap();
     let mut headers = HeaderMap::new();
     headers.append(&field, "a/b".parse().unwrap());
     headers.append(&field, "c/d".parse().unwrap());
-    let refused = signer
-        .sign(&request(&Method::GET, &headers), None, at(1))
-        .unwrap_err();
+    let refused = signer.sign(&request(&Method::GET, &headers), None, at(1)).unwrap_err();
     assert_eq!(refused, SignError::AmbiguousField(field));
 }
 
@@ -174,18 +135,12 @@ fn keys_may_be_hexadecimal_or_base64() {
     let headers = HeaderMap::new();
     let method = Method::GET;
     let plain = encoded.bind(&values("k", "\u{1}\u{2}")).unwrap();
-    let expected = plain
-        .sign(&request(&method, &headers), None, at(1))
-        .unwrap()
-        .fields;
+    let expected = plain.sign(&request(&method, &headers), None, at(1)).unwrap().fields;
     for (encoding, key) in [(KeyEncoding::Hex, "0102"), (KeyEncoding::Base64, "AQI=")] {
         encoded.key_encoding = encoding;
         let signer = encoded.bind(&values("k", key)).unwrap();
-        let signed = signer
-            .sign(&request(&method, &headers), None, at(1))
-            .unwrap()
-            .fields;
-        assert_eq!(signed, expected);
+        let result = signer.sign(&request(&method, &headers), None, at(1)).unwrap().fields;
+        assert_eq!(result, expected);
         let refused = encoded.bind(&values("k", "not it!")).unwrap_err();
         assert!(matches!(refused, BindError::KeyEncoding(..)));
         assert!(!refused.to_string().contains("not it!"));

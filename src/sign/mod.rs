@@ -108,6 +108,7 @@ impl Scheme {
 
 /// A scheme bound to one credential: ready to sign.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one per live credential, behind an Arc")]
 pub enum Signer {
     /// Fields that do not change from request to request.
     Fields(FieldsSigner),
@@ -121,6 +122,9 @@ impl Signer {
     /// Begins to read the content of a request; `None` if the signature does not cover it.
     ///
     /// `at` is the time of signing for schemes whose base has the timestamp before the content.
+    ///
+    /// # Errors
+    /// When a field that the signature covers is there more than once.
     pub fn digest(
         &self,
         request: &SignableRequest<'_>,

@@ -46,9 +46,7 @@ impl OwnedFields {
     /// True if `name`, or a twin of it, is in the set.
     pub fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        self.names
-            .iter()
-            .any(|owned| owned.len() == name.len() && begins_with(name, owned))
+        self.names.iter().any(|owned| owned.len() == name.len() && begins_with(name, owned))
             || self.prefixes.iter().any(|prefix| begins_with(name, prefix))
     }
 
@@ -66,10 +64,7 @@ fn fold(name: &str) -> String {
 /// `folded` has no `_`; `HeaderName` is lower case already.
 fn begins_with(name: &[u8], folded: &str) -> bool {
     name.len() >= folded.len()
-        && name
-            .iter()
-            .zip(folded.as_bytes())
-            .all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+        && name.iter().zip(folded.as_bytes()).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
 }
 
 #[cfg(test)]
@@ -81,13 +76,7 @@ mod tests {
         let mut owned = OwnedFields::default();
         owned.insert(&HeaderName::from_static("api-key"));
         owned.insert_prefix("X-Logtrust-");
-        for name in [
-            "api-key",
-            "Api_Key",
-            "API-KEY",
-            "x-logtrust-sign",
-            "x_logtrust_anything",
-        ] {
+        for name in ["api-key", "Api_Key", "API-KEY", "x-logtrust-sign", "x_logtrust_anything"] {
             assert!(owned.contains(&name.parse().unwrap()), "{name}");
         }
         for name in ["api-keys", "api", "x-logtrust", "xlogtrust-sign"] {

@@ -9,11 +9,7 @@ use crate::template::Template;
 use crate::values::Values;
 
 /// Everything but the unreserved characters of RFC 3986 §2.3.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Query parameters from templates, such as `api_key={key}`.
 #[derive(Debug, Clone)]
@@ -38,9 +34,7 @@ impl QueryScheme {
             let text = template.render(|name| values.text(name))?;
             pairs.extend(utf8_percent_encode(&text, RESERVED));
         }
-        Ok(QuerySigner {
-            pairs: pairs.into(),
-        })
+        Ok(QuerySigner { pairs: pairs.into() })
     }
 }
 
@@ -52,10 +46,7 @@ pub struct QuerySigner {
 
 impl QuerySigner {
     pub(super) fn sign(&self) -> AuthFields {
-        AuthFields {
-            fields: Vec::new(),
-            query: Some(Arc::clone(&self.pairs)),
-        }
+        AuthFields { fields: Vec::new(), query: Some(Arc::clone(&self.pairs)) }
     }
 }
 
@@ -72,14 +63,9 @@ mod tests {
 
     #[test]
     fn parameters_are_percent_encoded() {
-        let scheme = QueryScheme {
-            set: vec![("api key".into(), Template::value("key"))],
-        };
+        let scheme = QueryScheme { set: vec![("api key".into(), Template::value("key"))] };
         let values = Values::from_iter([("key", Secret::new("a&b=c d/ü~"))]);
         let signed = scheme.bind(&values).unwrap().sign();
-        assert_eq!(
-            signed.query.as_deref(),
-            Some("api%20key=a%26b%3Dc%20d%2F%C3%BC~")
-        );
+        assert_eq!(signed.query.as_deref(), Some("api%20key=a%26b%3Dc%20d%2F%C3%BC~"));
     }
 }

@@ -36,26 +36,18 @@ pub(super) fn credential(
     raw: &RawCredential,
 ) -> (Option<RawCredential>, Option<CredentialConfig>) {
     let path = crate::config::document::join("credential", name);
-    if !name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.')
-    {
+    if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.') {
         let hint = Some("letters, digits, '_', '-' and '.'");
-        context.error(
-            &path,
-            format!("'{name}' cannot be the name of a credential"),
-            hint,
-        );
+        context.error(&path, format!("'{name}' cannot be the name of a credential"), hint);
     }
     let Some(generic) = preset::expand(context, &path, raw) else {
         return (None, None);
     };
-    let builder = Builder {
-        context,
-        path,
-        name,
-        kind: kind(raw),
-    };
+    context.written_as = preset::written_as(raw)
+        .iter()
+        .map(|(made_up, written)| (format!("{path}.{made_up}"), format!("{path}.{written}")))
+        .collect();
+    let builder = Builder { context, path, name, kind: kind(raw) };
     let compiled = match &generic {
         RawCredential::Fields(fields) => builder.fields(fields),
         RawCredential::Query(query) => builder.query(query),
@@ -108,12 +100,7 @@ impl Builder<'_, '_> {
         format!("{}.{key}", self.path)
     }
 
-    fn finish(
-        self,
-        source: SourceSpec,
-        scheme: Scheme,
-        common: &Common<'_>,
-    ) -> Option<CredentialConfig> {
+    fn finish(self, source: SourceSpec, scheme: Scheme, common: &Common<'_>) -> CredentialConfig {
         let mut owned = OwnedFields::default();
         // Whatever the scheme, the caller's own login has no business upstream.
         owned.insert(&http::header::AUTHORIZATION);
@@ -121,31 +108,22 @@ impl Builder<'_, '_> {
             owned.insert(&name);
         }
         let remove = self.at("remove");
-        owned.extend(
-            &self
-                .context
-                .field_patterns(&remove, common.remove.unwrap_or_default()),
-        );
+        owned.extend(&self.context.field_patterns(&remove, common.remove.unwrap_or_default()));
         let at = self.at("deny");
-        let deny: Vec<DenyPattern> = self
-            .context
-            .path_patterns(&at, common.deny.unwrap_or_default());
+        let deny: Vec<DenyPattern> =
+            self.context.path_patterns(&at, common.deny.unwrap_or_default());
         let at = self.at("upstreams");
         let upstreams: Option<Vec<Origin>> = common.upstreams.map(|urls| {
             let origin = |(index, url): (usize, &String)| {
-                self.context
-                    .url(&format!("{at}[{index}]"), url)
-                    .map(|(origin, _)| origin)
+                self.context.url(&format!("{at}[{index}]"), url).map(|(origin, _)| origin)
             };
             urls.iter().enumerate().filter_map(origin).collect()
         });
         let at = self.at("refresh");
         let refresh = refresh(self.context, &at, common.refresh);
         let at = self.at("tls");
-        let tls = common
-            .tls
-            .map_or_else(TlsSettings::default, |tls| self.context.tls(&at, tls));
-        Some(CredentialConfig {
+        let tls = common.tls.map_or_else(TlsSettings::default, |tls| self.context.tls(&at, tls));
+        CredentialConfig {
             name: self.name.to_owned(),
             kind: self.kind.to_owned(),
             source,
@@ -155,24 +133,21 @@ impl Builder<'_, '_> {
             upstreams,
             refresh,
             tls,
-        })
+        }
     }
 
     fn fields(mut self, raw: &RawFields) -> Option<CredentialConfig> {
         let mut values = self.secrets("values", raw.values.as_ref())?;
         let set = self.set(raw.set.as_ref(), &mut values)?;
         self.names_known(&set, &names(&values))?;
-        let source = SourceSpec::Fixed(FixedSpec {
-            values,
-            basic: None,
-        });
+        let source = SourceSpec::Fixed(FixedSpec { values, basic: None });
         let common = Common {
             remove: raw.remove.as_deref(),
             deny: raw.deny.as_deref(),
             upstreams: raw.upstreams.as_deref(),
             ..Common::default()
         };
-        self.finish(source, Scheme::Fields(FieldsScheme { set }), &common)
+        Some(self.finish(source, Scheme::Fields(FieldsScheme { set }), &common))
     }
 
     fn query(self, raw: &RawQuery) -> Option<CredentialConfig> {
@@ -191,15 +166,9 @@ impl Builder<'_, '_> {
             set.push((name.clone(), Template::value(&value)));
             values.push((value, reference));
         }
-        let source = SourceSpec::Fixed(FixedSpec {
-            values,
-            basic: None,
-        });
-        let common = Common {
-            upstreams: raw.upstreams.as_deref(),
-            ..Common::default()
-        };
-        self.finish(source, Scheme::Query(QueryScheme { set }), &common)
+        let source = SourceSpec::Fixed(FixedSpec { values, basic: None });
+        let common = Common { upstreams: raw.upstreams.as_deref(), ..Common::default() };
+        Some(self.finish(source, Scheme::Query(QueryScheme { set }), &common))
     }
 
     fn bearer(self, raw: &RawBearer) -> Option<CredentialConfig> {
@@ -207,16 +176,10 @@ impl Builder<'_, '_> {
         let hint = "token = { env = \"API_TOKEN\" }";
         let token = self.context.require(raw.token.as_ref(), &path, hint)?;
         let token = self.context.secret(&path, token)?;
-        let fixed = FixedSpec {
-            values: vec![("token".to_owned(), token)],
-            basic: None,
-        };
-        let common = Common {
-            upstreams: raw.upstreams.as_deref(),
-            ..Common::default()
-        };
+        let fixed = FixedSpec { values: vec![("token".to_owned(), token)], basic: None };
+        let common = Common { upstreams: raw.upstreams.as_deref(), ..Common::default() };
         let scheme = authorization("Bearer {token}");
-        self.finish(SourceSpec::Fixed(fixed), scheme, &common)
+        Some(self.finish(SourceSpec::Fixed(fixed), scheme, &common))
     }
 
     fn basic(self, raw: &RawBasic) -> Option<CredentialConfig> {
@@ -225,34 +188,22 @@ impl Builder<'_, '_> {
         let password = self.context.require(raw.password.as_ref(), &path, hint);
         let password = password.and_then(|password| self.context.secret(&path, password));
         let path = self.at("username");
-        let username = self
-            .context
-            .require(raw.username.as_ref(), &path, "username = \"…\"")?;
+        let username = self.context.require(raw.username.as_ref(), &path, "username = \"…\"")?;
         if username.contains(':') || username.chars().any(char::is_control) {
             let hint = Some("RFC 7617 has no way to write it");
-            self.context
-                .error(&path, "a user name must not hold ':'", hint);
+            self.context.error(&path, "a user name must not hold ':'", hint);
             return None;
         }
         let username = SecretRef::Value(crate::secret::Secret::new(username.as_str()));
-        let values = vec![
-            ("username".to_owned(), username),
-            ("password".to_owned(), password?),
-        ];
+        let values = vec![("username".to_owned(), username), ("password".to_owned(), password?)];
         let pair = BasicPair {
             name: "basic".to_owned(),
             username: "username".to_owned(),
             password: "password".to_owned(),
         };
-        let source = SourceSpec::Fixed(FixedSpec {
-            values,
-            basic: Some(pair),
-        });
-        let common = Common {
-            upstreams: raw.upstreams.as_deref(),
-            ..Common::default()
-        };
-        self.finish(source, authorization("Basic {basic}"), &common)
+        let source = SourceSpec::Fixed(FixedSpec { values, basic: Some(pair) });
+        let common = Common { upstreams: raw.upstreams.as_deref(), ..Common::default() };
+        Some(self.finish(source, authorization("Basic {basic}"), &common))
     }
 
     fn login(mut self, raw: &RawLogin) -> Option<CredentialConfig> {
@@ -264,10 +215,7 @@ impl Builder<'_, '_> {
         let plaintext = raw.allow_plaintext == Some(true);
         let request = request.and_then(|request| self.request(&path, request, plaintext));
         let path = self.at("renew");
-        let refresh = match &raw.renew {
-            Some(request) => Some(self.request(&path, request, plaintext)),
-            None => None,
-        };
+        let refresh = raw.renew.as_ref().map(|request| self.request(&path, request, plaintext));
         let reply = self.reply(raw);
         let mut set = self.set(raw.set.as_ref(), &mut secrets)?;
         let (request, reply) = (request?, reply?);
@@ -291,19 +239,10 @@ impl Builder<'_, '_> {
         set.sort_by(|(one, _), (two, _)| one.as_str().cmp(two.as_str()));
         let carried = secret_names
             .iter()
-            .filter(|name| {
-                set.iter()
-                    .any(|(_, template)| template.names().any(|n| n == **name))
-            })
+            .filter(|name| set.iter().any(|(_, template)| template.names().any(|n| n == **name)))
             .map(|name| (*name).to_owned())
             .collect();
-        let source = SourceSpec::Login(LoginSpec {
-            request,
-            refresh,
-            reply,
-            secrets,
-            carried,
-        });
+        let source = SourceSpec::Login(LoginSpec { request, refresh, reply, secrets, carried });
         let common = Common {
             remove: raw.remove.as_deref(),
             deny: raw.deny.as_deref(),
@@ -311,7 +250,7 @@ impl Builder<'_, '_> {
             refresh: raw.refresh.as_ref(),
             tls: raw.tls.as_ref(),
         };
-        self.finish(source, Scheme::Fields(FieldsScheme { set }), &common)
+        Some(self.finish(source, Scheme::Fields(FieldsScheme { set }), &common))
     }
 
     fn hmac(mut self, raw: &RawHmac) -> Option<CredentialConfig> {
@@ -325,14 +264,10 @@ impl Builder<'_, '_> {
         let mut known = names(&values);
         known.extend([SIGNATURE, TIMESTAMP]);
         self.names_known(&set, &known)?;
-        if !set
-            .iter()
-            .any(|(_, template)| template.names().any(|name| name == SIGNATURE))
-        {
+        if !set.iter().any(|(_, template)| template.names().any(|name| name == SIGNATURE)) {
             let hint = Some("one of the fields has to be \"{signature}\"");
             let path = self.at("set");
-            self.context
-                .error(&path, "no field carries the signature", hint);
+            self.context.error(&path, "no field carries the signature", hint);
         }
         let base = base?;
         for (index, part) in base.iter().enumerate() {
@@ -361,22 +296,13 @@ impl Builder<'_, '_> {
             upstreams: raw.upstreams.as_deref(),
             ..Common::default()
         };
-        self.finish(
-            SourceSpec::Fixed(FixedSpec {
-                values,
-                basic: None,
-            }),
-            scheme,
-            &common,
-        )
+        Some(self.finish(SourceSpec::Fixed(FixedSpec { values, basic: None }), scheme, &common))
     }
 
     fn base(&mut self, raw: Option<&[RawPart]>) -> Option<Vec<Part>> {
         let path = self.at("base");
         let hint = "base = [{ value = \"api_key\" }, \"body\", \"timestamp\"]";
-        let raw = self
-            .context
-            .require(raw.filter(|raw| !raw.is_empty()), &path, hint)?;
+        let raw = self.context.require(raw.filter(|raw| !raw.is_empty()), &path, hint)?;
         let mut parts = Vec::with_capacity(raw.len());
         for (index, part) in raw.iter().enumerate() {
             let path = format!("{path}[{index}]");
@@ -384,8 +310,7 @@ impl Builder<'_, '_> {
         }
         if parts.iter().filter(|part| part.covers_body()).count() > 1 {
             let hint = Some("use \"body\" or body_hash, once");
-            self.context
-                .error(&path, "the content is in the base more than once", hint);
+            self.context.error(&path, "the content is in the base more than once", hint);
         }
         Some(parts)
     }
@@ -405,19 +330,18 @@ impl Builder<'_, '_> {
             RawPart::With(with) => with,
         };
         let header = match &with.header {
-            Some(name) => match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(name) => Some(name),
-                Err(_) => {
-                    self.context
-                        .error(path, format!("'{name}' is not a field name"), None);
+            Some(name) => {
+                if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                    Some(name)
+                } else {
+                    self.context.error(path, format!("'{name}' is not a field name"), None);
                     return None;
                 }
-            },
+            }
             None => None,
         };
         if with.encoding.is_some() && with.body_hash.is_none() {
-            self.context
-                .error(path, "'encoding' belongs to 'body_hash'", None);
+            self.context.error(path, "'encoding' belongs to 'body_hash'", None);
         }
         let mut found: Vec<Part> = [
             with.literal.clone().map(Part::Literal),
@@ -433,8 +357,7 @@ impl Builder<'_, '_> {
         .collect();
         if found.len() != 1 && !self.context.was_removed(path) {
             let hint = Some("exactly one of literal, value, header and body_hash");
-            self.context
-                .error(path, "it does not say which part this is", hint);
+            self.context.error(path, "it does not say which part this is", hint);
             return None;
         }
         found.pop()
@@ -454,11 +377,7 @@ impl Builder<'_, '_> {
                 || name == TIMESTAMP
             {
                 let hint = Some("a letter, then letters, digits, '_' or '-'");
-                self.context.error(
-                    &path,
-                    format!("'{name}' cannot be the name of a value"),
-                    hint,
-                );
+                self.context.error(&path, format!("'{name}' cannot be the name of a value"), hint);
                 complete = false;
             }
             match self.context.secret(&path, secret) {
@@ -477,9 +396,7 @@ impl Builder<'_, '_> {
     ) -> Option<NamedTemplates> {
         let path = self.at("set");
         let hint = "set = { \"X-Api-Key\" = { env = \"API_KEY\" } }";
-        let raw = self
-            .context
-            .require(raw.filter(|raw| !raw.is_empty()), &path, hint)?;
+        let raw = self.context.require(raw.filter(|raw| !raw.is_empty()), &path, hint)?;
         let mut set: NamedTemplates = Vec::new();
         let mut complete = true;
         for (index, (name, value)) in raw.iter().enumerate() {
@@ -533,18 +450,14 @@ impl Builder<'_, '_> {
     }
 
     fn unknown_name(&mut self, path: &str, name: &str, known: &[&str]) {
-        let shown: Vec<&str> = known
-            .iter()
-            .copied()
-            .filter(|name| !name.starts_with("field-"))
-            .collect();
+        let shown: Vec<&str> =
+            known.iter().copied().filter(|name| !name.starts_with("field-")).collect();
         let hint = match nearest(name, &shown) {
             Some(near) => format!("did you mean {{{near}}}?"),
             None if shown.is_empty() => "no values are declared here".to_owned(),
             None => format!("known here: {}", shown.join(", ")),
         };
-        self.context
-            .error(path, format!("there is no value '{name}'"), Some(&hint));
+        self.context.error(path, format!("there is no value '{name}'"), Some(&hint));
     }
 
     fn request(&mut self, path: &str, raw: &RawRequest, plaintext: bool) -> Option<RequestSpec> {
@@ -558,11 +471,7 @@ impl Builder<'_, '_> {
             && !plaintext
         {
             // For a preset the URL is made of the base URL, which is what the user wrote.
-            let at = if self.kind == "login" {
-                at
-            } else {
-                self.at("base_url")
-            };
+            let at = if self.kind == "login" { at } else { self.at("base_url") };
             let hint = Some("use https://, or allow_plaintext = true if the way is safe");
             let message = format!("the login would go to {origin} unencrypted");
             self.context.error(&at, message, hint);
@@ -600,17 +509,11 @@ impl Builder<'_, '_> {
             }
             _ => {
                 let hint = Some("one of json, form and body");
-                self.context
-                    .error(path, "the request has more than one content", hint);
+                self.context.error(path, "the request has more than one content", hint);
                 return None;
             }
         };
-        Some(RequestSpec {
-            method: method?,
-            url: url?.1,
-            headers,
-            content,
-        })
+        Some(RequestSpec { method: method?, url: url?.1, headers, content })
     }
 
     fn template(&mut self, path: &str, text: &str) -> Option<Template> {
@@ -668,9 +571,7 @@ impl Builder<'_, '_> {
             None => None,
         };
         let path = self.at("lifetime");
-        let lifetime = self
-            .context
-            .parse(&path, raw.lifetime.as_deref(), units::duration);
+        let lifetime = self.context.parse(&path, raw.lifetime.as_deref(), units::duration);
         if expires.is_none() && raw.lifetime.is_none() {
             self.context.warning(
                 &self.path,
@@ -678,12 +579,7 @@ impl Builder<'_, '_> {
                 "expires = { in_s = \"/expires_in\" } or lifetime = \"1h\"",
             );
         }
-        Some(ReplySpec {
-            success,
-            values,
-            expires,
-            lifetime,
-        })
+        Some(ReplySpec { success, values, expires, lifetime })
     }
 
     fn condition(&mut self, path: &str, raw: &RawCondition) -> Option<Condition> {
@@ -701,14 +597,10 @@ impl Builder<'_, '_> {
         .collect();
         if tests.len() != 1 {
             let hint = Some("exactly one of equals, not and empty = true");
-            self.context
-                .error(path, "it does not say what to test", hint);
+            self.context.error(path, "it does not say what to test", hint);
             return None;
         }
-        Some(Condition {
-            pointer,
-            test: tests.pop()?,
-        })
+        Some(Condition { pointer, test: tests.pop()? })
     }
 
     fn expires(&mut self, path: &str, raw: &RawExpires) -> Option<Expires> {
@@ -724,8 +616,7 @@ impl Builder<'_, '_> {
         .collect();
         if found.len() != 1 {
             let hint = Some("exactly one of at_ms, at_s, in_s, rfc3339 and jwt");
-            self.context
-                .error(path, "it does not say where the end of life is", hint);
+            self.context.error(path, "it does not say where the end of life is", hint);
             return None;
         }
         let (key, expires) = found.pop()?;
@@ -739,20 +630,14 @@ impl Builder<'_, '_> {
             return Some(());
         }
         let hint = format!("write \"/{pointer}\"");
-        self.context.error(
-            path,
-            format!("\"{pointer}\" is not a JSON pointer"),
-            Some(&hint),
-        );
+        self.context.error(path, format!("\"{pointer}\" is not a JSON pointer"), Some(&hint));
         None
     }
 }
 
 fn authorization(template: &str) -> Scheme {
     let template = Template::parse(template).unwrap_or_else(|_| Template::literal(""));
-    Scheme::Fields(FieldsScheme {
-        set: vec![(http::header::AUTHORIZATION, template)],
-    })
+    Scheme::Fields(FieldsScheme { set: vec![(http::header::AUTHORIZATION, template)] })
 }
 
 fn names(secrets: &NamedSecrets) -> Vec<&str> {

@@ -20,13 +20,11 @@ pub(super) fn listeners(context: &mut Context<'_>, raw: &[RawListen]) -> Vec<Lis
         let Some(listener) = listener(context, &path, listen) else {
             continue;
         };
-        let twice = all
-            .iter()
-            .any(|other| match (&other.address, &listener.address) {
-                (Address::Tcp(one), Address::Tcp(two)) => one == two && one.port() != 0,
-                (Address::Unix { path: one, .. }, Address::Unix { path: two, .. }) => one == two,
-                _ => false,
-            });
+        let twice = all.iter().any(|other| match (&other.address, &listener.address) {
+            (Address::Tcp(one), Address::Tcp(two)) => one == two && one.port() != 0,
+            (Address::Unix { path: one, .. }, Address::Unix { path: two, .. }) => one == two,
+            _ => false,
+        });
         if twice {
             let message = "another listener has this address already";
             context.error(&format!("{path}.address"), message, None);
@@ -48,10 +46,7 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
             Some(name) => Some(context.field_name(&at, name)?),
             None => None,
         };
-        Some(CallerToken {
-            secret,
-            header: header.filter(|name| *name != AUTHORIZATION),
-        })
+        Some(CallerToken { secret, header: header.filter(|name| *name != AUTHORIZATION) })
     });
     if raw.caller_token_header.is_some() && raw.caller_token.is_none() {
         context.missing(&token_path, "caller_token = { env = \"NAME\" }");
@@ -64,38 +59,17 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
         if !tcp.ip().is_loopback() && !guarded && raw.open != Some(true) {
             let hint = "say who may call: allow = [\"10.1.0.0/16\"] or caller_token = { … }; \
                         open = true lets everybody use your credentials";
-            context.error(
-                &at,
-                "this address can be reached from other machines",
-                Some(hint),
-            );
+            context.error(&at, "this address can be reached from other machines", Some(hint));
         }
         if raw.mode.is_some() {
-            context.error(
-                &format!("{path}.mode"),
-                "only a Unix socket has a mode",
-                None,
-            );
+            context.error(&format!("{path}.mode"), "only a Unix socket has a mode", None);
         }
     } else if raw.allow.is_some() {
         let hint = Some("its mode and directory say who may connect");
-        context.error(
-            &format!("{path}.allow"),
-            "a Unix socket has no peer address",
-            hint,
-        );
+        context.error(&format!("{path}.allow"), "a Unix socket has no peer address", hint);
     }
-    let access = AccessRules {
-        hosts,
-        origins,
-        allow,
-        caller_token,
-    };
-    Some(ListenerConfig {
-        address,
-        protocol: raw.protocol.unwrap_or_default(),
-        access,
-    })
+    let access = AccessRules { hosts, origins, allow, caller_token };
+    Some(ListenerConfig { address, protocol: raw.protocol.unwrap_or_default(), access })
 }
 
 const AUTHORIZATION: HeaderName = http::header::AUTHORIZATION;
@@ -104,11 +78,7 @@ fn address(context: &mut Context<'_>, path: &str, text: &str, raw: &RawListen) -
     let at = format!("{path}.address");
     if let Some(socket) = text.strip_prefix("unix:") {
         if cfg!(not(unix)) {
-            context.error(
-                &at,
-                "this platform has no Unix sockets",
-                Some("use a TCP address"),
-            );
+            context.error(&at, "this platform has no Unix sockets", Some("use a TCP address"));
             return None;
         }
         if socket.is_empty() || !socket.starts_with(['/', '.']) {
@@ -127,29 +97,22 @@ fn address(context: &mut Context<'_>, path: &str, text: &str, raw: &RawListen) -
                 }
             },
         };
-        return Some(Address::Unix {
-            path: socket.into(),
-            mode,
-        });
+        return Some(Address::Unix { path: socket.into(), mode });
     }
     tcp(context, &at, text).map(Address::Tcp)
 }
 
 fn tcp(context: &mut Context<'_>, path: &str, text: &str) -> Option<SocketAddr> {
-    if let Some(port) = text
-        .strip_prefix("localhost:")
-        .and_then(|port| port.parse().ok())
-    {
+    if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
         return Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
-    match text.parse() {
-        Ok(address) => Some(address),
-        Err(_) => {
-            let hint = "an address and a port: \"127.0.0.1:8080\", \"[::1]:8080\" or \
-                        \"unix:/run/countersign.sock\"";
-            context.error(path, format!("\"{text}\" is not an address"), Some(hint));
-            None
-        }
+    if let Ok(address) = text.parse() {
+        Some(address)
+    } else {
+        let hint = "an address and a port: \"127.0.0.1:8080\", \"[::1]:8080\" or \
+                    \"unix:/run/countersign.sock\"";
+        context.error(path, format!("\"{text}\" is not an address"), Some(hint));
+        None
     }
 }
 
@@ -163,11 +126,7 @@ fn hosts(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Vec<S
             hosts.push(host.to_ascii_lowercase());
         } else {
             let hint = Some("names only, such as \"gateway.plant.test\"; there are no wildcards");
-            context.error(
-                &format!("{path}[{index}]"),
-                format!("'{host}' is not a host"),
-                hint,
-            );
+            context.error(&format!("{path}[{index}]"), format!("'{host}' is not a host"), hint);
         }
     }
     hosts
@@ -193,16 +152,14 @@ fn origins(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Vec
 fn networks(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for (index, text) in raw.unwrap_or_default().iter().enumerate() {
-        let network = text
-            .parse::<IpNet>()
-            .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
-        match network {
-            Ok(network) => networks.push(network),
-            Err(_) => {
-                let hint = Some("write \"10.1.0.0/16\" or \"10.1.2.3\"");
-                let message = format!("\"{text}\" is not an address or a network");
-                context.error(&format!("{path}[{index}]"), message, hint);
-            }
+        let network =
+            text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
+        if let Ok(network) = network {
+            networks.push(network);
+        } else {
+            let hint = Some("write \"10.1.0.0/16\" or \"10.1.2.3\"");
+            let message = format!("\"{text}\" is not an address or a network");
+            context.error(&format!("{path}[{index}]"), message, hint);
         }
     }
     networks
@@ -219,15 +176,7 @@ pub(super) fn admin(context: &mut Context<'_>, raw: &RawAdmin) -> Option<AdminCo
     let address = tcp(context, "admin.address", text)?;
     if !address.ip().is_loopback() && token.is_none() {
         let hint = Some("add token = { file = \"…\" }, or listen on 127.0.0.1");
-        context.error(
-            "admin.address",
-            "this address can be reached from other machines",
-            hint,
-        );
+        context.error("admin.address", "this address can be reached from other machines", hint);
     }
-    Some(AdminConfig {
-        address,
-        hosts,
-        token,
-    })
+    Some(AdminConfig { address, hosts, token })
 }

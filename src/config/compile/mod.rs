@@ -31,11 +31,8 @@ pub fn compile(
     shaped: &Shaped,
     problems: &mut Vec<Problem>,
 ) -> (Option<Config>, Vec<(String, RawCredential)>) {
-    let mut context = Context {
-        document,
-        removed: &shaped.removed,
-        problems,
-    };
+    let mut context =
+        Context { document, removed: &shaped.removed, problems, written_as: Vec::new() };
     let raw = match RawConfig::deserialize(&shaped.value) {
         Ok(raw) => raw,
         Err(error) => {
@@ -52,15 +49,9 @@ pub fn compile(
     };
     let drain = context.duration("drain", raw.drain.as_deref(), Duration::from_secs(30));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let workers = raw
-        .workers
-        .and_then(|n| usize::try_from(n).ok())
-        .unwrap_or(cores);
+    let workers = raw.workers.and_then(|n| usize::try_from(n).ok()).unwrap_or(cores);
     let listeners = listen::listeners(&mut context, &raw.listen);
-    let admin = raw
-        .admin
-        .as_ref()
-        .and_then(|admin| listen::admin(&mut context, admin));
+    let admin = raw.admin.as_ref().and_then(|admin| listen::admin(&mut context, admin));
     let mut expanded = Vec::new();
     let mut credentials = Vec::new();
     for (name, credential) in &raw.credential {
@@ -69,32 +60,15 @@ pub fn compile(
         credentials.extend(compiled);
     }
     let declared: Vec<&str> = raw.credential.keys().map(String::as_str).collect();
-    let routes = route::routes(
-        &mut context,
-        &raw.route,
-        &declared,
-        &credentials,
-        &listeners,
-    );
-    let config = Config {
-        workers,
-        drain,
-        limits,
-        log,
-        listeners,
-        admin,
-        credentials,
-        routes,
-    };
+    let routes = route::routes(&mut context, &raw.route, &declared, &credentials, &listeners);
+    let config = Config { workers, drain, limits, log, listeners, admin, credentials, routes };
     (Some(config), expanded)
 }
 
 fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {
     let raw = &raw.limits;
     let count = |value: Option<u64>, default: usize| {
-        value.map_or(default, |value| {
-            usize::try_from(value).unwrap_or(usize::MAX)
-        })
+        value.map_or(default, |value| usize::try_from(value).unwrap_or(usize::MAX))
     };
     let seconds = Duration::from_secs;
     let mut size = |path: &str, value: Option<&RawSize>, default: usize| {
@@ -133,26 +107,47 @@ fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {
     }
 }
 
+/// Fields that belong to the connection, which countersign looks after.
+const CONNECTION: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// Where problems go, and what is needed to place them.
 pub(super) struct Context<'c> {
     document: &'c Node,
     removed: &'c BTreeSet<String>,
     problems: &'c mut Vec<Problem>,
+    /// Paths that a preset made up, and the paths that the user wrote instead.
+    written_as: Vec<(String, String)>,
 }
 
 impl Context<'_> {
     /// Reports an error at `path`.
     pub(super) fn error(&mut self, path: &str, message: impl Display, hint: Option<&str>) {
-        let mut problem = Problem::error(path, self.document.locate(path), message.to_string());
+        let path = self.as_written(path);
+        let mut problem = Problem::error(&path, self.document.locate(&path), message.to_string());
         problem.hint = hint.map(str::to_owned);
         self.problems.push(problem);
     }
 
     /// Reports a warning at `path`.
     pub(super) fn warning(&mut self, path: &str, message: impl Display, hint: &str) {
-        let span = self.document.locate(path);
-        self.problems
-            .push(Problem::warning(path, span, message.to_string()).hint(hint));
+        let path = self.as_written(path);
+        let span = self.document.locate(&path);
+        self.problems.push(Problem::warning(&path, span, message.to_string()).hint(hint));
+    }
+
+    fn as_written(&self, path: &str) -> String {
+        let written = self.written_as.iter().find(|(made_up, _)| made_up == path);
+        written.map_or(path, |(_, written)| written).to_owned()
     }
 
     /// Reports a missing key, unless it is there and was reported as misshapen.
@@ -222,11 +217,7 @@ impl Context<'_> {
         if let Some(name) = &raw.env {
             if name.is_empty() || name.contains(['=', '\0', '$']) {
                 let hint = "only the name: { env = \"NAME\" }";
-                self.error(
-                    path,
-                    "this is not the name of an environment variable",
-                    Some(hint),
-                );
+                self.error(path, "this is not the name of an environment variable", Some(hint));
                 return None;
             }
             found.push(SecretRef::Env(name.clone()));
@@ -234,11 +225,7 @@ impl Context<'_> {
         found.extend(raw.file.as_ref().map(|file| SecretRef::File(file.into())));
         if let Some(command) = &raw.exec {
             if command.is_empty() {
-                self.error(
-                    path,
-                    "'exec' needs a command",
-                    Some("{ exec = [\"pass\", \"show\"] }"),
-                );
+                self.error(path, "'exec' needs a command", Some("{ exec = [\"pass\", \"show\"] }"));
                 return None;
             }
             found.push(SecretRef::Exec(command.clone()));
@@ -284,17 +271,6 @@ impl Context<'_> {
             self.error(path, format!("'{name}' is not a field name"), None);
             return None;
         };
-        const CONNECTION: [&str; 9] = [
-            "connection",
-            "content-length",
-            "host",
-            "keep-alive",
-            "proxy-connection",
-            "te",
-            "trailer",
-            "transfer-encoding",
-            "upgrade",
-        ];
         if CONNECTION.contains(&field.as_str()) {
             let hint = Some("it belongs to the connection, which countersign looks after");
             self.error(path, format!("the field '{name}' cannot be set"), hint);
@@ -357,21 +333,12 @@ impl Context<'_> {
             return wrong(self, &format!("\"{text}\" is not a URL"));
         };
         let Some(scheme) = uri.scheme().cloned() else {
-            return wrong(
-                self,
-                &format!("\"{text}\" does not begin with https:// or http://"),
-            );
+            return wrong(self, &format!("\"{text}\" does not begin with https:// or http://"));
         };
         if scheme.as_str() != "https" && scheme.as_str() != "http" {
-            return wrong(
-                self,
-                &format!("'{scheme}' is not a scheme that can be used here"),
-            );
+            return wrong(self, &format!("'{scheme}' is not a scheme that can be used here"));
         }
-        if uri
-            .authority()
-            .is_some_and(|authority| authority.as_str().contains('@'))
-        {
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             let hint = Some("use a credential of kind \"basic\" instead");
             self.error(path, "a URL must not hold a user or password", hint);
             return None;
@@ -397,11 +364,7 @@ impl Context<'_> {
     pub(super) fn tls(&mut self, path: &str, raw: &RawTls) -> TlsSettings {
         if raw.client_certificate.is_some() != raw.client_key.is_some() {
             let hint = Some("set both, or neither");
-            self.error(
-                path,
-                "'client_certificate' and 'client_key' belong together",
-                hint,
-            );
+            self.error(path, "'client_certificate' and 'client_key' belong together", hint);
         }
         TlsSettings {
             ca: raw.ca.as_ref().map(Into::into),

@@ -30,32 +30,21 @@ pub(super) fn routes(
         let path = format!("route[{index}]");
         let names: Vec<&str> = names(raw.credential.as_ref()).collect();
         used.extend(names.iter().map(|name| (*name).to_owned()));
-        let mut builder = Builder {
-            context,
-            path: path.clone(),
-            declared,
-            credentials,
-        };
+        let mut builder = Builder { context, path: path.clone(), declared, credentials };
         let Some(route) = builder.route(raw, index, &names) else {
             continue;
         };
         if let Some(twin) = all.iter().find(|other| overlap(other, &route)) {
             let message = format!("the route '{}' matches the same requests", twin.name);
             let hint = Some("give them different hosts, paths or methods");
-            let at = if raw.path.is_some() {
-                format!("{path}.path")
-            } else {
-                path.clone()
-            };
+            let at = if raw.path.is_some() { format!("{path}.path") } else { path.clone() };
             context.error(&at, message, hint);
         }
         if all.iter().any(|other| other.name == route.name) {
             let message = format!("another route is called '{}'", route.name);
             context.error(&format!("{path}.name"), message, None);
         }
-        let itself = listeners
-            .iter()
-            .any(|listener| leads_to(listener, &route.upstream.origin));
+        let itself = listeners.iter().any(|listener| leads_to(listener, &route.upstream.origin));
         if itself {
             let message = "this route leads back to countersign itself";
             context.error(&format!("{path}.upstream"), message, None);
@@ -86,20 +75,13 @@ fn overlap(one: &RouteConfig, two: &RouteConfig) -> bool {
         && one.prefix == two.prefix
         && (one.methods.is_empty()
             || two.methods.is_empty()
-            || one
-                .methods
-                .iter()
-                .any(|method| two.methods.contains(method)))
+            || one.methods.iter().any(|method| two.methods.contains(method)))
 }
 
 fn leads_to(listener: &ListenerConfig, origin: &Origin) -> bool {
     match &listener.address {
         Address::Tcp(address) => {
-            let host = origin
-                .authority
-                .host()
-                .trim_start_matches('[')
-                .trim_end_matches(']');
+            let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
             let same_host = match host.parse::<std::net::IpAddr>() {
                 Ok(ip) => ip == address.ip() || (address.ip().is_unspecified() && ip.is_loopback()),
                 Err(_) => {
@@ -142,18 +124,12 @@ impl Builder<'_, '_> {
         let at = self.at("max_body");
         let max_body = self.context.size(&at, raw.max_body.as_ref(), 1 << 30);
         let at = self.at("remove");
-        let remove = self
-            .context
-            .field_patterns(&at, raw.remove.as_deref().unwrap_or_default());
+        let remove = self.context.field_patterns(&at, raw.remove.as_deref().unwrap_or_default());
         let at = self.at("deny");
-        let deny = self
-            .context
-            .path_patterns(&at, raw.deny.as_deref().unwrap_or_default());
+        let deny = self.context.path_patterns(&at, raw.deny.as_deref().unwrap_or_default());
         let (upstream, prefix, credentials) = (upstream?, prefix?, credentials?);
-        let used: Vec<&CredentialConfig> = credentials
-            .iter()
-            .filter_map(|index| self.credentials.get(*index))
-            .collect();
+        let used: Vec<&CredentialConfig> =
+            credentials.iter().filter_map(|index| self.credentials.get(*index)).collect();
         self.bound(&upstream.origin, &used);
         if !used.is_empty()
             && !upstream.origin.is_secure()
@@ -168,17 +144,12 @@ impl Builder<'_, '_> {
         let set = self.set(raw, &used)?;
         let mut credentials = credentials.clone();
         // Parameters and fields first: a signature may cover them.
-        credentials.sort_by_key(
-            |index| match self.credentials.get(*index).map(|c| &c.scheme) {
-                Some(Scheme::Query(_)) => 0,
-                Some(Scheme::Fields(_)) => 1,
-                Some(Scheme::Hmac(_)) | None => 2,
-            },
-        );
-        let name = raw
-            .name
-            .clone()
-            .unwrap_or_else(|| default_name(&prefix, index));
+        credentials.sort_by_key(|index| match self.credentials.get(*index).map(|c| &c.scheme) {
+            Some(Scheme::Query(_)) => 0,
+            Some(Scheme::Fields(_)) => 1,
+            Some(Scheme::Hmac(_)) | None => 2,
+        });
+        let name = raw.name.clone().unwrap_or_else(|| default_name(&prefix, index));
         Some(RouteConfig {
             name,
             host,
@@ -213,8 +184,7 @@ impl Builder<'_, '_> {
         let at = self.at("path");
         let hint = "a path such as \"/devo\", as callers write it";
         if !path.starts_with('/') || path.contains(['?', '#', '\\', '%', ' ']) {
-            self.context
-                .error(&at, format!("\"{path}\" is not a path"), Some(hint));
+            self.context.error(&at, format!("\"{path}\" is not a path"), Some(hint));
             return None;
         }
         let prefix = path.trim_end_matches('/');
@@ -235,21 +205,18 @@ impl Builder<'_, '_> {
         }
         let at = self.at("host");
         let hint = Some("a name without port, such as \"api-us.devo.com\"");
-        self.context
-            .error(&at, format!("\"{host}\" is not a host"), hint);
+        self.context.error(&at, format!("\"{host}\" is not a host"), hint);
         None
     }
 
     fn methods(&mut self, raw: &[String]) -> Vec<Method> {
         let mut methods = Vec::new();
         for (index, name) in raw.iter().enumerate() {
-            match Method::from_bytes(name.to_ascii_uppercase().as_bytes()) {
-                Ok(method) => methods.push(method),
-                Err(_) => {
-                    let at = format!("{}[{index}]", self.at("methods"));
-                    self.context
-                        .error(&at, format!("'{name}' is not a method"), None);
-                }
+            if let Ok(method) = Method::from_bytes(name.to_ascii_uppercase().as_bytes()) {
+                methods.push(method);
+            } else {
+                let at = format!("{}[{index}]", self.at("methods"));
+                self.context.error(&at, format!("'{name}' is not a method"), None);
             }
         }
         methods
@@ -261,14 +228,10 @@ impl Builder<'_, '_> {
         let mut indices: Vec<usize> = Vec::new();
         let mut complete = true;
         for name in names {
-            let index = self
-                .credentials
-                .iter()
-                .position(|credential| credential.name == *name);
+            let index = self.credentials.iter().position(|credential| credential.name == *name);
             match index {
                 Some(index) if indices.contains(&index) => {
-                    self.context
-                        .error(&at, format!("'{name}' is named twice"), None);
+                    self.context.error(&at, format!("'{name}' is named twice"), None);
                 }
                 Some(index) => indices.push(index),
                 None => {
@@ -288,10 +251,7 @@ impl Builder<'_, '_> {
         }
         let mut fields: Vec<(HeaderName, &str)> = Vec::new();
         let mut covering = 0;
-        for credential in indices
-            .iter()
-            .filter_map(|index| self.credentials.get(*index))
-        {
+        for credential in indices.iter().filter_map(|index| self.credentials.get(*index)) {
             if credential.scheme.body_coverage() == BodyCoverage::Whole {
                 covering += 1;
             }
@@ -318,20 +278,14 @@ impl Builder<'_, '_> {
                 && !bound.contains(origin)
             {
                 let allowed: Vec<String> = bound.iter().map(ToString::to_string).collect();
-                let message = format!(
-                    "the credential '{}' must not be used for {origin}",
-                    credential.name
-                );
+                let message =
+                    format!("the credential '{}' must not be used for {origin}", credential.name);
                 let hint = format!("its 'upstreams' allows {}", allowed.join(", "));
                 self.context.error(&at, message, Some(&hint));
             }
             if credential.kind == "twinzo-device"
                 && let SourceSpec::Login(login) = &credential.source
-                && login
-                    .request
-                    .url
-                    .authority()
-                    .map(http::uri::Authority::host)
+                && login.request.url.authority().map(http::uri::Authority::host)
                     != Some(origin.authority.host())
             {
                 self.context.warning(
@@ -359,8 +313,7 @@ impl Builder<'_, '_> {
             match HeaderValue::from_str(text) {
                 Ok(value) => set.push((field, value)),
                 Err(_) => {
-                    self.context
-                        .error(&path, "the value has a character no field can hold", None);
+                    self.context.error(&path, "the value has a character no field can hold", None);
                 }
             }
         }
@@ -377,10 +330,7 @@ impl Builder<'_, '_> {
             connect: duration("connect", raw.connect.as_deref(), 5),
             first_byte: duration("first_byte", raw.first_byte.as_deref(), 60),
             idle: duration("idle", raw.idle.as_deref(), 60),
-            total: raw
-                .total
-                .as_deref()
-                .map(|text| duration("total", Some(text), 300)),
+            total: raw.total.as_deref().map(|text| duration("total", Some(text), 300)),
         }
     }
 
@@ -393,26 +343,18 @@ impl Builder<'_, '_> {
                 _ => {
                     let hint = Some("a status from 400 to 499, such as 401");
                     let at = format!("{at}.statuses[{index}]");
-                    self.context
-                        .error(&at, format!("{status} cannot mean a refused token"), hint);
+                    self.context.error(&at, format!("{status} cannot mean a refused token"), hint);
                 }
             }
         }
         let at = format!("{at}.max_body");
         let max_body = self.context.size(&at, raw.max_body.as_ref(), 64 << 10);
-        Replay {
-            statuses,
-            max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
-        }
+        Replay { statuses, max_body: usize::try_from(max_body).unwrap_or(usize::MAX) }
     }
 }
 
 /// A name for a route that has none: its prefix.
 fn default_name(prefix: &str, index: usize) -> String {
     let words: Vec<&str> = prefix.split('/').filter(|word| !word.is_empty()).collect();
-    if words.is_empty() {
-        format!("route-{index}")
-    } else {
-        words.join("-")
-    }
+    if words.is_empty() { format!("route-{index}") } else { words.join("-") }
 }

@@ -19,6 +19,15 @@ use crate::config::raw::{
 /// Clients of these APIs send some credential of their own; none of it may arrive beside ours.
 const REMOVED: [&str; 3] = ["Authorization", "standAloneToken", "x-logtrust-*"];
 
+pub(super) const TOKEN_KEYS: [(&str, &str); 2] = [("values.token", "token"), ("set", "header")];
+
+pub(super) const SIGNATURE_KEYS: [(&str, &str); 4] = [
+    ("key", "api_secret"),
+    ("values.api_key", "api_key"),
+    ("values.domain_api_key", "domain_api_key"),
+    ("values.reseller_api_key", "reseller_api_key"),
+];
+
 pub(super) fn token(
     context: &mut Context<'_>,
     path: &str,
@@ -26,17 +35,14 @@ pub(super) fn token(
 ) -> Option<RawCredential> {
     let hint = "token = { env = \"DEVO_TOKEN\" }";
     let token = context.require(raw.token.as_ref(), &format!("{path}.token"), hint)?;
-    let header = raw
-        .header
-        .clone()
-        .unwrap_or_else(|| "standAloneToken".to_owned());
+    let header = raw.header.clone().unwrap_or_else(|| "standAloneToken".to_owned());
     let prefix = raw.prefix.as_deref().unwrap_or_default();
     let prefix = prefix.replace('{', "{{").replace('}', "}}");
     let value = RawValue::Template(format!("{prefix}{{token}}"));
     Some(RawCredential::Fields(RawFields {
         set: Some(BTreeMap::from([(header, value)])),
         values: Some(BTreeMap::from([("token".to_owned(), token.clone())])),
-        remove: texts(REMOVED),
+        remove: Some(texts(REMOVED)),
         upstreams: raw.upstreams.clone(),
         ..RawFields::default()
     }))
@@ -56,7 +62,7 @@ pub(super) fn signature(
     let mut set = fields([
         ("x-logtrust-timestamp", template("{timestamp}")),
         ("x-logtrust-sign", template("{signature}")),
-    ])?;
+    ]);
     let mut values = BTreeMap::new();
     let mut signing = String::new();
     for (index, (header, value, key)) in keys.into_iter().enumerate() {
@@ -75,15 +81,12 @@ pub(super) fn signature(
         key: Some(secret?.clone()),
         values: Some(values),
         base: Some(vec![
-            RawPart::With(RawPartWith {
-                value: Some(signing),
-                ..RawPartWith::default()
-            }),
+            RawPart::With(RawPartWith { value: Some(signing), ..RawPartWith::default() }),
             part(RawNamedPart::Body),
             part(RawNamedPart::Timestamp),
         ]),
         set: Some(set),
-        remove: texts(REMOVED),
+        remove: Some(texts(REMOVED)),
         upstreams: raw.upstreams.clone(),
         ..RawHmac::default()
     }))
@@ -100,21 +103,13 @@ fn provisioning_keys(
     if raw.api_key.is_some() {
         let hint =
             Some("provisioning takes domain_api_key or reseller_api_key; or set api = \"query\"");
-        context.error(
-            &format!("{path}.api_key"),
-            "this key is for the query API",
-            hint,
-        );
+        context.error(&format!("{path}.api_key"), "this key is for the query API", hint);
     }
     let domain = raw.domain_api_key.clone();
     let domain = domain.map(|key| ("x-logtrust-domain-apikey", "domain_api_key", key));
     let reseller = raw.reseller_api_key.clone();
     let reseller = reseller.map(|key| ("x-logtrust-reseller-apikey", "reseller_api_key", key));
-    let default = if reseller.is_some() {
-        RawSignWith::Reseller
-    } else {
-        RawSignWith::Domain
-    };
+    let default = if reseller.is_some() { RawSignWith::Reseller } else { RawSignWith::Domain };
     let (signing, other, name) = match raw.sign_with.unwrap_or(default) {
         RawSignWith::Reseller => (reseller, domain, "reseller_api_key"),
         RawSignWith::Domain => (domain, reseller, "domain_api_key"),

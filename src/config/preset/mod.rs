@@ -33,6 +33,23 @@ pub(super) fn expand(
     }
 }
 
+/// The keys that [`expand`] makes up, and the ones that the user wrote for them: problems are
+/// reported where they can be mended.
+pub(super) fn written_as(credential: &RawCredential) -> &'static [(&'static str, &'static str)] {
+    match credential {
+        RawCredential::TwinzoDevice(_) => &twinzo::DEVICE_KEYS,
+        RawCredential::TwinzoApiKey(_) => &twinzo::API_KEY_KEYS,
+        RawCredential::DevoToken(_) => &devo::TOKEN_KEYS,
+        RawCredential::DevoSignature(_) => &devo::SIGNATURE_KEYS,
+        RawCredential::Fields(_)
+        | RawCredential::Query(_)
+        | RawCredential::Bearer(_)
+        | RawCredential::Basic(_)
+        | RawCredential::Login(_)
+        | RawCredential::Hmac(_) => &[],
+    }
+}
+
 /// A text of the configuration as a template that stands for itself.
 fn verbatim(text: &str) -> RawValue {
     RawValue::Template(text.replace('{', "{{").replace('}', "}}"))
@@ -43,27 +60,16 @@ fn template(text: &str) -> RawValue {
     RawValue::Template(text.to_owned())
 }
 
-fn fields(
-    set: impl IntoIterator<Item = (&'static str, RawValue)>,
-) -> Option<BTreeMap<String, RawValue>> {
-    Some(
-        set.into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
-    )
+fn fields(set: impl IntoIterator<Item = (&'static str, RawValue)>) -> BTreeMap<String, RawValue> {
+    set.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 fn secrets(
     secrets: impl IntoIterator<Item = (&'static str, RawSecret)>,
-) -> Option<BTreeMap<String, RawSecret>> {
-    Some(
-        secrets
-            .into_iter()
-            .map(|(name, secret)| (name.to_owned(), secret))
-            .collect(),
-    )
+) -> BTreeMap<String, RawSecret> {
+    secrets.into_iter().map(|(name, secret)| (name.to_owned(), secret)).collect()
 }
 
-fn texts<const N: usize>(texts: [&str; N]) -> Option<Vec<String>> {
-    Some(texts.map(str::to_owned).to_vec())
+fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
+    texts.map(str::to_owned).to_vec()
 }

@@ -17,18 +17,21 @@ use crate::config::raw::{
 };
 
 /// What devices send by themselves, some of them empty. `mApi-Key` is the vendor's own tooling's.
-const REMOVED: [&str; 7] = [
-    "Api-Key",
-    "Authorization",
-    "Branch",
-    "Client",
-    "Cookie",
-    "mApi-Key",
-    "Token",
+const REMOVED: [&str; 7] =
+    ["Api-Key", "Authorization", "Branch", "Client", "Cookie", "mApi-Key", "Token"];
+
+/// `{base}/v3/authorization`: its GET returns the shared token and its DELETE revokes it, so it is
+/// not for callers. The version is written in several ways, and the base may have a path of its own.
+const TOKEN_ENDPOINTS: [&str; 2] = ["/*/authorization", "/*/*/authorization"];
+
+pub(super) const DEVICE_KEYS: [(&str, &str); 4] = [
+    ("request.url", "base_url"),
+    ("renew.url", "base_url"),
+    ("secrets.password", "password"),
+    ("set.Api-Key", "api_key"),
 ];
 
-/// Its GET returns the shared token and its DELETE revokes it: not for callers.
-const TOKEN_ENDPOINTS: &str = "/*/authorization";
+pub(super) const API_KEY_KEYS: [(&str, &str); 1] = [("set.Api-Key", "api_key")];
 
 pub(super) fn device(
     context: &mut Context<'_>,
@@ -45,14 +48,16 @@ pub(super) fn device(
         context.url(&format!("{path}.base_url"), base)?;
         Some(base.trim_end_matches('/'))
     });
-    for (key, guid) in [
-        ("client_guid", &raw.client_guid),
-        ("branch_guid", &raw.branch_guid),
-    ] {
+    for (key, guid) in [("client_guid", &raw.client_guid), ("branch_guid", &raw.branch_guid)] {
         check_guid(context, &format!("{path}.{key}"), guid.as_deref());
     }
     let (base, login, password) = (base?, login?, password?);
 
+    let path = base.parse::<http::Uri>().map(|url| url.path().to_owned()).unwrap_or_default();
+    let mut deny = TOKEN_ENDPOINTS.map(str::to_owned).to_vec();
+    if path.matches('/').count() > 1 {
+        deny.push(format!("{path}/*/authorization"));
+    }
     let guid = |configured: &Option<String>, from_reply: &str| match configured {
         Some(guid) => verbatim(guid),
         None => template(from_reply),
@@ -67,29 +72,19 @@ pub(super) fn device(
         method: Some("GET".to_owned()),
         url: Some(format!("{base}/v3/authorization/token")),
         headers: Some(
-            headers
-                .into_iter()
-                .chain([("Token".to_owned(), "{token}".to_owned())])
-                .collect(),
+            headers.into_iter().chain([("Token".to_owned(), "{token}".to_owned())]).collect(),
         ),
         ..RawRequest::default()
     };
     // A super-user has no client; everybody else names theirs.
     let client_name = raw.client.iter().map(|client| ("Client", escaped(client)));
-    let login = [
-        ("Login", escaped(login)),
-        ("Password", "{password}".to_owned()),
-    ];
+    let login = [("Login", escaped(login)), ("Password", "{password}".to_owned())];
     let json: BTreeMap<String, Value> = client_name
         .chain(login)
         .map(|(name, text)| (name.to_owned(), Value::String(text)))
         .collect();
-    let mut set = fields([
-        ("Token", template("{token}")),
-        ("Client", client),
-        ("Branch", branch),
-    ]);
-    if let (Some(set), Some(key)) = (&mut set, &raw.api_key) {
+    let mut set = fields([("Token", template("{token}")), ("Client", client), ("Branch", branch)]);
+    if let Some(key) = &raw.api_key {
         set.insert("Api-Key".to_owned(), RawValue::Secret(key.clone()));
     }
     let mut values = BTreeMap::from([("token".to_owned(), "/Token".to_owned())]);
@@ -106,7 +101,7 @@ pub(super) fn device(
             json: Some(json),
             ..RawRequest::default()
         }),
-        secrets: secrets([("password", password.clone())]),
+        secrets: Some(secrets([("password", password.clone())])),
         success: Some(vec![
             RawCondition {
                 pointer: Some("/Success".to_owned()),
@@ -125,9 +120,9 @@ pub(super) fn device(
             ..RawExpires::default()
         }),
         renew: raw.renew.unwrap_or(true).then_some(renewal),
-        set,
-        remove: texts(REMOVED),
-        deny: texts([TOKEN_ENDPOINTS]),
+        set: Some(set),
+        remove: Some(texts(REMOVED)),
+        deny: Some(deny),
         upstreams: raw.upstreams.clone(),
         refresh: raw.refresh.clone(),
         tls: raw.tls.clone(),
@@ -152,13 +147,13 @@ pub(super) fn api_key(
     let client = guid("client_guid", raw.client_guid.as_deref());
     let branch = guid("branch_guid", raw.branch_guid.as_deref());
     Some(RawCredential::Fields(RawFields {
-        set: fields([
+        set: Some(fields([
             ("Api-Key", RawValue::Secret(key?.clone())),
             ("Client", client?),
             ("Branch", branch?),
-        ]),
-        remove: texts(REMOVED),
-        deny: texts([TOKEN_ENDPOINTS]),
+        ])),
+        remove: Some(texts(REMOVED)),
+        deny: Some(texts(TOKEN_ENDPOINTS)),
         upstreams: raw.upstreams.clone(),
         ..RawFields::default()
     }))

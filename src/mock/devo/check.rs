@@ -54,11 +54,7 @@ pub(super) enum Judgement {
     /// The content does not matter.
     Settled(Result<Cow<'static, str>, Refusal>),
     /// One of the candidates must turn out to have signed.
-    Open {
-        candidates: Vec<(&'static str, Verifier)>,
-        timestamp: Vec<u8>,
-        sign: Vec<u8>,
-    },
+    Open { candidates: Vec<(&'static str, Verifier)>, timestamp: Vec<u8>, sign: Vec<u8> },
 }
 
 impl Judgement {
@@ -78,11 +74,7 @@ impl Judgement {
     pub(super) fn close(self) -> Result<Cow<'static, str>, Refusal> {
         let (candidates, timestamp, sign) = match self {
             Self::Settled(verdict) => return verdict,
-            Self::Open {
-                candidates,
-                timestamp,
-                sign,
-            } => (candidates, timestamp, sign),
+            Self::Open { candidates, timestamp, sign } => (candidates, timestamp, sign),
         };
         candidates
             .into_iter()
@@ -181,11 +173,7 @@ fn signature<'a>(
     if candidates.is_empty() {
         return wrong("no key was sent");
     }
-    Ok(Judgement::Open {
-        candidates,
-        timestamp: timestamp.to_vec(),
-        sign: sign.to_vec(),
-    })
+    Ok(Judgement::Open { candidates, timestamp: timestamp.to_vec(), sign: sign.to_vec() })
 }
 
 /// The secrets of a key, if it may stand in that field.
@@ -243,9 +231,7 @@ mod tests {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             fields.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        open(options, area, &fields, NOW)
-            .close()
-            .map(Cow::into_owned)
+        open(options, area, &fields, NOW).close().map(Cow::into_owned)
     }
 
     fn sign(key: &str, secret: &str, timestamp: &str) -> String {
@@ -269,24 +255,15 @@ mod tests {
         let bearer = format!("Bearer {}", options.bearer_token);
         for area in [Area::Provisioning, Area::Query, Area::Alerts, Area::Other] {
             let token = [("standAloneToken", options.standalone_token.as_str())];
-            assert_eq!(
-                verdict(&options, area, &token),
-                Ok("standAloneToken is right".to_owned())
-            );
+            assert_eq!(verdict(&options, area, &token), Ok("standAloneToken is right".to_owned()));
             let by_bearer = verdict(&options, area, &[("Authorization", &bearer)]);
             assert_eq!(by_bearer.is_ok(), area.takes_bearer());
         }
-        let beside = [
-            ("Authorization", bearer.as_str()),
-            (TIMESTAMP, "1700000000000"),
-        ];
+        let beside = [("Authorization", bearer.as_str()), (TIMESTAMP, "1700000000000")];
         assert!(verdict(&options, Area::Query, &beside).is_ok());
         for wrong in ["Bearer other", "jwt other", "standin-bearer-token"] {
             let refused = verdict(&options, Area::Query, &[("Authorization", wrong)]);
-            assert_eq!(
-                refused,
-                Err(Refusal::Unauthorized("Bearer token is unknown".into()))
-            );
+            assert_eq!(refused, Err(Refusal::Unauthorized("Bearer token is unknown".into())));
         }
         assert_eq!(
             verdict(&options, Area::Other, &[]),
@@ -318,47 +295,29 @@ mod tests {
         assert_eq!(ask(&keys, &by_reseller), right_reseller);
         signature_refused(ask(&keys, &crossed), "wrong");
         signature_refused(ask(&[domain], &by_reseller), "wrong");
-        signature_refused(
-            ask(&[(DOMAIN_KEY, &options.reseller_api_key)], &by_reseller),
-            "unknown",
-        );
-        signature_refused(
-            ask(&[domain, (RESELLER_KEY, "other")], &by_domain),
-            "unknown",
-        );
+        signature_refused(ask(&[(DOMAIN_KEY, &options.reseller_api_key)], &by_reseller), "unknown");
+        signature_refused(ask(&[domain, (RESELLER_KEY, "other")], &by_domain), "unknown");
     }
 
     #[test]
     fn fields_too_many_or_too_few_are_refused() {
         let options = Options::default();
         let right = sign(&options.api_key, &options.api_secret, "1");
-        let (key, time, tag) = (
-            (KEY, options.api_key.as_str()),
-            (TIMESTAMP, "1"),
-            (SIGN, right.as_str()),
-        );
+        let (key, time, tag) =
+            ((KEY, options.api_key.as_str()), (TIMESTAMP, "1"), (SIGN, right.as_str()));
         let token = ("standAloneToken", options.standalone_token.as_str());
         let ask = |sent: &[(&str, &str)]| verdict(&options, Area::Query, sent);
-        assert_eq!(
-            ask(&[key, time, tag]),
-            Ok("signature of the query key is right".to_owned())
-        );
+        assert_eq!(ask(&[key, time, tag]), Ok("signature of the query key is right".to_owned()));
         signature_refused(ask(&[key, tag]), "timestamp is missing");
         signature_refused(ask(&[key, time]), "sign is missing");
         signature_refused(ask(&[time, tag]), "no key");
         signature_refused(ask(&[key, time, tag, tag]), "more than once");
         signature_refused(ask(&[key, time, tag, token]), "more than one kind");
-        signature_refused(
-            ask(&[token, ("Authorization", "Bearer x")]),
-            "more than one kind",
-        );
+        signature_refused(ask(&[token, ("Authorization", "Bearer x")]), "more than one kind");
         signature_refused(ask(&[token, time]), "more than one kind");
         signature_refused(ask(&[token, token]), "more than once");
         signature_refused(ask(&[key, time, tag, (DOMAIN_KEY, "x")]), "does not belong");
-        signature_refused(
-            ask(&[key, time, tag, ("x-logtrust-extra", "x")]),
-            "does not belong",
-        );
+        signature_refused(ask(&[key, time, tag, ("x-logtrust-extra", "x")]), "does not belong");
         signature_refused(ask(&[(KEY, ""), time, tag]), "is empty");
         for text in ["+1", "1.0", "1e3", "99999999999999999999", "now"] {
             signature_refused(ask(&[key, (TIMESTAMP, text), tag]), "not a decimal");
@@ -371,18 +330,11 @@ mod tests {
     fn a_timestamp_is_judged_by_its_age_only_if_asked() {
         let ask = |options: &Options, timestamp: &str| {
             let tag = sign(&options.api_key, &options.api_secret, timestamp);
-            let sent = [
-                (KEY, options.api_key.as_str()),
-                (TIMESTAMP, timestamp),
-                (SIGN, &tag),
-            ];
+            let sent = [(KEY, options.api_key.as_str()), (TIMESTAMP, timestamp), (SIGN, &tag)];
             verdict(options, Area::Query, &sent)
         };
         assert!(ask(&Options::default(), "1").is_ok());
-        let strict = Options {
-            max_skew: Some(Duration::from_secs(5)),
-            ..Options::default()
-        };
+        let strict = Options { max_skew: Some(Duration::from_secs(5)), ..Options::default() };
         assert!(ask(&strict, "1700000005000").is_ok());
         assert!(ask(&strict, "1699999995000").is_ok());
         signature_refused(ask(&strict, "1700000005001"), "too far");

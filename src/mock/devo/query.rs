@@ -7,12 +7,8 @@ use serde_json::{Value, json};
 use super::{Answer, CID, Content, JSON};
 
 /// Columns and their types, in the order of the rows' values.
-const COLUMNS: [(&str, &str); 4] = [
-    ("eventdate", "timestamp"),
-    ("machine", "str"),
-    ("level", "str"),
-    ("count", "int8"),
-];
+const COLUMNS: [(&str, &str); 4] =
+    [("eventdate", "timestamp"), ("machine", "str"), ("level", "str"), ("count", "int8")];
 
 /// What encloses the result of a query, keys in the vendor's order.
 #[derive(Serialize)]
@@ -35,13 +31,7 @@ pub(super) fn answer(content: &Content, cid: &str, now_ms: i64) -> Answer {
         .unwrap_or_default();
     let mode = query.pointer("/mode/type").and_then(Value::as_str);
     let rows = rows(now_ms);
-    let enveloped = |object| Envelope {
-        msg: "",
-        timestamp: now_ms,
-        cid,
-        status: 0,
-        object,
-    };
+    let enveloped = |object| Envelope { msg: "", timestamp: now_ms, cid, status: 0, object };
     let answer = match mode {
         Some("json/compact") => {
             let object = json!({ "m": columns(), "d": rows });
@@ -65,12 +55,7 @@ pub(super) fn answer(content: &Content, cid: &str, now_ms: i64) -> Answer {
 
 fn rows(now_ms: i64) -> Vec<[Value; 4]> {
     let row = |age: i64, machine: &str, level: &str, count: u64| {
-        [
-            json!(now_ms.saturating_sub(age)),
-            json!(machine),
-            json!(level),
-            json!(count),
-        ]
+        [json!(now_ms.saturating_sub(age)), json!(machine), json!(level), json!(count)]
     };
     vec![
         row(3_000, "press-01", "INFO", 12),
@@ -80,11 +65,7 @@ fn rows(now_ms: i64) -> Vec<[Value; 4]> {
 }
 
 fn named(row: &[Value; 4]) -> Value {
-    COLUMNS
-        .iter()
-        .zip(row)
-        .map(|((name, _), value)| ((*name).to_owned(), value.clone()))
-        .collect()
+    COLUMNS.iter().zip(row).map(|((name, _), value)| ((*name).to_owned(), value.clone())).collect()
 }
 
 fn columns() -> Value {
@@ -98,9 +79,7 @@ fn columns() -> Value {
 
 /// One value a line.
 fn lines(values: impl Iterator<Item = Value>) -> Answer {
-    let text = values.fold(String::new(), |text, value| {
-        text + &value.to_string() + "\n"
-    });
+    let text = values.fold(String::new(), |text, value| text + &value.to_string() + "\n");
     Answer::with_body(StatusCode::OK, JSON, text)
 }
 

@@ -27,9 +27,7 @@ impl Verifier {
     /// Whether `sign` is the signature of the key, the content so far and `timestamp`, in
     /// lower-case hexadecimal.
     pub fn accepts(mut self, timestamp: &[u8], sign: &[u8]) -> bool {
-        let lower_case = sign
-            .iter()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let lower_case = sign.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let Ok(sign) = hex::decode(sign) else {
             return false;
         };
@@ -94,23 +92,14 @@ mod tests {
         for row in vectors {
             let (key, secret) = (row.api_key.as_bytes(), row.api_secret.as_bytes());
             let (timestamp, sign) = (row.timestamp.as_bytes(), row.sign.as_bytes());
-            assert!(
-                accepts(key, secret, &row.body(), timestamp, sign),
-                "{}",
-                row.id
-            );
+            assert!(accepts(key, secret, &row.body(), timestamp, sign), "{}", row.id);
         }
     }
 
     #[test]
     fn a_null_text_is_not_an_absent_content() {
-        let sign_of = |id: &str| {
-            vectors()
-                .into_iter()
-                .find(|row| row.id.starts_with(id))
-                .unwrap()
-                .sign
-        };
+        let sign_of =
+            |id: &str| vectors().into_iter().find(|row| row.id.starts_with(id)).unwrap().sign;
         assert_ne!(sign_of("V01"), sign_of("V03"));
     }
 
@@ -121,11 +110,7 @@ mod tests {
             let (body, timestamp) = (row.body(), row.timestamp.as_bytes());
             let raw = hex::decode(&row.sign).unwrap();
             let refused = |sign: &str| {
-                assert!(
-                    !accepts(key, secret, &body, timestamp, sign.as_bytes()),
-                    "{}",
-                    row.id
-                );
+                assert!(!accepts(key, secret, &body, timestamp, sign.as_bytes()), "{}", row.id);
             };
             refused(&row.sign.to_uppercase());
             refused(&STANDARD.encode(&raw));

@@ -36,9 +36,9 @@ impl fmt::Display for Failure {
         f.write_str(match self {
             Self::None => "none",
             Self::TooManyRequests { retry_after: None } => "too_many_requests",
-            Self::TooManyRequests {
-                retry_after: Some(seconds),
-            } => return write!(f, "too_many_requests:{seconds}"),
+            Self::TooManyRequests { retry_after: Some(seconds) } => {
+                return write!(f, "too_many_requests:{seconds}");
+            }
             Self::ServerError => "server_error",
             Self::EmptyOk => "empty_ok",
             Self::Garbage => "garbage",
@@ -70,9 +70,7 @@ impl FromStr for Failure {
             "close_connection" => Self::CloseConnection,
             "success_false" => Self::SuccessFalse,
             other => match other.strip_prefix("too_many_requests:").map(str::parse) {
-                Some(Ok(seconds)) => Self::TooManyRequests {
-                    retry_after: Some(seconds),
-                },
+                Some(Ok(seconds)) => Self::TooManyRequests { retry_after: Some(seconds) },
                 Some(Err(_)) | None => {
                     return Err(SwitchError::BadValue {
                         key: "failure".to_owned(),
@@ -112,9 +110,7 @@ mod tests {
         for failure in [
             Failure::None,
             Failure::TooManyRequests { retry_after: None },
-            Failure::TooManyRequests {
-                retry_after: Some(30),
-            },
+            Failure::TooManyRequests { retry_after: Some(30) },
             Failure::ServerError,
             Failure::EmptyOk,
             Failure::Garbage,

@@ -35,14 +35,10 @@ pub(super) enum Flaw {
 impl Flaw {
     pub(super) fn explain(self) -> (StatusCode, &'static str) {
         match self {
-            Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the content is larger than the stand-in takes",
-            ),
-            Self::Stalled => (
-                StatusCode::REQUEST_TIMEOUT,
-                "the content did not arrive in time",
-            ),
+            Self::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "the content is larger than the stand-in takes")
+            }
+            Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "the content did not arrive in time"),
             Self::BrokenOff => (StatusCode::BAD_REQUEST, "the content broke off"),
         }
     }
@@ -88,10 +84,7 @@ where
             }
         }
     };
-    let content = Content {
-        len,
-        sha256: hex::encode(sha256.finish()),
-        kept: kept.map(BytesMut::freeze),
-    };
+    let content =
+        Content { len, sha256: hex::encode(sha256.finish()), kept: kept.map(BytesMut::freeze) };
     (content, flaw)
 }

@@ -30,18 +30,14 @@ where
         return Answer::empty(StatusCode::METHOD_NOT_ALLOWED)
             .field(header::ALLOW, HeaderValue::from_static("GET, POST"));
     }
-    let limits = Limits {
-        total: CONTROL_LIMIT,
-        kept: KEPT_LIMIT,
-    };
+    let limits = Limits { total: CONTROL_LIMIT, kept: KEPT_LIMIT };
     let (content, flaw) = read(body, limits, |_| {}).await;
     if let Some(flaw) = flaw {
         let (status, message) = flaw.explain();
         return Answer::json(status, "application/json", &json!({ "error": message }));
     }
-    let changes = content
-        .kept
-        .and_then(|text| serde_json::from_slice::<Map<String, Value>>(&text).ok());
+    let changes =
+        content.kept.and_then(|text| serde_json::from_slice::<Map<String, Value>>(&text).ok());
     let problem = match changes.map(|changes| shared.switches.apply(&changes)) {
         Some(Ok(())) => return state(shared),
         Some(Err(error)) => error.to_string(),

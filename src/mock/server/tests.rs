@@ -25,11 +25,7 @@ impl Api for Plain {
             "/nowhere" => Kind::Unknown,
             _ => Kind::Data,
         };
-        Opened {
-            kind,
-            keep: true,
-            pending: 0,
-        }
+        Opened { kind, keep: true, pending: 0 }
     }
 
     fn absorb(pending: &mut u64, chunk: &[u8]) {
@@ -59,11 +55,7 @@ impl Api for Plain {
     }
 
     fn success_false(&self) -> Answer {
-        Answer::json(
-            StatusCode::OK,
-            "application/json",
-            &json!({ "Success": false }),
-        )
+        Answer::json(StatusCode::OK, "application/json", &json!({ "Success": false }))
     }
 
     fn decorate(&self, fields: &mut http::HeaderMap) {
@@ -78,22 +70,14 @@ async fn plain() -> StandIn {
 #[tokio::test]
 async fn both_http_versions_are_answered() {
     let stand_in = plain().await;
-    let one = send(stand_in.address(), request("POST", "/a", &[], "abc"))
-        .await
-        .unwrap();
-    let two = send_h2(stand_in.address(), request("POST", "/a?b=%20", &[], "abc"))
-        .await
-        .unwrap();
+    let one = send(stand_in.address(), request("POST", "/a", &[], "abc")).await.unwrap();
+    let two = send_h2(stand_in.address(), request("POST", "/a?b=%20", &[], "abc")).await.unwrap();
     for response in [one, two] {
         assert_eq!(json_of(&response), json!({ "absorbed": 3, "kept": 3 }));
         assert_eq!(response.headers()["x-plain"], "1");
     }
-    let versions: Vec<_> = stand_in
-        .recorder()
-        .all()
-        .iter()
-        .map(|recorded| recorded.version)
-        .collect();
+    let versions: Vec<_> =
+        stand_in.recorder().all().iter().map(|recorded| recorded.version).collect();
     assert_eq!(versions, [http::Version::HTTP_11, http::Version::HTTP_2]);
     assert_eq!(stand_in.recorder().last().unwrap().target, "/a?b=%20");
 }
@@ -103,10 +87,7 @@ async fn content_above_a_mebibyte_is_read_but_not_kept() {
     let stand_in = plain().await;
     let call = request("POST", "/a", &[], vec![0; KEPT_LIMIT + 1]);
     let response = send(stand_in.address(), call).await.unwrap();
-    assert_eq!(
-        json_of(&response),
-        json!({ "absorbed": KEPT_LIMIT + 1, "kept": null })
-    );
+    assert_eq!(json_of(&response), json!({ "absorbed": KEPT_LIMIT + 1, "kept": null }));
 }
 
 #[tokio::test]
@@ -121,13 +102,9 @@ async fn failures_that_answer_do_so_as_often_as_asked() {
         (Failure::SuccessFalse, 200),
     ] {
         stand_in.switches().fail_token_calls(failure, Some(1));
-        let data = send(stand_in.address(), request("GET", "/data", &[], ""))
-            .await
-            .unwrap();
+        let data = send(stand_in.address(), request("GET", "/data", &[], "")).await.unwrap();
         assert_eq!(json_of(&data)["absorbed"], 0);
-        let failed = send(stand_in.address(), request("GET", "/token", &[], ""))
-            .await
-            .unwrap();
+        let failed = send(stand_in.address(), request("GET", "/token", &[], "")).await.unwrap();
         assert_eq!(failed.status(), status);
         assert!(failed.headers().contains_key("x-plain"));
         match failure {
@@ -138,57 +115,27 @@ async fn failures_that_answer_do_so_as_often_as_asked() {
             Failure::None | Failure::ServerError | Failure::Hang | Failure::CloseConnection => {}
         }
         let recorded = stand_in.recorder().last().unwrap();
-        assert_eq!(
-            recorded.verdict,
-            format!("not judged: the failure switch says {failure}")
-        );
-        let after = send(stand_in.address(), request("GET", "/token", &[], ""))
-            .await
-            .unwrap();
+        assert_eq!(recorded.verdict, format!("not judged: the failure switch says {failure}"));
+        let after = send(stand_in.address(), request("GET", "/token", &[], "")).await.unwrap();
         assert_eq!(json_of(&after)["absorbed"], 0);
     }
     let recorder = stand_in.recorder();
-    assert_eq!(
-        (
-            recorder.token_calls(),
-            recorder.logins(),
-            recorder.refused()
-        ),
-        (10, 10, 5)
-    );
+    assert_eq!((recorder.token_calls(), recorder.logins(), recorder.refused()), (10, 10, 5));
 }
 
 #[tokio::test]
 async fn a_connection_can_be_closed_instead_of_answered() {
     let stand_in = plain().await;
-    stand_in
-        .switches()
-        .fail_data_calls(Failure::CloseConnection, Some(2));
-    assert!(
-        send(stand_in.address(), request("GET", "/a", &[], ""))
-            .await
-            .is_err()
-    );
-    assert!(
-        send_h2(stand_in.address(), request("GET", "/a", &[], ""))
-            .await
-            .is_err()
-    );
+    stand_in.switches().fail_data_calls(Failure::CloseConnection, Some(2));
+    assert!(send(stand_in.address(), request("GET", "/a", &[], "")).await.is_err());
+    assert!(send_h2(stand_in.address(), request("GET", "/a", &[], "")).await.is_err());
     assert_eq!(stand_in.recorder().last().unwrap().status, 0);
-    assert!(
-        send(stand_in.address(), request("GET", "/a", &[], ""))
-            .await
-            .is_ok()
-    );
+    assert!(send(stand_in.address(), request("GET", "/a", &[], "")).await.is_ok());
 }
 
 /// A stand-in without a socket, for tests that pause time.
 fn shared() -> Shared<Plain> {
-    Shared {
-        api: Plain,
-        switches: Arc::default(),
-        recorder: Arc::default(),
-    }
+    Shared { api: Plain, switches: Arc::default(), recorder: Arc::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,76 +184,47 @@ impl Body for Stalled {
 #[tokio::test(start_paused = true)]
 async fn content_that_stalls_is_given_up() {
     let shared = shared();
-    let response = exchange(
-        &shared,
-        Request::post("/a").body(Stalled).unwrap(),
-        &Notify::new(),
-    )
-    .await;
+    let response =
+        exchange(&shared, Request::post("/a").body(Stalled).unwrap(), &Notify::new()).await;
     assert_eq!(response.status(), 408);
 }
 
 #[tokio::test]
 async fn the_date_follows_the_clock_switch() {
     let stand_in = plain().await;
-    stand_in
-        .switches()
-        .set_clock_offset_ms(-stand_in.switches().now_ms());
-    let response = send(stand_in.address(), request("GET", "/a", &[], ""))
-        .await
-        .unwrap();
+    stand_in.switches().set_clock_offset_ms(-stand_in.switches().now_ms());
+    let response = send(stand_in.address(), request("GET", "/a", &[], "")).await.unwrap();
     let date = response.headers()["date"].to_str().unwrap();
-    assert!(
-        date.starts_with("Thu, 01 Jan 1970 00:00:0") && date.ends_with(" GMT"),
-        "{date}"
-    );
+    assert!(date.starts_with("Thu, 01 Jan 1970 00:00:0") && date.ends_with(" GMT"), "{date}");
     assert_eq!(response.headers().get_all("date").iter().count(), 1);
 }
 
 #[tokio::test]
 async fn the_control_path_reads_and_sets_the_switches_unrecorded() {
     let stand_in = plain().await;
-    send(stand_in.address(), request("GET", "/token", &[], ""))
-        .await
-        .unwrap();
-    let state = json_of(
-        &send(stand_in.address(), request("GET", "/_mock", &[], ""))
-            .await
-            .unwrap(),
-    );
+    send(stand_in.address(), request("GET", "/token", &[], "")).await.unwrap();
+    let state =
+        json_of(&send(stand_in.address(), request("GET", "/_mock", &[], "")).await.unwrap());
     assert_eq!(state["vendor"], "plain");
     assert_eq!(state["switches"]["token_failure"], "none");
     assert_eq!(state["counters"]["logins"], 1);
 
     let change = r#"{"token_failure":"too_many_requests:9","token_failure_times":2,"revoke":true}"#;
-    let state = json_of(
-        &send(stand_in.address(), request("POST", "/_mock", &[], change))
-            .await
-            .unwrap(),
-    );
+    let state =
+        json_of(&send(stand_in.address(), request("POST", "/_mock", &[], change)).await.unwrap());
     assert_eq!(state["switches"]["token_failure_times"], 2);
     assert_eq!(
         stand_in.switches().token_failure(),
-        Failure::TooManyRequests {
-            retry_after: Some(9)
-        }
+        Failure::TooManyRequests { retry_after: Some(9) }
     );
 
-    let unknown = send(
-        stand_in.address(),
-        request("POST", "/_mock", &[], r#"{"zeal":1}"#),
-    )
-    .await
-    .unwrap();
+    let unknown =
+        send(stand_in.address(), request("POST", "/_mock", &[], r#"{"zeal":1}"#)).await.unwrap();
     assert_eq!(unknown.status(), 400);
     assert_eq!(json_of(&unknown)["known"], json!(Switches::KEYS));
-    let no_object = send(stand_in.address(), request("POST", "/_mock", &[], "[]"))
-        .await
-        .unwrap();
+    let no_object = send(stand_in.address(), request("POST", "/_mock", &[], "[]")).await.unwrap();
     assert_eq!(no_object.status(), 400);
-    let wrong_method = send(stand_in.address(), request("PUT", "/_mock", &[], ""))
-        .await
-        .unwrap();
+    let wrong_method = send(stand_in.address(), request("PUT", "/_mock", &[], "")).await.unwrap();
     assert_eq!(wrong_method.headers()["allow"], "GET, POST");
     let large = request("POST", "/_mock", &[], vec![b' '; 65 * 1024]);
     assert_eq!(send(stand_in.address(), large).await.unwrap().status(), 413);
@@ -316,15 +234,9 @@ async fn the_control_path_reads_and_sets_the_switches_unrecorded() {
 #[tokio::test]
 async fn a_panic_becomes_a_500_and_the_stand_in_goes_on() {
     let stand_in = plain().await;
-    let response = send(stand_in.address(), request("GET", "/panic", &[], ""))
-        .await
-        .unwrap();
+    let response = send(stand_in.address(), request("GET", "/panic", &[], "")).await.unwrap();
     assert_eq!(response.status(), 500);
-    assert!(
-        send(stand_in.address(), request("GET", "/a", &[], ""))
-            .await
-            .is_ok()
-    );
+    assert!(send(stand_in.address(), request("GET", "/a", &[], "")).await.is_ok());
 }
 
 /// Waits until nobody but the test holds the recorder.

@@ -63,11 +63,9 @@ impl Twinzo {
             None => return refuse("Client is missing"),
         }
         match take("Branch")? {
-            Some(branch) if same_guid(branch, &account.branch_guid) => Ok(Caller {
-                account,
-                with_token,
-                with_key,
-            }),
+            Some(branch) if same_guid(branch, &account.branch_guid) => {
+                Ok(Caller { account, with_token, with_key })
+            }
             Some(_) => Err(Refusal::Branch(account)),
             None => refuse("Branch is missing"),
         }

@@ -64,13 +64,7 @@ pub struct Options {
 impl Default for Options {
     /// The account of [`Account::default`] and an invented API key.
     fn default() -> Self {
-        let Account {
-            client,
-            login,
-            password,
-            client_guid,
-            branch_guid,
-        } = Account::default();
+        let Account { client, login, password, client_guid, branch_guid } = Account::default();
         Self {
             client,
             login,

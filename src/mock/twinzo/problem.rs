@@ -39,49 +39,20 @@ impl Fault {
     /// Status, section of RFC 9110 (429: of RFC 6585), title, code.
     fn form(self) -> (StatusCode, &'static str, &'static str, &'static str) {
         match self {
-            Self::BadRequest => (
-                StatusCode::BAD_REQUEST,
-                "15.5.1",
-                "BadRequestException",
-                "1",
-            ),
-            Self::Unauthorized => (
-                StatusCode::UNAUTHORIZED,
-                "15.5.2",
-                "AuthenticationException",
-                "2",
-            ),
+            Self::BadRequest => (StatusCode::BAD_REQUEST, "15.5.1", "BadRequestException", "1"),
+            Self::Unauthorized => {
+                (StatusCode::UNAUTHORIZED, "15.5.2", "AuthenticationException", "2")
+            }
             Self::NotFound => (StatusCode::NOT_FOUND, "15.5.5", "NotFoundException", "13"),
-            Self::Timeout => (
-                StatusCode::REQUEST_TIMEOUT,
-                "15.5.9",
-                "TimeoutException",
-                "3",
-            ),
-            Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "15.5.14",
-                "ContentTooLargeException",
-                "4",
-            ),
-            Self::MediaType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "15.5.16",
-                "MediaTypeException",
-                "5",
-            ),
-            Self::TooMany => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "4",
-                "TooManyRequestsException",
-                "6",
-            ),
-            Self::Server => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "15.6.1",
-                "InternalException",
-                "7",
-            ),
+            Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "15.5.9", "TimeoutException", "3"),
+            Self::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "15.5.14", "ContentTooLargeException", "4")
+            }
+            Self::MediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "15.5.16", "MediaTypeException", "5")
+            }
+            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "4", "TooManyRequestsException", "6"),
+            Self::Server => (StatusCode::INTERNAL_SERVER_ERROR, "15.6.1", "InternalException", "7"),
         }
     }
 }
@@ -110,10 +81,7 @@ pub(super) fn problem(head: &Parts, fault: Fault, detail: &str) -> Answer {
         code,
     };
     Answer::json(status, "application/problem+json", &problem)
-        .field(
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("no-cache,no-store"),
-        )
+        .field(header::CACHE_CONTROL, HeaderValue::from_static("no-cache,no-store"))
         .field(header::PRAGMA, HeaderValue::from_static("no-cache"))
         .field(header::EXPIRES, HeaderValue::from_static("-1"))
         .refused(detail.to_owned())
@@ -127,10 +95,8 @@ mod tests {
 
     #[test]
     fn an_unknown_sector_looks_as_it_was_recorded() {
-        let (head, ()) = http::Request::get("/v3/sectors/99?$expand=Beacons")
-            .body(())
-            .unwrap()
-            .into_parts();
+        let (head, ()) =
+            http::Request::get("/v3/sectors/99?$expand=Beacons").body(()).unwrap().into_parts();
         let answer = problem(&head, Fault::NotFound, "The sector does not exist.");
         assert_eq!(answer.fields["content-type"], "application/problem+json");
         assert_eq!(

@@ -25,9 +25,7 @@ pub(super) enum MediaType {
 /// Reads `Content-Type`, without its parameters.
 pub(super) fn media_type(head: &Parts) -> MediaType {
     let value = head.headers.get(header::CONTENT_TYPE);
-    let text = value
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let text = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         MediaType::Json
@@ -45,49 +43,26 @@ pub(super) fn answer(head: &Parts, records: Records, login: &str, content: &Cont
         MediaType::Json => {}
         MediaType::Protobuf => return Answer::with_body(StatusCode::OK, PROTOBUF, Bytes::new()),
         MediaType::Other => {
-            return problem(
-                head,
-                Fault::MediaType,
-                "The content must be JSON or protobuf.",
-            );
+            return problem(head, Fault::MediaType, "The content must be JSON or protobuf.");
         }
     }
     let Some(text) = &content.kept else {
         return problem(head, Fault::TooLarge, "The content is larger than 1 MiB.");
     };
     let Ok(sent) = serde_json::from_slice::<Vec<Map<String, Value>>>(text) else {
-        return problem(
-            head,
-            Fault::BadRequest,
-            "The content must be an array of objects.",
-        );
+        return problem(head, Fault::BadRequest, "The content must be an array of objects.");
     };
-    let incomplete = || {
-        problem(
-            head,
-            Fault::BadRequest,
-            "A record lacks its Timestamp, its Login or its list.",
-        )
-    };
+    let incomplete =
+        || problem(head, Fault::BadRequest, "A record lacks its Timestamp, its Login or its list.");
     if records.batch {
-        let outcomes: Option<Vec<Outcome>> = sent
-            .iter()
-            .map(|device| of_device(records.list, device))
-            .collect();
-        return outcomes.map_or_else(incomplete, |outcomes| {
-            Answer::json(StatusCode::OK, JSON, &outcomes)
-        });
+        let outcomes: Option<Vec<Outcome>> =
+            sent.iter().map(|device| of_device(records.list, device)).collect();
+        return outcomes
+            .map_or_else(incomplete, |outcomes| Answer::json(StatusCode::OK, JSON, &outcomes));
     }
-    sent.iter()
-        .map(created)
-        .collect::<Option<Vec<_>>>()
-        .map_or_else(incomplete, |created| {
-            Answer::json(
-                StatusCode::OK,
-                JSON,
-                &Outcome::success(login, records.list, created),
-            )
-        })
+    sent.iter().map(created).collect::<Option<Vec<_>>>().map_or_else(incomplete, |created| {
+        Answer::json(StatusCode::OK, JSON, &Outcome::success(login, records.list, created))
+    })
 }
 
 /// Recorded: the answer to a call whose branch does not own the device.
@@ -117,12 +92,7 @@ struct Created {
 
 impl<'a> Outcome<'a> {
     fn success(login: &'a str, list: &'static str, created: Vec<Created>) -> Self {
-        Self {
-            login,
-            error: None,
-            list,
-            created,
-        }
+        Self { login, error: None, list, created }
     }
 }
 
@@ -142,19 +112,13 @@ impl Serialize for Outcome<'_> {
 fn of_device<'a>(list: &'static str, device: &'a Map<String, Value>) -> Option<Outcome<'a>> {
     let login = device.get("Login")?.as_str()?;
     let records = device.get(list)?.as_array()?;
-    let created = records
-        .iter()
-        .map(|record| created(record.as_object()?))
-        .collect::<Option<_>>()?;
+    let created =
+        records.iter().map(|record| created(record.as_object()?)).collect::<Option<_>>()?;
     Some(Outcome::success(login, list, created))
 }
 
 fn created(record: &Map<String, Value>) -> Option<Created> {
-    Some(Created {
-        timestamp: record.get("Timestamp")?.as_i64()?,
-        action: "Create",
-        success: true,
-    })
+    Some(Created { timestamp: record.get("Timestamp")?.as_i64()?, action: "Create", success: true })
 }
 
 #[cfg(test)]
@@ -163,14 +127,8 @@ mod tests {
 
     use super::*;
 
-    const ONE: Records = Records {
-        list: "Locations",
-        batch: false,
-    };
-    const MANY: Records = Records {
-        list: "SensorData",
-        batch: true,
-    };
+    const ONE: Records = Records { list: "Locations", batch: false };
+    const MANY: Records = Records { list: "SensorData", batch: true };
 
     fn ask(records: Records, content_type: &str, text: &'static str) -> Answer {
         let (head, ()) = http::Request::post("/v3/localization")
@@ -188,11 +146,8 @@ mod tests {
 
     #[test]
     fn positions_are_answered_in_the_recorded_shape() {
-        let answer = ask(
-            ONE,
-            "application/json; charset=utf-8",
-            r#"[{"Timestamp":1700000000000,"X":1.5}]"#,
-        );
+        let answer =
+            ask(ONE, "application/json; charset=utf-8", r#"[{"Timestamp":1700000000000,"X":1.5}]"#);
         assert_eq!(
             answer.body,
             r#"{"Login":"gateway-01","Success":true,"Locations":[{"Timestamp":1700000000000,"Action":"Create","Success":true}]}"#
@@ -207,20 +162,13 @@ mod tests {
 
     #[test]
     fn a_batch_is_answered_device_by_device() {
-        let answer = ask(
-            MANY,
-            "application/json",
-            r#"[{"Login":"a","SensorData":[{"Timestamp":1}]}]"#,
-        );
+        let answer =
+            ask(MANY, "application/json", r#"[{"Login":"a","SensorData":[{"Timestamp":1}]}]"#);
         assert_eq!(
             answer.body,
             r#"[{"Login":"a","Success":true,"SensorData":[{"Timestamp":1,"Action":"Create","Success":true}]}]"#
         );
-        let incomplete = ask(
-            MANY,
-            "application/json",
-            r#"[{"Login":"a","Locations":[]}]"#,
-        );
+        let incomplete = ask(MANY, "application/json", r#"[{"Login":"a","Locations":[]}]"#);
         assert_eq!(incomplete.status, StatusCode::BAD_REQUEST);
     }
 
@@ -228,10 +176,7 @@ mod tests {
     fn an_object_around_the_array_is_refused() {
         let answer = ask(ONE, "application/json", r#"{"Locations":[]}"#);
         assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-        assert_eq!(
-            ask(ONE, "application/json", "[{}]").status,
-            StatusCode::BAD_REQUEST
-        );
+        assert_eq!(ask(ONE, "application/json", "[{}]").status, StatusCode::BAD_REQUEST);
     }
 
     #[test]
@@ -239,9 +184,6 @@ mod tests {
         let answer = ask(ONE, PROTOBUF, "\u{1}\u{2}");
         assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, 0));
         assert_eq!(answer.fields["content-type"], PROTOBUF);
-        assert_eq!(
-            ask(ONE, "text/plain", "[]").status,
-            StatusCode::UNSUPPORTED_MEDIA_TYPE
-        );
+        assert_eq!(ask(ONE, "text/plain", "[]").status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
 }

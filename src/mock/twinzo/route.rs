@@ -55,27 +55,17 @@ impl Call {
 pub(super) fn find(method: &Method, path: &str) -> Find {
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     let versions = ["v2", "v3", "v3.0"];
-    if !segments.any(|segment| {
-        versions
-            .iter()
-            .any(|version| segment.eq_ignore_ascii_case(version))
-    }) {
+    if !segments.any(|segment| versions.iter().any(|version| segment.eq_ignore_ascii_case(version)))
+    {
         return Find::Nothing;
     }
     let as_sent: Vec<&str> = segments.collect();
-    let lower: Vec<String> = as_sent
-        .iter()
-        .map(|segment| segment.to_ascii_lowercase())
-        .collect();
+    let lower: Vec<String> = as_sent.iter().map(|segment| segment.to_ascii_lowercase()).collect();
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
 
     let records = |list, batch| Call::Records(Records { list, batch });
     let only = |allowed: &'static str, call: Call| {
-        if method.as_str() == allowed {
-            Find::Call(call)
-        } else {
-            Find::WrongMethod(allowed)
-        }
+        if method.as_str() == allowed { Find::Call(call) } else { Find::WrongMethod(allowed) }
     };
     match lower.as_slice() {
         ["authorization", "authenticate"] => only("POST", Call::Authenticate),
@@ -90,13 +80,11 @@ pub(super) fn find(method: &Method, path: &str) -> Find {
         ["sensors", "batch"] => only("POST", records("SensorData", true)),
         ["devices"] => only("GET", Call::Devices),
         ["devices", "man-down"] => only("POST", Call::ManDown),
-        ["devices", "login", _] => as_sent.last().map_or(Find::Nothing, |login| {
-            only("GET", Call::DeviceByLogin((*login).to_owned()))
-        }),
+        ["devices", "login", _] => as_sent
+            .last()
+            .map_or(Find::Nothing, |login| only("GET", Call::DeviceByLogin((*login).to_owned()))),
         // Recorded: an id of the wrong type matches no route at all.
-        ["sectors", id] => id
-            .parse()
-            .map_or(Find::Nothing, |id| only("GET", Call::Sector(id))),
+        ["sectors", id] => id.parse().map_or(Find::Nothing, |id| only("GET", Call::Sector(id))),
         ["echo"] => Find::Call(Call::Echo),
         _ => Find::Nothing,
     }
@@ -115,11 +103,7 @@ mod tests {
             "/a/b/V3.0/AUTHORIZATION/AUTHENTICATE",
             "/v2/authorization/authenticate",
         ] {
-            assert_eq!(
-                find(&Method::POST, path),
-                Find::Call(Call::Authenticate),
-                "{path}"
-            );
+            assert_eq!(find(&Method::POST, path), Find::Call(Call::Authenticate), "{path}");
         }
     }
 
@@ -127,10 +111,7 @@ mod tests {
     fn a_wrong_method_is_told_from_a_wrong_path() {
         let authenticate = "/v3/authorization/authenticate";
         assert_eq!(find(&Method::GET, authenticate), Find::WrongMethod("POST"));
-        assert_eq!(
-            find(&Method::PUT, "/v3/authorization/token"),
-            Find::WrongMethod("GET, DELETE")
-        );
+        assert_eq!(find(&Method::PUT, "/v3/authorization/token"), Find::WrongMethod("GET, DELETE"));
         for path in [
             "/",
             "/authorization/authenticate",

@@ -44,9 +44,7 @@ impl Bench {
     async fn log_in(&self) -> String {
         let fields = [("content-type", "application/json")];
         let body = r#"{"client":"acme","login":"gateway-01","password":"demo-password"}"#;
-        let response = self
-            .send("POST", "/api/v3/Authorization/Authenticate", &fields, body)
-            .await;
+        let response = self.send("POST", "/api/v3/Authorization/Authenticate", &fields, body).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], JSON);
         json(&response)["Token"].as_str().unwrap().to_owned()
@@ -59,10 +57,7 @@ impl Bench {
             ("Branch", self.options.branch_guid.as_str()),
         ];
         let fields: Vec<_> = guids.iter().chain(fields).copied().collect();
-        self.send("PUT", "/v3/echo?$a=%41", &fields, "x")
-            .await
-            .status()
-            .as_u16()
+        self.send("PUT", "/v3/echo?$a=%41", &fields, "x").await.status().as_u16()
     }
 
     fn verdict(&self) -> String {
@@ -80,19 +75,9 @@ async fn a_token_is_got_used_renewed_and_refused_after_its_end() {
     assert_eq!(bench.verdict(), "Token is right");
 
     switches.set_clock_offset_ms(40_000);
-    let Options {
-        client_guid,
-        branch_guid,
-        ..
-    } = &bench.options;
-    let signed = [
-        ("Client", client_guid.as_str()),
-        ("Branch", branch_guid),
-        ("Token", &first),
-    ];
-    let renewal = bench
-        .send("GET", "/v3/authorization/token", &signed, "")
-        .await;
+    let Options { client_guid, branch_guid, .. } = &bench.options;
+    let signed = [("Client", client_guid.as_str()), ("Branch", branch_guid), ("Token", &first)];
+    let renewal = bench.send("GET", "/v3/authorization/token", &signed, "").await;
     let second = json(&renewal)["Token"].as_str().unwrap().to_owned();
     assert_ne!(first, second);
     assert_eq!(bench.echo(&[("Token", &first)]).await, 200);
@@ -101,24 +86,11 @@ async fn a_token_is_got_used_renewed_and_refused_after_its_end() {
     assert_eq!(bench.echo(&[("Token", &first)]).await, 401);
     assert_eq!(bench.verdict(), "Token is unknown, expired or revoked");
     assert_eq!(bench.echo(&[("Token", &second)]).await, 200);
-    assert_eq!(
-        bench
-            .send("GET", "/v3/authorization/token", &signed, "")
-            .await
-            .status(),
-        401
-    );
+    assert_eq!(bench.send("GET", "/v3/authorization/token", &signed, "").await.status(), 401);
 
     let third = bench.log_in().await;
     assert_eq!(bench.echo(&[("Token", &third)]).await, 200);
-    assert_eq!(
-        (
-            recorder.logins(),
-            recorder.refreshes(),
-            recorder.token_calls()
-        ),
-        (2, 1, 4)
-    );
+    assert_eq!((recorder.logins(), recorder.refreshes(), recorder.token_calls()), (2, 1, 4));
     bench.stand_in.stop().await;
 }
 
@@ -126,14 +98,8 @@ async fn a_token_is_got_used_renewed_and_refused_after_its_end() {
 async fn a_revoked_token_is_refused() {
     let bench = Bench::new().await;
     let (first, second) = (bench.log_in().await, bench.log_in().await);
-    let revocation = bench
-        .send(
-            "DELETE",
-            "/v3/authorization/token",
-            &[("Token", &first)],
-            "",
-        )
-        .await;
+    let revocation =
+        bench.send("DELETE", "/v3/authorization/token", &[("Token", &first)], "").await;
     assert_eq!(revocation.status(), 200);
     assert_eq!(bench.echo(&[("Token", &first)]).await, 401);
     assert_eq!(bench.echo(&[("Token", &second)]).await, 200);
@@ -148,23 +114,9 @@ async fn renewal_can_be_switched_off() {
     let bench = Bench::new().await;
     let token = bench.log_in().await;
     bench.stand_in.switches().set_refresh_supported(false);
-    let Options {
-        client_guid,
-        branch_guid,
-        ..
-    } = &bench.options;
-    let signed = [
-        ("Client", client_guid.as_str()),
-        ("Branch", branch_guid),
-        ("Token", &token),
-    ];
-    assert_eq!(
-        bench
-            .send("GET", "/v3/authorization/token", &signed, "")
-            .await
-            .status(),
-        401
-    );
+    let Options { client_guid, branch_guid, .. } = &bench.options;
+    let signed = [("Client", client_guid.as_str()), ("Branch", branch_guid), ("Token", &token)];
+    assert_eq!(bench.send("GET", "/v3/authorization/token", &signed, "").await.status(), 401);
     assert_eq!(bench.echo(&[("Token", &token)]).await, 200);
 }
 
@@ -173,35 +125,23 @@ async fn a_wrong_login_is_a_problem_and_no_token() {
     let bench = Bench::new().await;
     let json_field = [("content-type", "application/json")];
     for (body, status) in [
-        (
-            r#"{"Client":"acme","Login":"gateway-01","Password":"wrong"}"#,
-            401,
-        ),
-        (
-            r#"{"Client":"other","Login":"gateway-01","Password":"demo-password"}"#,
-            401,
-        ),
+        (r#"{"Client":"acme","Login":"gateway-01","Password":"wrong"}"#, 401),
+        (r#"{"Client":"other","Login":"gateway-01","Password":"demo-password"}"#, 401),
         (r#"{"Login":"gateway-01","Password":"demo-password"}"#, 401),
         (r#"{"Client":"acme","Login":"gateway-01"}"#, 400),
         ("{", 400),
         ("[]", 400),
     ] {
-        let response = bench
-            .send("POST", "/v3/authorization/authenticate", &json_field, body)
-            .await;
+        let response =
+            bench.send("POST", "/v3/authorization/authenticate", &json_field, body).await;
         assert_eq!(response.status(), status, "{body}");
-        assert_eq!(
-            response.headers()["content-type"],
-            "application/problem+json"
-        );
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
         let problem = json(&response);
         assert_eq!(problem["status"], status);
         assert_eq!(problem["instance"], "/v3/authorization/authenticate");
         assert!(problem["code"].is_string());
     }
-    let plain = bench
-        .send("POST", "/v3/authorization/authenticate", &[], "{}")
-        .await;
+    let plain = bench.send("POST", "/v3/authorization/authenticate", &[], "{}").await;
     assert_eq!(plain.status(), 415);
     assert_eq!(bench.stand_in.recorder().logins(), 0);
 }
@@ -212,10 +152,7 @@ async fn credential_fields_are_accepted_once_and_never_empty() {
     let token = bench.log_in().await;
     let (token, api_key) = (token.as_str(), bench.options.api_key.as_str());
     let client = bench.options.client_guid.as_str();
-    assert_eq!(
-        bench.echo(&[("Token", token), ("Api-Key", api_key)]).await,
-        200
-    );
+    assert_eq!(bench.echo(&[("Token", token), ("Api-Key", api_key)]).await, 200);
     assert_eq!(bench.verdict(), "Token and Api-Key are right");
     assert_eq!(bench.echo(&[("Api-Key", api_key)]).await, 200);
     for fields in [
@@ -240,28 +177,13 @@ async fn credential_fields_are_accepted_once_and_never_empty() {
 async fn a_wrong_client_is_a_401_but_a_wrong_branch_a_200_without_success() {
     let bench = Bench::new().await;
     let token = bench.log_in().await;
-    let Options {
-        client_guid,
-        branch_guid,
-        ..
-    } = &bench.options;
+    let Options { client_guid, branch_guid, .. } = &bench.options;
     let other = "ffffffff-0000-4000-8000-000000000000";
 
-    let fields = [
-        ("Client", other),
-        ("Branch", branch_guid.as_str()),
-        ("Token", &token),
-    ];
-    assert_eq!(
-        bench.send("GET", "/v3/devices", &fields, "").await.status(),
-        401
-    );
+    let fields = [("Client", other), ("Branch", branch_guid.as_str()), ("Token", &token)];
+    assert_eq!(bench.send("GET", "/v3/devices", &fields, "").await.status(), 401);
 
-    let fields = [
-        ("Client", client_guid.as_str()),
-        ("Branch", other),
-        ("Token", &token),
-    ];
+    let fields = [("Client", client_guid.as_str()), ("Branch", other), ("Token", &token)];
     let response = bench.send("GET", "/v3/devices", &fields, "").await;
     assert_eq!(response.status(), 200);
     assert_eq!(json(&response)["Success"], false);
@@ -274,11 +196,7 @@ async fn each_device_has_a_login_and_a_branch_of_its_own() {
     let bench = Bench::new().await;
     let fields = [("content-type", "application/json")];
     let body = r#"{"Client":"acme","Login":"tag-07","Password":"demo-password"}"#;
-    let login = json(
-        &bench
-            .send("POST", "/v3/authorization/authenticate", &fields, body)
-            .await,
-    );
+    let login = json(&bench.send("POST", "/v3/authorization/authenticate", &fields, body).await);
     let branch = login["Branch"].as_str().unwrap();
     assert_ne!(branch, bench.options.branch_guid);
 
@@ -288,13 +206,9 @@ async fn each_device_has_a_login_and_a_branch_of_its_own() {
         ("Token", login["Token"].as_str().unwrap()),
         ("content-type", "application/json"),
     ];
-    let response = bench
-        .send("POST", "/v3/localization", &fields, r#"[{"Timestamp":1}]"#)
-        .await;
+    let response = bench.send("POST", "/v3/localization", &fields, r#"[{"Timestamp":1}]"#).await;
     assert_eq!(json(&response)["Login"], "tag-07");
-    let batch = bench
-        .send("POST", "/v3/localization/batch", &fields, "[]")
-        .await;
+    let batch = bench.send("POST", "/v3/localization/batch", &fields, "[]").await;
     assert_eq!(batch.status(), 401);
     assert_eq!(bench.verdict(), "this call needs the Api-Key");
 }
@@ -303,28 +217,14 @@ async fn each_device_has_a_login_and_a_branch_of_its_own() {
 async fn known_and_unknown_things_are_found_as_recorded() {
     let bench = Bench::new().await;
     let token = bench.log_in().await;
-    let Options {
-        client_guid,
-        branch_guid,
-        ..
-    } = &bench.options;
-    let signed = [
-        ("Client", client_guid.as_str()),
-        ("Branch", branch_guid),
-        ("Token", &token),
-    ];
+    let Options { client_guid, branch_guid, .. } = &bench.options;
+    let signed = [("Client", client_guid.as_str()), ("Branch", branch_guid), ("Token", &token)];
 
     let devices = json(&bench.send("GET", "/v3/devices", &signed, "").await);
     assert_eq!(devices[1]["Login"], "tag-07");
-    let device = json(
-        &bench
-            .send("GET", "/v3/devices/login/gateway-01", &signed, "")
-            .await,
-    );
+    let device = json(&bench.send("GET", "/v3/devices/login/gateway-01", &signed, "").await);
     assert_eq!(device["Id"], 1);
-    let sector = bench
-        .send("GET", "/v3/sectors/1?$expand=Beacons", &signed, "")
-        .await;
+    let sector = bench.send("GET", "/v3/sectors/1?$expand=Beacons", &signed, "").await;
     assert_eq!(json(&sector)["Id"], 1);
     let unknown = bench.send("GET", "/v3/sectors/99", &signed, "").await;
     assert_eq!(unknown.status(), 404);
@@ -343,21 +243,13 @@ async fn known_and_unknown_things_are_found_as_recorded() {
 async fn an_echo_and_the_record_tell_what_arrived() {
     let bench = Bench::new().await;
     let api_key = bench.options.api_key.clone();
-    assert_eq!(
-        bench
-            .echo(&[("Api-Key", &api_key), ("X-Twice", "1"), ("X-Twice", "2")])
-            .await,
-        200
-    );
+    assert_eq!(bench.echo(&[("Api-Key", &api_key), ("X-Twice", "1"), ("X-Twice", "2")]).await, 200);
     let recorded = bench.stand_in.recorder().last().unwrap();
     assert_eq!(recorded.method, Method::PUT);
     assert_eq!(recorded.target, "/v3/echo?$a=%41");
     assert_eq!(recorded.version, Version::HTTP_11);
     assert_eq!(recorded.headers.get_all("x-twice").iter().count(), 2);
-    assert_eq!(
-        (recorded.body_len, recorded.status, recorded.accepted),
-        (1, 200, true)
-    );
+    assert_eq!((recorded.body_len, recorded.status, recorded.accepted), (1, 200, true));
     assert_eq!(
         recorded.body_sha256,
         "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
@@ -370,10 +262,7 @@ fn no_debug_form_shows_a_secret() {
     let options = Options {
         password: "canary-password".to_owned(),
         api_key: "canary-key".to_owned(),
-        accounts: vec![Account {
-            password: "canary-other".to_owned(),
-            ..Account::default()
-        }],
+        accounts: vec![Account { password: "canary-other".to_owned(), ..Account::default() }],
         ..Options::default()
     };
     assert!(!format!("{options:?}").contains("canary"));

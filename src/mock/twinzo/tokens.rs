@@ -76,9 +76,7 @@ impl Tokens {
         let token = std::str::from_utf8(token).ok()?;
         let tokens = self.lock();
         let issued = tokens.get(token)?;
-        issued
-            .is_good(switches)
-            .then(|| Arc::clone(&issued.account))
+        issued.is_good(switches).then(|| Arc::clone(&issued.account))
     }
 
     /// Takes a token back; false if it was not good any more.
@@ -86,9 +84,7 @@ impl Tokens {
         let Ok(token) = std::str::from_utf8(token) else {
             return false;
         };
-        self.lock()
-            .remove(token)
-            .is_some_and(|issued| issued.is_good(switches))
+        self.lock().remove(token).is_some_and(|issued| issued.is_good(switches))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Issued>> {
@@ -125,9 +121,7 @@ mod tests {
     use super::*;
 
     fn issue(tokens: &Tokens, switches: &Switches) -> Grant {
-        tokens
-            .issue(&Arc::new(Account::default()), switches)
-            .unwrap()
+        tokens.issue(&Arc::new(Account::default()), switches).unwrap()
     }
 
     #[test]
@@ -166,11 +160,7 @@ mod tests {
         switches.revoke_all();
         assert!(tokens.find(second.token.as_bytes(), &switches).is_none());
         assert!(tokens.find(third.token.as_bytes(), &switches).is_none());
-        assert!(
-            tokens
-                .find(issue(&tokens, &switches).token.as_bytes(), &switches)
-                .is_some()
-        );
+        assert!(tokens.find(issue(&tokens, &switches).token.as_bytes(), &switches).is_some());
     }
 
     #[test]
@@ -180,11 +170,7 @@ mod tests {
         {
             let mut table = tokens.lock();
             for (expires_ms, number) in (i64::MAX - 200_000..).zip(0..LIMIT) {
-                let issued = Issued {
-                    account: Arc::clone(&account),
-                    expires_ms,
-                    generation: 0,
-                };
+                let issued = Issued { account: Arc::clone(&account), expires_ms, generation: 0 };
                 table.insert(number.to_string(), issued);
             }
         }

@@ -1,0 +1,220 @@
+//! What the tests start: a proxy from a configuration text, clients, and upstreams of our own.
+
+pub(crate) mod client;
+pub(crate) mod upstream;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign::app::{App, Running, StartError};
+use countersign::clock::Clock;
+use countersign::config;
+use countersign::mock::{StandIn, devo, twinzo};
+use countersign::proxy::Identity;
+use tokio::runtime::Runtime;
+use tokio::time::Instant;
+
+pub(crate) use client::{Connection, Reply};
+pub(crate) use upstream::Upstream;
+
+/// Any free port of the loopback interface.
+pub(crate) const ANY_PORT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Longer than anything here takes: a bound for what would otherwise hang.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running proxy with a control-plane runtime of its own. Stops when dropped.
+pub(crate) struct Proxy {
+    running: Option<(Running, Runtime)>,
+    addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    identities: Vec<Arc<Identity>>,
+}
+
+impl Proxy {
+    /// Starts what `text` says; a listener on any port is added if it names none.
+    pub(crate) async fn start(text: &str) -> Self {
+        match Self::try_start(text).await {
+            Ok(proxy) => proxy,
+            Err(error) => panic!("the proxy does not start: {error} ({error:?})"),
+        }
+    }
+
+    pub(crate) async fn try_start(text: &str) -> Result<Self, StartError> {
+        let config = load(text);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .unwrap();
+        let started = runtime.spawn(async move {
+            let app = App::build(config, Clock::system()).await?;
+            app.start()
+        });
+        let running = match started.await.unwrap() {
+            Ok(running) => running,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            addresses: running.addresses().to_vec(),
+            admin: running.admin_address(),
+            identities: running.identities().to_vec(),
+            running: Some((running, runtime)),
+        })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.unwrap()
+    }
+
+    /// The credential of that name.
+    pub(crate) fn identity(&self, name: &str) -> &Identity {
+        let mut all = self.identities.iter();
+        all.find(|identity| identity.name == name).unwrap()
+    }
+
+    /// What `Debug` shows of it.
+    pub(crate) fn debug(&self) -> String {
+        format!("{:?}", self.running.as_ref().map(|(running, _)| running))
+    }
+
+    /// One request over a connection of its own, its content with a `Content-Length`.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        content: impl Into<Bytes>,
+    ) -> Reply {
+        let mut connection = Connection::open(self.address()).await;
+        connection.send(method, target, fields, content).await
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Reply {
+        self.send("GET", target, &[], "").await
+    }
+
+    /// One request over a connection of its own, its content in chunks.
+    pub(crate) async fn send_chunked(
+        &self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        content: impl Into<Bytes>,
+    ) -> Reply {
+        let mut connection = Connection::open(self.address()).await;
+        connection.send_chunked(method, target, fields, content).await
+    }
+
+    /// Ends gracefully, as on SIGTERM; says how many connections had to be cut off.
+    pub(crate) async fn stop(mut self) -> usize {
+        let (running, runtime) = self.running.take().unwrap();
+        let cut_off = runtime.spawn(running.stop()).await.unwrap();
+        runtime.shutdown_background();
+        cut_off
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some((running, runtime)) = self.running.take() {
+            // Stopping waits for connections that the dropping test may still hold.
+            std::thread::spawn(move || runtime.block_on(running.stop()));
+        }
+    }
+}
+
+/// The configuration that `text` says, with a listener on any port if it names none.
+pub(crate) fn load(text: &str) -> config::Config {
+    let listen = "\n[[listen]]\naddress = \"127.0.0.1:0\"\n";
+    let text =
+        if text.contains("[[listen]]") { text.to_owned() } else { format!("{text}{listen}") };
+    let loaded = config::load(&text, &|_| None);
+    let problems = loaded.problems;
+    loaded.config.unwrap_or_else(|| panic!("{problems:#?}\nin\n{text}"))
+}
+
+/// `text` as a TOML string.
+pub(crate) fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
+/// A secret that stands in the configuration itself.
+pub(crate) fn secret(text: &str) -> String {
+    format!("{{ value = {} }}", quoted(text))
+}
+
+/// A twinzo stand-in with its default account.
+pub(crate) async fn twinzo() -> StandIn {
+    twinzo::start(ANY_PORT, twinzo::Options::default()).await.unwrap()
+}
+
+/// A Devo stand-in that wants timestamps of about now.
+pub(crate) async fn devo(options: devo::Options) -> StandIn {
+    let options = devo::Options { max_skew: Some(Duration::from_secs(60)), ..options };
+    devo::start(ANY_PORT, options).await.unwrap()
+}
+
+/// `[credential.plant]` for the stand-in's account; `more` goes below it.
+pub(crate) fn plant(base_url: &str, more: &str) -> String {
+    plant_with_password(base_url, "demo-password", more)
+}
+
+pub(crate) fn plant_with_password(base_url: &str, password: &str, more: &str) -> String {
+    format!(
+        "[credential.plant]\nkind = \"twinzo-device\"\nbase_url = {}\nclient = \"acme\"\n\
+         login = \"gateway-01\"\npassword = {}\n{more}\n",
+        quoted(base_url),
+        secret(password),
+    )
+}
+
+/// A route for everything; `more` goes below it.
+pub(crate) fn route(upstream: &str, credential: &str, more: &str) -> String {
+    let credential = if credential.is_empty() {
+        String::new()
+    } else {
+        format!("credential = {}\n", quoted(credential))
+    };
+    format!("[[route]]\nname = \"all\"\nupstream = {}\n{credential}{more}\n", quoted(upstream))
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up_at = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < give_up_at, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Says that a test could not run here; an error where nothing may be skipped.
+pub(crate) fn skip(name: &str, why: &str) {
+    assert!(
+        std::env::var_os("COUNTERSIGN_TEST_NOTHING_SKIPPED").is_none(),
+        "{name} must not be skipped here: {why}"
+    );
+    eprintln!("skipped: {name}: {why}");
+}
+
+/// The SHA-256 of `bytes`, as the stand-ins record it.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    hex::encode(sha2::Sha256::digest(bytes))
+}
+
+/// True for a recorded exchange that is no call of twinzo's token endpoints.
+pub(crate) fn is_data(recorded: &countersign::mock::Recorded) -> bool {
+    !recorded.target.to_ascii_lowercase().contains("authorization")
+}
