@@ -61,8 +61,8 @@ pub(super) async fn fetch_once(
 
 /// Names, lifetime and skew: what may be shown.
 fn describe(credential: &Credential) -> String {
-    // Names in parentheses or of fields are ours, not the configuration's.
-    let names: Vec<&str> = credential.values.names().collect();
+    let names: Vec<&str> =
+        credential.values.names().map(|name| name.trim_matches(['(', ')'])).collect();
     let mut text = format!("values    {}\n", names.join(", "));
     let lifetime = match credential.lifetime {
         Some(lifetime) => human(lifetime),

@@ -147,7 +147,6 @@ async fn read_and_digest(
     };
     let held = match std::mem::replace(content, Content::Gone) {
         Content::Stream(incoming) => {
-            // The length is known only now, and a signature may cover the field.
             let mut early = if signer.digests_early() { begin(request)? } else { None };
             let observe = |piece: &[u8]| {
                 if let Some(digest) = &mut early {

@@ -130,7 +130,8 @@ impl Held {
                 let room = if share.bytes == 0 {
                     // Memory is taken for what is announced, but never more than is kept.
                     let announced = expected.and_then(|length| usize::try_from(length).ok());
-                    announced.unwrap_or(0).min(limits.memory).max(piece.len())
+                    let most = if spool.is_some() { FILE_PIECE } else { limits.memory };
+                    announced.unwrap_or(0).min(most).max(piece.len())
                 } else {
                     share.bytes.max(memory.len() + piece.len() - share.bytes)
                 };

@@ -4,6 +4,7 @@
 //! connection goes to the least busy worker and stays there.
 
 pub mod bind;
+mod patience;
 mod serve;
 mod worker;
 

@@ -2,17 +2,25 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use hyper::rt::{Executor, Read, Write};
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use super::bind::Accepted;
+use super::patience::{Activity, Busy, Patient};
 use crate::config::Protocol;
 use crate::proxy::Proxy;
 use crate::proxy::guard::{Ends, Gate};
@@ -54,14 +62,20 @@ async fn drive<S>(
     pools: Rc<Pools>,
     stop: CancellationToken,
 ) where
-    TokioIo<S>: Read + Write + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let builder = builder(protocol, &proxy);
-    let service = service_fn(move |request| {
+    let activity = Activity::new(proxy.limits.idle_timeout, proxy.limits.header_timeout);
+    let stream = TokioIo::new(Patient::new(stream, Rc::clone(&activity)));
+    let service = service_fn(move |request: Request<Incoming>| {
         let (proxy, pools, gate) = (Arc::clone(&proxy), Rc::clone(&pools), Arc::clone(&gate));
-        async move { Ok::<_, Infallible>(proxy.handle(&pools, &gate, ends, request).await) }
+        let busy = activity.request(request.version() == Version::HTTP_2);
+        async move {
+            let response = proxy.handle(&pools, &gate, ends, request).await;
+            Ok::<_, Infallible>(response.map(|content| Occupied { content, _busy: busy }))
+        }
     });
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    let serving = builder.serve_connection(stream, service);
     tokio::pin!(serving);
     let mut stopping = false;
     loop {
@@ -90,7 +104,8 @@ fn builder(protocol: Protocol, proxy: &Proxy) -> auto::Builder<LocalExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // Patience is the stream's, which tells a caller that is idle from one that is slow.
+        .header_read_timeout(None)
         .max_buf_size(limits.header_bytes)
         .max_headers(limits.fields)
         // A caller that has sent its request may close its half of the connection.
@@ -99,9 +114,34 @@ fn builder(protocol: Protocol, proxy: &Proxy) -> auto::Builder<LocalExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .keep_alive_interval(limits.idle_timeout);
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
+}
+
+/// An answer during which the connection counts as busy.
+struct Occupied<B> {
+    content: B,
+    _busy: Busy,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Occupied<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.content).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
 }
 
 /// Runs what hyper spawns on the worker's own thread.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use ::hmac::{Hmac, KeyInit, Mac};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -203,11 +204,14 @@ pub struct HmacSigner {
 }
 
 impl HmacSigner {
-    /// True if the content may be hashed as it arrives: no timestamp stands before it.
+    /// True if the content may be hashed as it arrives: neither a timestamp nor the length, which
+    /// may not be known yet, stands before it.
     pub(super) fn digests_early(&self) -> bool {
-        let mut before = self.base.iter().take_while(|bound| bound.part != Part::Body);
         let covers_raw = self.base.iter().any(|bound| bound.part == Part::Body);
-        !(covers_raw && before.any(|bound| bound.part == Part::Timestamp))
+        let before = self.base.iter().take_while(|bound| bound.part != Part::Body);
+        let length = Part::Header(CONTENT_LENGTH);
+        let late = |bound: &BoundPart| bound.part == Part::Timestamp || bound.part == length;
+        !(covers_raw && before.into_iter().any(late))
     }
 
     pub(super) fn digest(

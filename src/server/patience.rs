@@ -1,0 +1,225 @@
+//! How long a caller may be silent: before its first request, between requests, and in the middle
+//! of a request's head.
+//!
+//! One timer per connection, looked at when it fires and moved only then: a request costs two
+//! readings of the clock and no timer of its own.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// What a connection is doing; shared between its stream and its requests.
+#[derive(Debug)]
+pub(super) struct Activity {
+    /// Requests under way.
+    requests: Cell<usize>,
+    /// When the current silence began.
+    since: Cell<Instant>,
+    /// Bytes came since the last request ended: a head is on its way.
+    in_head: Cell<bool>,
+    /// HTTP/2 speaks between requests as well, so bytes there do not mean a head.
+    multiplexed: Cell<bool>,
+    idle: Duration,
+    head: Duration,
+}
+
+impl Activity {
+    /// A connection that was just accepted. It may be idle for `idle`, and take `head` for a head.
+    pub(super) fn new(idle: Duration, head: Duration) -> Rc<Self> {
+        Rc::new(Self {
+            requests: Cell::new(0),
+            since: Cell::new(Instant::now()),
+            in_head: Cell::new(false),
+            multiplexed: Cell::new(false),
+            idle,
+            head,
+        })
+    }
+
+    /// A request has begun; it ends when the result is dropped.
+    pub(super) fn request(self: &Rc<Self>, multiplexed: bool) -> Busy {
+        self.requests.set(self.requests.get() + 1);
+        self.multiplexed.set(multiplexed);
+        Busy(Rc::clone(self))
+    }
+
+    fn received(&self) {
+        if self.requests.get() > 0 {
+            return;
+        }
+        if self.multiplexed.get() || !self.in_head.replace(true) {
+            self.since.set(Instant::now());
+        }
+    }
+
+    /// When the patience ends, as things are now; `None` while a request is under way.
+    fn ends(&self) -> Option<Instant> {
+        let limit = if self.in_head.get() { self.head } else { self.idle };
+        (self.requests.get() == 0).then(|| self.since.get() + limit)
+    }
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Busy(Rc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let activity = &self.0;
+        activity.requests.set(activity.requests.get().saturating_sub(1));
+        activity.in_head.set(false);
+        activity.since.set(Instant::now());
+    }
+}
+
+/// A caller's stream that ends when patience does.
+pub(super) struct Patient<S> {
+    stream: S,
+    activity: Rc<Activity>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<S> Patient<S> {
+    pub(super) fn new(stream: S, activity: Rc<Activity>) -> Self {
+        let timer = Box::pin(tokio::time::sleep(activity.head.min(activity.idle)));
+        Self { stream, activity, timer }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            if buffer.filled().len() > before {
+                this.activity.received();
+            }
+            return Poll::Ready(read);
+        }
+        loop {
+            ready!(this.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            match this.activity.ends() {
+                Some(end) if end <= now => {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                Some(end) => this.timer.as_mut().reset(end),
+                None => this.timer.as_mut().reset(now + this.activity.head),
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const IDLE: Duration = Duration::from_secs(60);
+    const HEAD: Duration = Duration::from_secs(10);
+
+    fn patient() -> (Patient<tokio::io::DuplexStream>, tokio::io::DuplexStream, Rc<Activity>) {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let activity = Activity::new(IDLE, HEAD);
+        (Patient::new(ours, Rc::clone(&activity)), theirs, activity)
+    }
+
+    async fn silence(stream: &mut Patient<tokio::io::DuplexStream>) -> Duration {
+        let begun = Instant::now();
+        let error = stream.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_caller_is_waited_for_longer_than_one_in_a_head() {
+        let (mut stream, mut caller, activity) = patient();
+        assert_eq!(silence(&mut stream).await.as_secs(), 60);
+        drop(activity.request(false));
+        caller.write_u8(b'G').await.unwrap();
+        stream.read_u8().await.unwrap();
+        assert_eq!(silence(&mut stream).await.as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_does_not_make_a_head_last_for_ever() {
+        let (mut stream, mut caller, _activity) = patient();
+        let begun = Instant::now();
+        let error = loop {
+            caller.write_u8(b'x').await.unwrap();
+            if let Err(error) = stream.read_u8().await {
+                break error;
+            }
+            let pause = tokio::time::timeout(Duration::from_secs(4), stream.read_u8()).await;
+            if let Ok(Err(error)) = pause {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_under_way_is_left_alone() {
+        let (mut stream, _caller, activity) = patient();
+        let busy = activity.request(false);
+        let waited = tokio::time::timeout(Duration::from_secs(3600), stream.read_u8()).await;
+        assert!(waited.is_err(), "still open after an hour");
+        drop(busy);
+        let left = silence(&mut stream).await.as_secs();
+        assert!((60..=70).contains(&left), "{left}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_http2_says_between_requests_is_no_head() {
+        let (mut stream, mut caller, activity) = patient();
+        drop(activity.request(true));
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            caller.write_u8(b'P').await.unwrap();
+            stream.read_u8().await.unwrap();
+        }
+        assert_eq!(silence(&mut stream).await.as_secs(), 60);
+    }
+}
