@@ -250,6 +250,7 @@ fn cache(
 ) -> Result<CredentialCache<Signer>, StartError> {
     let name = credential.name.clone();
     let scheme = credential.scheme.clone();
+    let references = credential.secrets();
     match &credential.source {
         SourceSpec::Fixed(spec) => {
             let bound = spec.read(secrets).map_err(crate::sign::BindError::from);
@@ -259,10 +260,10 @@ fn cache(
             let cache = CredentialCache::fixed(clock.clone(), signer);
             let (spec, secrets, published) = (spec.clone(), Arc::clone(secrets), cache.clone());
             keepers.0.push(Box::new(move |tracker, stop| {
-                let changed = secrets.subscribe();
+                let changes = secrets.changes_of(&references);
                 let prepare = move |values: &Values| scheme.bind(values);
                 tracker
-                    .spawn(fixed::follow(name, spec, secrets, changed, published, prepare, stop));
+                    .spawn(fixed::follow(name, spec, secrets, changes, published, prepare, stop));
             }));
             Ok(cache)
         }
@@ -285,7 +286,7 @@ fn cache(
                     cache: published,
                     policy,
                     clock,
-                    secrets_changed: secrets.subscribe(),
+                    secrets: secrets.changes_of(&references),
                     stop,
                 };
                 tracker.spawn(refresher.run());

@@ -185,9 +185,9 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToke
         .layer(CatchPanicLayer::new())
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
         .service(answer);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // Probes speak HTTP/1, where a silent connection can be told to go.
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(TIMEOUT);
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(serving);
     tokio::select! {

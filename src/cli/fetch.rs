@@ -77,13 +77,13 @@ fn describe(credential: &Credential) -> String {
 
 /// A duration as a person says it.
 pub(super) fn human(duration: Duration) -> String {
-    let seconds = duration.as_secs();
+    let seconds = (duration + Duration::from_millis(500)).as_secs();
     match seconds {
         0 => format!("{} ms", duration.as_millis()),
         1..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+        120..7_200 => format!("{} min", (seconds + 30) / 60),
+        7_200..172_800 => format!("{} h", (seconds + 1_800) / 3_600),
+        _ => format!("{} days", (seconds + 43_200) / 86_400),
     }
 }
 

@@ -310,6 +310,11 @@ fn listeners_beyond_this_machine_say_who_may_call() {
     assert_eq!(listen("address = \"[::]:80\""), open);
     let none: [&str; 0] = [];
     assert_eq!(listen("address = \"0.0.0.0:80\"\nallow = [\"10.0.0.0/8\"]"), none);
+    assert_eq!(
+        listen("address = \"0.0.0.0:80\"\nallow = []"),
+        ["listen[0].allow: an empty list lets nobody connect"],
+        "which would read as everybody"
+    );
     assert_eq!(listen("address = \"0.0.0.0:80\"\nopen = true"), none);
     assert_eq!(listen("address = \"localhost:80\""), none);
     assert_eq!(listen("address = \"unix:/run/c.sock\"\nmode = \"0660\""), none);

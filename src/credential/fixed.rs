@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::CredentialCache;
-use super::secrets::Secrets;
+use super::secrets::{Changes, Secrets};
 use crate::config::secret_ref::SecretRef;
 use crate::secret::Secret;
 use crate::sign::BindError;
@@ -61,7 +60,7 @@ pub async fn follow<T, P>(
     name: String,
     spec: FixedSpec,
     secrets: Arc<Secrets>,
-    mut changed: watch::Receiver<u64>,
+    mut changes: Changes,
     cache: CredentialCache<T>,
     prepare: P,
     stop: CancellationToken,
@@ -71,7 +70,7 @@ pub async fn follow<T, P>(
     let mut current = spec.read(&secrets).unwrap_or_default();
     loop {
         tokio::select! {
-            changed = changed.changed() => if changed.is_err() { return },
+            () = changes.next() => {}
             () = stop.cancelled() => return,
         }
         let read = spec.read(&secrets).map_err(BindError::from);

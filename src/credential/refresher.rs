@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{CredentialCache, Failure};
 use super::schedule::{RefreshPolicy, retry_after, usable_guard};
+use super::secrets::Changes;
 use super::{Credential, CredentialSource, FetchError};
 use crate::clock::{Clock, Deadline};
 use crate::sign::BindError;
@@ -35,8 +35,8 @@ where
     pub policy: RefreshPolicy,
     /// The time.
     pub clock: Clock,
-    /// Changes when a secret that the source uses has changed.
-    pub secrets_changed: watch::Receiver<u64>,
+    /// Tells when a secret that the source uses has changed.
+    pub secrets: Changes,
     /// Ends the task.
     pub stop: CancellationToken,
 }
@@ -64,7 +64,7 @@ where
         let mut failures: u32 = 0;
         loop {
             self.cache.begin_attempt();
-            self.secrets_changed.mark_unchanged();
+            self.secrets.mark_seen();
             let started = self.clock.now();
             let attempt = tokio::select! {
                 attempt = self.attempt(current.as_ref()) => attempt,
@@ -157,14 +157,7 @@ where
             let slice = left.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
             tokio::select! {
                 () = tokio::time::sleep(slice) => {}
-                changed = self.secrets_changed.changed() => {
-                    if changed.is_ok() {
-                        return Wake::SecretsChanged;
-                    }
-                    // Nobody watches the secrets any more: the program is ending.
-                    self.stop.cancelled().await;
-                    return Wake::Stop;
-                }
+                () = self.secrets.next() => return Wake::SecretsChanged,
                 // A request found nothing usable: rejected, or ended while the machine slept.
                 () = self.cache.demanded(), if !in_backoff => {
                     if !self.cache.is_ready() {

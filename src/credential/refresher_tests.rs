@@ -7,6 +7,7 @@ use http::StatusCode;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
 
 /// A source that counts, takes a while, and answers what it was told to: then ever the last.
 #[derive(Debug, Clone)]
@@ -83,7 +84,7 @@ fn scene(answers: &[Answer], policy: RefreshPolicy, clock: &Clock) -> Scene {
         cache: cache.clone(),
         policy,
         clock: clock.clone(),
-        secrets_changed: secrets.subscribe(),
+        secrets: Changes::from_iter([secrets.subscribe()]),
         stop: stop.clone(),
     };
     let task = tokio::spawn(refresher.run());
@@ -274,7 +275,7 @@ async fn a_source_that_hangs_is_given_up_and_tried_again() {
         cache: scene.cache.clone(),
         policy: RefreshPolicy { wait: Duration::from_secs(5), ..lazy() },
         clock: Clock::system(),
-        secrets_changed: scene.secrets.subscribe(),
+        secrets: Changes::from_iter([scene.secrets.subscribe()]),
         stop: scene.stop.clone(),
     };
     scene.task = tokio::spawn(refresher.run());

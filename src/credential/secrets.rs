@@ -25,13 +25,48 @@ pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Secrets {
     cells: Vec<Cell>,
-    changed: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
 struct Cell {
     reference: SecretRef,
     value: ArcSwap<Secret>,
+    /// Counts up whenever the value has changed.
+    changed: watch::Sender<u64>,
+}
+
+/// Tells when one of several secrets has changed.
+#[derive(Debug)]
+pub struct Changes(Vec<watch::Receiver<u64>>);
+
+impl Changes {
+    /// Waits until one of them changes; for ever if none can.
+    pub async fn next(&mut self) {
+        let mut waiting: Vec<_> =
+            self.0.iter_mut().map(|changed| Box::pin(changed.changed())).collect();
+        while !waiting.is_empty() {
+            let (changed, index, _) = futures_util::future::select_all(waiting.iter_mut()).await;
+            if changed.is_ok() {
+                return;
+            }
+            // That one cannot change any more.
+            drop(waiting.swap_remove(index));
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Forgets changes that were not waited for.
+    pub fn mark_seen(&mut self) {
+        for changed in &mut self.0 {
+            changed.mark_unchanged();
+        }
+    }
+}
+
+impl FromIterator<watch::Receiver<u64>> for Changes {
+    fn from_iter<I: IntoIterator<Item = watch::Receiver<u64>>>(changes: I) -> Self {
+        Self(changes.into_iter().collect())
+    }
 }
 
 /// A secret that cannot be read.
@@ -93,9 +128,13 @@ impl Secrets {
                     Secret::new("missing")
                 }
             };
-            cells.push(Cell { reference, value: ArcSwap::from_pointee(value) });
+            cells.push(Cell {
+                reference,
+                value: ArcSwap::from_pointee(value),
+                changed: watch::Sender::new(0),
+            });
         }
-        (Self { cells, changed: watch::Sender::new(0) }, errors)
+        (Self { cells }, errors)
     }
 
     /// The current value; `None` for a reference that was not resolved.
@@ -104,9 +143,10 @@ impl Secrets {
         Some(Secret::clone(&cell.value.load()))
     }
 
-    /// Counts up whenever any secret has changed.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Tells when one of `references` changes.
+    pub fn changes_of(&self, references: &[SecretRef]) -> Changes {
+        let cells = self.cells.iter().filter(|cell| references.contains(&cell.reference));
+        cells.map(|cell| cell.changed.subscribe()).collect()
     }
 
     /// Looks at every secret file again and again until stopped. While a file is missing or
@@ -122,7 +162,6 @@ impl Secrets {
             return;
         }
         loop {
-            let mut changed = false;
             for (index, path, stamp) in &mut seen {
                 let current = Stamp::of(path).await;
                 if current.is_some() && current == *stamp {
@@ -136,7 +175,7 @@ impl Secrets {
                         if secret != **cell.value.load() {
                             cell.value.store(Arc::new(secret));
                             tracing::info!(secret = %cell.reference, "a secret has changed");
-                            changed = true;
+                            cell.changed.send_modify(|count| *count += 1);
                         }
                         *stamp = current;
                     }
@@ -149,9 +188,6 @@ impl Secrets {
                     }
                     Err(_) => {}
                 }
-            }
-            if changed {
-                self.changed.send_modify(|count| *count += 1);
             }
             tokio::select! {
                 () = tokio::time::sleep(every) => {}

@@ -38,8 +38,10 @@ enum Content {
     Empty,
     Stream(Incoming),
     Held(Held),
-    /// It was streamed, and this copy of it was kept.
+    /// It was streamed, and a copy of it is being kept.
     Copied(Arc<Copy>),
+    /// The copy, ready to be sent.
+    Memory(Bytes),
     Gone,
 }
 
@@ -61,7 +63,7 @@ pub async fn authorize(
         let attempt = request.take().ok_or(ProxyError::Internal)?;
         let issued = credentials(route).await?;
         let attempt = sign(proxy, route, &issued, attempt, &mut content).await?;
-        let (response, progress) = send(pools, route, attempt, &mut content).await?;
+        let (response, progress) = send(proxy, pools, route, attempt, &mut content).await?;
         if first.is_none() || !route.config.replay.statuses.contains(&response.status()) {
             return Ok(response);
         }
@@ -171,7 +173,9 @@ async fn read_and_digest(
             *content = Content::Empty;
             return begin(request);
         }
-        Content::Copied(_) | Content::Gone => return Err(ProxyError::Internal),
+        Content::Copied(_) | Content::Memory(_) | Content::Gone => {
+            return Err(ProxyError::Internal);
+        }
     };
     let mut digest = begin(request)?;
     if let Some(digest) = &mut digest {
@@ -214,6 +218,7 @@ fn apply(
 }
 
 async fn send(
+    proxy: &Proxy,
     pools: &Pools,
     route: &Route,
     request: Unsigned,
@@ -236,18 +241,15 @@ async fn send(
             let announced = incoming.size_hint().exact();
             let fits =
                 announced.is_none_or(|length| usize::try_from(length).is_ok_and(|l| l <= limit));
-            let copy = (route.renewable && fits).then(|| Copy::new(limit));
+            let copy = (route.renewable && fits).then(|| Copy::new(limit, &proxy.budget));
             if let Some(copy) = &copy {
                 *content = Content::Copied(Arc::clone(copy));
             }
             let max_body = route.config.max_body;
             RequestContent::stream(incoming, max_body, timeouts.idle, copy, shared)
         }
-        Content::Copied(copy) => {
-            let bytes = copy.take().unwrap_or_else(Bytes::new);
-            RequestContent::memory(bytes, shared)
-        }
-        Content::Gone => return Err(ProxyError::Internal),
+        Content::Memory(bytes) => RequestContent::memory(bytes, shared),
+        Content::Copied(_) | Content::Gone => return Err(ProxyError::Internal),
     };
     let mut outgoing = Request::new(outgoing);
     *outgoing.method_mut() = request.method;
@@ -285,11 +287,11 @@ fn keep_for_replay(content: &mut Content, progress: &Progress) -> bool {
         // All of it has passed, so the copy is whole if it is there.
         Content::Copied(copy) if progress.is_complete() => match copy.take() {
             Some(bytes) => {
-                *content = Content::Copied(Copy::of(bytes));
+                *content = Content::Memory(bytes);
                 true
             }
             None => false,
         },
-        Content::Copied(_) | Content::Stream(_) | Content::Gone => false,
+        Content::Copied(_) | Content::Stream(_) | Content::Memory(_) | Content::Gone => false,
     }
 }

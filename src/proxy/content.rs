@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::hold::{Held, read_piece};
+use super::hold::{Budget, Held, Share, read_piece};
 use super::respond::ProxyError;
 
 /// Why content broke off. The reason for the caller is in [`Progress`].
@@ -105,34 +105,30 @@ struct Stream {
 #[derive(Debug)]
 pub struct Copy {
     limit: usize,
-    /// `None` once the limit was passed.
-    kept: Mutex<Option<BytesMut>>,
+    /// `None` once the limit was passed, or the memory for all copies was used up.
+    kept: Mutex<Option<(BytesMut, Share)>>,
 }
 
 impl Copy {
-    /// A copy of up to `limit` bytes.
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, kept: Mutex::new(Some(BytesMut::new())) })
-    }
-
-    /// A copy that holds `bytes` already.
-    pub fn of(bytes: Bytes) -> Arc<Self> {
-        Arc::new(Self { limit: bytes.len(), kept: Mutex::new(Some(bytes.into())) })
+    /// A copy of up to `limit` bytes, out of `budget`.
+    pub fn new(limit: usize, budget: &Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self { limit, kept: Mutex::new(Some((BytesMut::new(), budget.share()))) })
     }
 
     /// The content, if all of what passed was kept.
     pub fn take(&self) -> Option<Bytes> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.take().map(BytesMut::freeze)
+        kept.take().map(|(bytes, _)| bytes.freeze())
     }
 
     fn keep(&self, piece: &[u8]) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *kept {
-            Some(bytes) if bytes.len() + piece.len() <= self.limit => {
+        if let Some((bytes, share)) = &mut *kept {
+            if bytes.len() + piece.len() <= self.limit && share.take(piece.len()).is_ok() {
                 bytes.extend_from_slice(piece);
+            } else {
+                *kept = None;
             }
-            other => *other = None,
         }
     }
 }

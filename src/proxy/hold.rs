@@ -37,25 +37,34 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    fn take(self: &Arc<Self>, bytes: usize, share: &mut Share) -> Result<(), ProxyError> {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.limit {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(ProxyError::Memory);
-        }
-        share.bytes += bytes;
-        Ok(())
+    /// An empty share.
+    pub(super) fn share(self: &Arc<Self>) -> Share {
+        Share { budget: Arc::clone(self), bytes: 0 }
     }
 }
 
 /// A part of the budget, given back when dropped.
 #[derive(Debug)]
-struct Share {
+pub(super) struct Share {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
 impl Share {
+    /// Takes `bytes` more.
+    ///
+    /// # Errors
+    /// When the budget has no more.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), ProxyError> {
+        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.budget.limit {
+            self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(ProxyError::Memory);
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
     fn give_back(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
         self.bytes = 0;
@@ -105,7 +114,7 @@ impl Held {
         if expected.is_some_and(|length| length > limits.max_body) {
             return Err(ProxyError::ContentTooLarge);
         }
-        let mut share = Share { budget: Arc::clone(budget), bytes: 0 };
+        let mut share = budget.share();
         let mut spool: Option<Arc<File>> = None;
         let mut memory = BytesMut::new();
         let mut length: u64 = 0;
@@ -135,7 +144,7 @@ impl Held {
                 } else {
                     share.bytes.max(memory.len() + piece.len() - share.bytes)
                 };
-                budget.take(room, &mut share)?;
+                share.take(room)?;
                 memory.reserve(share.bytes - memory.len());
             }
             memory.extend_from_slice(&piece);
@@ -166,7 +175,7 @@ impl Held {
 
     /// Nothing.
     pub fn empty() -> Self {
-        let share = Share { budget: Budget::new(0), bytes: 0 };
+        let share = Budget::new(0).share();
         Self { memory: Bytes::new(), file: None, length: 0, _share: Arc::new(share) }
     }
 

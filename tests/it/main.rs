@@ -12,9 +12,20 @@
     reason = "tests"
 )]
 
+mod cli;
 mod harness;
 
+mod admin;
+mod answers;
+mod canary;
 mod devo;
+mod devo_sdk;
+mod fields;
+mod listeners;
 mod login;
 mod renewal;
 mod replay;
+mod secret_files;
+mod streaming;
+mod targets;
+mod tls;

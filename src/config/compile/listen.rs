@@ -55,7 +55,7 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
     let text = context.require(raw.address.as_deref(), &at, "address = \"127.0.0.1:8080\"")?;
     let address = address(context, path, text, raw)?;
     if let Address::Tcp(tcp) = &address {
-        let guarded = !allow.is_empty() || raw.caller_token.is_some() || raw.allow.is_some();
+        let guarded = raw.allow.is_some() || raw.caller_token.is_some();
         if !tcp.ip().is_loopback() && !guarded && raw.open != Some(true) {
             let hint = "say who may call: allow = [\"10.1.0.0/16\"] or caller_token = { … }; \
                         open = true lets everybody use your credentials";
@@ -151,6 +151,10 @@ fn origins(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Vec
 
 fn networks(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Vec<IpNet> {
     let mut networks = Vec::new();
+    if raw.is_some_and(<[String]>::is_empty) {
+        let hint = Some("name who may connect, or leave 'allow' out");
+        context.error(path, "an empty list lets nobody connect", hint);
+    }
     for (index, text) in raw.unwrap_or_default().iter().enumerate() {
         let network =
             text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
@@ -165,7 +169,11 @@ fn networks(context: &mut Context<'_>, path: &str, raw: Option<&[String]>) -> Ve
     networks
 }
 
-pub(super) fn admin(context: &mut Context<'_>, raw: &RawAdmin) -> Option<AdminConfig> {
+pub(super) fn admin(
+    context: &mut Context<'_>,
+    raw: &RawAdmin,
+    listeners: &[ListenerConfig],
+) -> Option<AdminConfig> {
     let token = match &raw.token {
         Some(token) => Some(context.secret("admin.token", token)?),
         None => None,
@@ -174,6 +182,12 @@ pub(super) fn admin(context: &mut Context<'_>, raw: &RawAdmin) -> Option<AdminCo
     let hint = "address = \"127.0.0.1:8081\"";
     let text = context.require(raw.address.as_deref(), "admin.address", hint)?;
     let address = tcp(context, "admin.address", text)?;
+    let in_use = |listener: &ListenerConfig| {
+        address.port() != 0 && listener.address == Address::Tcp(address)
+    };
+    if listeners.iter().any(in_use) {
+        context.error("admin.address", "a listener has this address already", None);
+    }
     if !address.ip().is_loopback() && token.is_none() {
         let hint = Some("add token = { file = \"…\" }, or listen on 127.0.0.1");
         context.error("admin.address", "this address can be reached from other machines", hint);

@@ -51,7 +51,7 @@ pub fn compile(
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = raw.workers.and_then(|n| usize::try_from(n).ok()).unwrap_or(cores);
     let listeners = listen::listeners(&mut context, &raw.listen);
-    let admin = raw.admin.as_ref().and_then(|admin| listen::admin(&mut context, admin));
+    let admin = raw.admin.as_ref().and_then(|admin| listen::admin(&mut context, admin, &listeners));
     let mut expanded = Vec::new();
     let mut credentials = Vec::new();
     for (name, credential) in &raw.credential {

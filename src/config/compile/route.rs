@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Context;
@@ -140,6 +141,14 @@ impl Builder<'_, '_> {
             let message = format!("the credential would go to {} unencrypted", upstream.origin);
             let at = self.at("upstream");
             self.context.error(&at, message, Some(hint));
+        }
+        let sets_it = |used: &&CredentialConfig| used.scheme.sets().contains(&AUTHORIZATION);
+        if raw.keep_caller_authorization == Some(true)
+            && let Some(owner) = used.iter().find(|used| sets_it(used))
+        {
+            let message = format!("the credential '{}' sets Authorization itself", owner.name);
+            let at = self.at("keep_caller_authorization");
+            self.context.error(&at, message, None);
         }
         let set = self.set(raw, &used)?;
         let mut credentials = credentials.clone();

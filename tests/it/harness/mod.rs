@@ -24,7 +24,7 @@ pub(crate) const ANY_PORT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Longer than anything here takes: a bound for what would otherwise hang.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running proxy with a control-plane runtime of its own. Stops when dropped.
 pub(crate) struct Proxy {
@@ -72,6 +72,11 @@ impl Proxy {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.addresses[0]
+    }
+
+    /// All addresses, in the order of the listeners.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     pub(crate) fn admin(&self) -> SocketAddr {
@@ -162,7 +167,7 @@ pub(crate) async fn twinzo() -> StandIn {
 
 /// A Devo stand-in that wants timestamps of about now.
 pub(crate) async fn devo(options: devo::Options) -> StandIn {
-    let options = devo::Options { max_skew: Some(Duration::from_secs(60)), ..options };
+    let options = devo::Options { max_skew: Some(Duration::from_mins(1)), ..options };
     devo::start(ANY_PORT, options).await.unwrap()
 }
 

@@ -1,0 +1,219 @@
+//! Upstreams and token endpoints over TLS.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use countersign::app::StartError;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa};
+use rcgen::{KeyPair, KeyUsagePurpose};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tempfile::TempDir;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::harness::upstream::{Seen, answer, serve};
+use crate::harness::{Proxy, Upstream, plant, quoted, route, twinzo};
+
+/// An invented certificate authority and the files it has written.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    directory: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let authority = Self { issuer, directory: tempfile::tempdir().unwrap() };
+        authority.write("ca.pem", &authority.issuer.pem());
+        authority
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![usage];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// A server for `name`, which asks for a certificate of `clients` if given.
+    fn server(&self, name: &str, clients: Option<&Authority>) -> TlsAcceptor {
+        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
+        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(clients.issuer.der().clone()).unwrap();
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
+    }
+
+    /// The lines of `tls` for a route or credential that trusts this authority.
+    fn trusted(&self) -> String {
+        format!("ca = {}", path(&self.ca()))
+    }
+
+    /// A client certificate: the lines for it.
+    fn client(&self) -> String {
+        let (certificate, key) = self.issue("client.example", ExtendedKeyUsagePurpose::ClientAuth);
+        let certificate = self.write("client.pem", &certificate.pem());
+        let key = self.write("client.key", &key.serialize_pem());
+        let (certificate, key) = (path(&certificate), path(&key));
+        format!("client_certificate = {certificate}, client_key = {key}")
+    }
+}
+
+fn path(path: &Path) -> String {
+    quoted(path.to_str().unwrap())
+}
+
+async fn upstream(acceptor: TlsAcceptor) -> (Upstream, Arc<Mutex<Vec<Seen>>>) {
+    let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+    let record = Arc::clone(&seen);
+    let upstream = Upstream::raw(move |stream| {
+        let (acceptor, record) = (acceptor.clone(), Arc::clone(&record));
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                let fine = Arc::new(|_| std::future::ready(answer(200, "over TLS")));
+                serve(stream, fine, record).await;
+            }
+        }
+    })
+    .await;
+    (upstream, seen)
+}
+
+fn https(upstream: &Upstream) -> String {
+    format!("https://localhost:{}", upstream.address().port())
+}
+
+async fn proxy(upstream: &Upstream, tls: &str) -> Proxy {
+    let tls = format!("tls = {{ {tls} }}\n");
+    Proxy::start(&route(&https(upstream), "", &tls)).await
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_configured_authority_is_accepted() {
+    let authority = Authority::new();
+    let (upstream, seen) = upstream(authority.server("localhost", None)).await;
+    let proxy = proxy(&upstream, &authority.trusted()).await;
+    for _ in 0..3 {
+        let reply = proxy.send("POST", "/x?y", &[], "content").await;
+        assert_eq!((reply.status, reply.text()), (200, "over TLS"));
+    }
+    let seen = seen.lock().unwrap().pop().unwrap();
+    assert_eq!((seen.target.as_str(), &seen.body[..]), ("/x?y", &b"content"[..]));
+    let host = format!("localhost:{}", upstream.address().port());
+    assert_eq!(seen.values("host"), [host]);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_not() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (upstream, seen) = upstream(authority.server("localhost", None)).await;
+    for tls in [String::new(), other.trusted()] {
+        let proxy = proxy(&upstream, &tls).await;
+        let reply = proxy.get("/").await;
+        assert_eq!(reply.problem(502, "tls_certificate_error"), "upstream-certificate");
+    }
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_not_accepted() {
+    let authority = Authority::new();
+    let (upstream, seen) = upstream(authority.server("elsewhere.example", None)).await;
+    let proxy = proxy(&upstream, &authority.trusted()).await;
+    proxy.get("/").await.problem(502, "tls_certificate_error");
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_presented_where_it_is_demanded() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let (upstream, seen) = upstream(authority.server("localhost", Some(&clients))).await;
+    let with = format!("{}, {}", authority.trusted(), clients.client());
+    assert_eq!(proxy(&upstream, &with).await.get("/").await.status, 200);
+
+    let strangers = Authority::new();
+    let wrong = format!("{}, {}", authority.trusted(), strangers.client());
+    for tls in [authority.trusted(), wrong] {
+        let reply = proxy(&upstream, &tls).await.get("/").await;
+        // With TLS 1.3 the refusal comes after the client's side of the handshake has ended.
+        assert_eq!(reply.status, 502, "{reply:?}");
+        assert!(reply.field("proxy-status").starts_with("countersign; error="));
+    }
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_keep_the_proxy_from_starting() {
+    let authority = Authority::new();
+    let empty = authority.write("empty.pem", "");
+    let missing = authority.directory.path().join("missing.pem");
+    for file in [empty, missing] {
+        let tls = format!("tls = {{ ca = {} }}\n", path(&file));
+        let config = route("https://localhost:1", "", &tls);
+        match Proxy::try_start(&config).await {
+            Err(error @ StartError::Tls { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains(file.to_str().unwrap()), "{text}");
+            }
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("it must not start"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_goes_over_tls_that_the_credential_trusts() {
+    let stand_in = twinzo().await;
+    let authority = Authority::new();
+    let acceptor = authority.server("localhost", None);
+    let behind = stand_in.address();
+    let front = Upstream::raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            if let Ok(mut stream) = acceptor.accept(stream).await {
+                let mut behind = TcpStream::connect(behind).await.unwrap();
+                let _ = copy_bidirectional(&mut stream, &mut behind).await;
+            }
+        }
+    })
+    .await;
+    let tls = format!("[credential.plant.tls]\n{}\n", authority.trusted());
+    let config = plant(&https(&front), &tls) + &route(&stand_in.url(), "plant", "");
+    let trusting = Proxy::start(&config).await;
+    assert_eq!(trusting.get("/v3/devices").await.status, 200);
+
+    let config = plant(&https(&front), "") + &route(&stand_in.url(), "plant", "");
+    let doubting = Proxy::start(&config).await;
+    let reply = doubting.get("/v3/devices").await;
+    reply.problem(503, "destination_unavailable");
+    assert_eq!(stand_in.recorder().logins(), 1);
+}
