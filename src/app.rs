@@ -308,7 +308,7 @@ pub fn login_source(
     let SourceSpec::Login(spec) = &credential.source else {
         return Err(StartError::System(std::io::Error::other("this credential does not log in")));
     };
-    let mut requests = std::iter::once(&spec.request).chain(&spec.refresh);
+    let mut requests = std::iter::once(&spec.request).chain(&spec.refresh).chain(&spec.logout);
     let tls = if requests.any(|request| request.url.scheme_str() == Some("https")) {
         Some(client_config(&credential.tls).map_err(|reason| StartError::Tls {
             what: format!("the credential '{}'", credential.name),

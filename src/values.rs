@@ -30,6 +30,15 @@ impl Values {
         }
     }
 
+    /// These values and `others`, which come first where both have a name.
+    #[must_use]
+    pub fn and(mut self, others: &Self) -> Self {
+        for (name, secret) in others.iter() {
+            self.insert(name, secret.clone());
+        }
+        self
+    }
+
     /// Names and values, in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Secret)> {
         self.0.iter().map(|(name, secret)| (name.as_str(), secret))

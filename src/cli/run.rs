@@ -38,6 +38,13 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
 
 /// Builds and starts everything, and says where it listens.
 async fn start(config: Config) -> Result<Running, Failure> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        workers = config.workers,
+        routes = config.routes.len(),
+        credentials = config.credentials.len(),
+        "starting"
+    );
     let listeners: Vec<_> =
         config.listeners.iter().map(|listener| listener.address.clone()).collect();
     let app = App::build(config, Clock::system()).await.map_err(start_failure)?;

@@ -410,6 +410,9 @@ pub struct RawLogin {
     pub lifetime: Option<String>,
     /// The request that renews; its templates may also use the current values.
     pub renew: Option<RawRequest>,
+    /// The request that ends the last token when countersign ends; its templates may also use the
+    /// current values. Any 2xx will do.
+    pub logout: Option<RawRequest>,
     /// The fields to set on requests; templates use the values.
     pub set: Option<BTreeMap<String, RawValue>>,
     /// Further fields to remove from what callers send; a trailing * stands for any ending.

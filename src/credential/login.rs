@@ -25,7 +25,9 @@ pub struct LoginSpec {
     /// The request that renews; templates may use the current values as well. If it fails, the
     /// source logs in again.
     pub refresh: Option<RequestSpec>,
-    /// How the replies to both are read.
+    /// The request that ends the last token when the program ends; templates may use its values.
+    pub logout: Option<RequestSpec>,
+    /// How the replies to the first two are read.
     pub reply: ReplySpec,
     /// The secrets, by the names that templates use.
     pub secrets: Vec<(String, SecretRef)>,
@@ -237,6 +239,19 @@ impl LoginSource {
         Self { name, spec, secrets, client }
     }
 
+    /// The secrets as they are now.
+    fn secret_values(&self) -> Result<Values, FetchError> {
+        let mut values = Values::default();
+        for (name, reference) in &self.spec.secrets {
+            let secret = self
+                .secrets
+                .get(reference)
+                .ok_or_else(|| FetchError::Request(MissingValue(name.clone()).to_string()))?;
+            values.insert(name.clone(), secret);
+        }
+        Ok(values)
+    }
+
     async fn exchange(
         &self,
         request: &RequestSpec,
@@ -257,19 +272,9 @@ impl LoginSource {
 impl CredentialSource for LoginSource {
     /// Renews `current` where the API can, else logs in.
     async fn fetch(&self, current: Option<&Credential>) -> Result<Credential, FetchError> {
-        let mut values = Values::default();
-        for (name, reference) in &self.spec.secrets {
-            let secret = self
-                .secrets
-                .get(reference)
-                .ok_or_else(|| FetchError::Request(MissingValue(name.clone()).to_string()))?;
-            values.insert(name.clone(), secret);
-        }
+        let values = self.secret_values()?;
         if let (Some(refresh), Some(current)) = (&self.spec.refresh, current) {
-            let mut with_current = values.clone();
-            for (name, secret) in current.values.iter() {
-                with_current.insert(name, secret.clone());
-            }
+            let with_current = values.clone().and(&current.values);
             match self.exchange(refresh, &with_current).await {
                 Ok(renewed) => return Ok(renewed),
                 // Told to come back later: a login would ask the same endpoint even more of it.
@@ -280,5 +285,19 @@ impl CredentialSource for LoginSource {
             }
         }
         self.exchange(&self.spec.request, &values).await
+    }
+
+    async fn give_up(&self, current: &Credential) {
+        let Some(logout) = &self.spec.logout else { return };
+        let request =
+            self.secret_values().and_then(|values| logout.fill(&values.and(&current.values)));
+        let sent = match request {
+            Ok(request) => self.client.send(request).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(()) => tracing::info!(credential = %self.name, "logged out"),
+            Err(error) => tracing::warn!(credential = %self.name, %error, "logging out failed"),
+        }
     }
 }

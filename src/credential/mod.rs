@@ -48,6 +48,13 @@ pub trait CredentialSource: Debug + Send + Sync + 'static {
         &self,
         current: Option<&Credential>,
     ) -> impl Future<Output = Result<Credential, FetchError>> + Send;
+
+    /// Tells the endpoint that `current` will not be used any more, where it wants to know. One
+    /// attempt, whose failure changes nothing.
+    fn give_up(&self, current: &Credential) -> impl Future<Output = ()> + Send {
+        let _ = current;
+        std::future::ready(())
+    }
 }
 
 /// Why a credential could not be fetched. Holds no secret and nothing of the endpoint's answer but

@@ -52,15 +52,25 @@ where
     S: CredentialSource,
     P: Fn(&Credential) -> Result<T, BindError>,
 {
-    /// Runs until stopped.
+    /// Runs until stopped; then gives up the credential that it has, within the time limit.
     pub async fn run(mut self) {
+        if let Some(last) = self.keep_fresh().await {
+            let giving_up = self.source.give_up(&last);
+            if tokio::time::timeout(self.policy.timeout, giving_up).await.is_err() {
+                tracing::warn!(credential = %self.name, "logging out took too long");
+            }
+        }
+    }
+
+    /// Fetches and renews until stopped. Returns the last credential.
+    async fn keep_fresh(&mut self) -> Option<Credential> {
+        let mut current: Option<Credential> = None;
         if !self.policy.eager {
             tokio::select! {
                 () = self.cache.demanded() => {}
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return current,
             }
         }
-        let mut current: Option<Credential> = None;
         let mut failures: u32 = 0;
         loop {
             self.cache.begin_attempt();
@@ -68,7 +78,7 @@ where
             let started = self.clock.now();
             let attempt = tokio::select! {
                 attempt = self.attempt(current.as_ref()) => attempt,
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return current,
             };
             let took = self.clock.now().monotonic - started.monotonic;
             let (wait, in_backoff) = match attempt {
@@ -91,7 +101,7 @@ where
                     current = None;
                     failures = 0;
                 }
-                Wake::Stop => return,
+                Wake::Stop => return current,
             }
         }
     }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 struct Scripted {
     calls: Arc<AtomicU64>,
     renewals: Arc<AtomicU64>,
+    given_up: Arc<Mutex<Vec<String>>>,
     takes: Duration,
     answers: Arc<Mutex<VecDeque<Answer>>>,
     clock: Clock,
@@ -46,6 +47,11 @@ impl CredentialSource for Scripted {
             }
         }
     }
+
+    async fn give_up(&self, current: &Credential) {
+        let token = current.values.text("token").unwrap().to_owned();
+        self.given_up.lock().unwrap().push(token);
+    }
 }
 
 struct Scene {
@@ -66,6 +72,7 @@ fn scene(answers: &[Answer], policy: RefreshPolicy, clock: &Clock) -> Scene {
     let source = Scripted {
         calls: Arc::default(),
         renewals: Arc::default(),
+        given_up: Arc::default(),
         takes: Duration::from_millis(50),
         answers: Arc::new(Mutex::new(answers.iter().cloned().collect())),
         clock: clock.clone(),
@@ -310,9 +317,10 @@ async fn a_clock_set_back_causes_no_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_ends_the_task() {
+async fn stopping_ends_the_task_and_gives_up_the_last_credential() {
     let mut scene = scene(&[Answer::Lives(3600)], RefreshPolicy::default(), &Clock::system());
     pass(1).await;
     scene.stop.cancel();
     (&mut scene.task).await.unwrap();
+    assert_eq!(*scene.source.given_up.lock().unwrap(), ["t1"]);
 }

@@ -12,6 +12,7 @@ address = f"http://{sys.argv[1]}/search/query"
 forms = {
     "key": {"key": "dummy-key", "secret": "dummy-secret"},
     "token": {"token": "dummy-token"},
+    "jwt": {"jwt": "dummy-jwt"},
 }
 for form, auth in forms.items():
     for response in ("json", "json/simple", "json/compact"):

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::harness::{PATIENCE, Proxy, devo, quoted, secret, skip};
 
 #[tokio::test]
-async fn the_devo_sdk_queries_through_the_proxy_in_both_of_its_forms() {
+async fn the_devo_sdk_queries_through_the_proxy_in_every_form() {
     let probe = Command::new("python3").args(["-c", "import devo.api"]).output().await;
     if !probe.is_ok_and(|output| output.status.success()) {
         skip("devo_sdk", "python3 cannot import devo (pip install devo-sdk)");
@@ -43,12 +43,12 @@ async fn the_devo_sdk_queries_through_the_proxy_in_both_of_its_forms() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    assert_eq!(lines.len(), 6, "{stderr}");
+    assert_eq!(lines.len(), 9, "{stderr}");
     for line in &lines {
         assert_eq!(line["robot"], true, "{line} {stderr}");
     }
     let received = stand_in.recorder().all();
-    assert_eq!(received.len(), 6, "no retries");
+    assert_eq!(received.len(), 9, "no retries");
     for recorded in received {
         assert!(recorded.accepted, "{}", recorded.verdict);
         assert_eq!(recorded.verdict, "signature of the query key is right");

@@ -60,11 +60,21 @@ async fn a_wrong_password_is_tried_once_however_many_ask() {
     let config = plant_with_password(&stand_in.url(), "wrong-password", "")
         + &route(&stand_in.url(), "plant", "");
     let proxy = Proxy::start(&config).await;
-    for _ in 0..20 {
-        let reply = proxy.get("/v3/devices").await;
-        let word = reply.problem(502, "proxy_configuration_error");
-        assert_eq!(word, "credential-refused");
-        assert!(!reply.text().contains("wrong-password"));
+    for _ in 0..3 {
+        let mut requests = JoinSet::new();
+        for _ in 0..20 {
+            let address = proxy.address();
+            requests.spawn(async move {
+                let mut connection = Connection::open(address).await;
+                connection.send("GET", "/v3/devices", &[], "").await
+            });
+        }
+        for reply in requests.join_all().await {
+            let word = reply.problem(502, "proxy_configuration_error");
+            assert_eq!(word, "credential-refused");
+            assert_eq!(reply.field("retry-after"), "", "nobody should try again soon");
+            assert!(!reply.text().contains("wrong-password"));
+        }
     }
     assert_eq!(stand_in.recorder().token_calls(), 1);
     assert_eq!(stand_in.recorder().count_where(is_data), 0);

@@ -1,14 +1,21 @@
 //! What a 401 does: another token and the same request once more, or the 401 as it came.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use countersign::mock::StandIn;
 use http::Response;
 use http_body_util::Full;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use crate::harness::upstream::answer;
-use crate::harness::{Proxy, Reply, Upstream, is_data, plant, route, secret, sha256, twinzo};
+use crate::harness::client::{from_channel, request};
+use crate::harness::upstream::{answer, read_head};
+use crate::harness::{
+    Connection, Proxy, Reply, Upstream, is_data, plant, route, secret, sha256, twinzo,
+};
 
 async fn start(replay: &str) -> (StandIn, Proxy) {
     let stand_in = twinzo().await;
@@ -78,6 +85,55 @@ async fn content_beyond_the_limit_is_not_and_the_401_passes_through() {
         assert_eq!(reply.status, 200, "{chunked}");
         assert_eq!(stand_in.recorder().logins(), 1);
     }
+}
+
+#[tokio::test]
+async fn the_limit_itself_is_still_within_it() {
+    for chunked in [false, true] {
+        let (stand_in, proxy) = start("max_body = 1000").await;
+        let content = Bytes::from(vec![b'x'; 1000]);
+        assert_eq!(post(&proxy, chunked, &content).await.status, 200, "{chunked}");
+        assert_eq!(tries(&stand_in, &content), [401, 200], "{chunked}");
+    }
+}
+
+#[tokio::test]
+async fn a_burst_of_refusals_replaces_one_token() {
+    let (stand_in, proxy) = start("").await;
+    stand_in.switches().set_token_latency(Duration::from_millis(200));
+    let mut requests = JoinSet::new();
+    for _ in 0..100 {
+        let address = proxy.address();
+        requests.spawn(async move {
+            let mut connection = Connection::open(address).await;
+            connection.send("POST", "/v3/echo", &[], "content").await.status
+        });
+    }
+    assert_eq!(requests.join_all().await, [200; 100]);
+    assert_eq!(stand_in.recorder().token_calls(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_before_the_content_was_read_reaches_the_caller() {
+    let stand_in = twinzo().await;
+    let upstream = Upstream::raw(|mut stream| async move {
+        read_head(&mut stream).await;
+        let answer = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 5\r\n\r\nearly";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    })
+    .await;
+    let config = plant(&stand_in.url(), "") + &route(&upstream.url(), "plant", "");
+    let proxy = Proxy::start(&config).await;
+    let (pieces, receiver) = mpsc::channel(1);
+    let mut connection = Connection::open(proxy.address()).await;
+    pieces.send(Bytes::from("the beginning")).await.unwrap();
+    let post = request("POST", "/", &[], from_channel(receiver));
+    let response = connection.begin(post).await.unwrap();
+    assert_eq!(response.status(), 401, "what has not come cannot be sent again");
+    assert_eq!(upstream.connections(), 1);
+    drop(pieces);
 }
 
 #[tokio::test]

@@ -206,6 +206,53 @@ async fn a_caller_of_http_2_who_goes_away_while_waiting_frees_the_upstream() {
 }
 
 #[tokio::test]
+async fn an_early_answer_passes_while_content_is_still_coming() {
+    let upstream = Upstream::raw(|mut stream| async move {
+        read_head(&mut stream).await;
+        let answer = "HTTP/1.1 413 Too Much\r\nContent-Length: 5\r\n\r\nearly";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    })
+    .await;
+    let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
+    let (pieces, receiver) = mpsc::channel(1);
+    pieces.send(Bytes::from("the beginning")).await.unwrap();
+    let mut connection = Connection::open(proxy.address()).await;
+    let post = request("POST", "/", &[], from_channel(receiver));
+    let response = connection.begin(post).await.unwrap();
+    assert_eq!(response.status(), 413);
+    assert!(!response.headers().contains_key("proxy-status"), "theirs");
+    drop(pieces);
+}
+
+#[tokio::test]
+async fn an_upstream_that_closes_idle_connections_is_dialled_again() {
+    let noticed = Arc::new(Notify::new());
+    let tell = Arc::clone(&noticed);
+    let upstream = Upstream::raw(move |mut stream| {
+        let tell = Arc::clone(&tell);
+        async move {
+            read_head(&mut stream).await;
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            // It closes without having said so, and sees the other side close as well.
+            stream.shutdown().await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            tell.notify_one();
+        }
+    })
+    .await;
+    let config = format!("workers = 1\n{}", route(&upstream.url(), "", ""));
+    let proxy = Proxy::start(&config).await;
+    for number in 1..=5 {
+        assert_eq!(proxy.get("/").await.text(), "fine");
+        assert_eq!(upstream.connections(), number);
+        timeout(PATIENCE, noticed.notified()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn answers_without_content_keep_their_fields() {
     let upstream = Upstream::raw(|mut stream| async move {
         loop {

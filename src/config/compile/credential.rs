@@ -214,15 +214,12 @@ impl Builder<'_, '_> {
         let request = self.context.require(raw.request.as_ref(), &path, hint);
         let plaintext = raw.allow_plaintext == Some(true);
         let request = request.and_then(|request| self.request(&path, request, plaintext));
-        let path = self.at("renew");
-        let refresh = raw.renew.as_ref().map(|request| self.request(&path, request, plaintext));
+        let refresh = self.optional_request("renew", raw.renew.as_ref(), plaintext);
+        let logout = self.optional_request("logout", raw.logout.as_ref(), plaintext);
         let reply = self.reply(raw);
         let mut set = self.set(raw.set.as_ref(), &mut secrets)?;
         let (request, reply) = (request?, reply?);
-        let refresh = match refresh {
-            Some(refresh) => Some(refresh?),
-            None => None,
-        };
+        let (refresh, logout) = (refresh.ok()?, logout.ok()?);
 
         let secret_names = names(&secrets);
         let reply_names: Vec<&str> = reply.values.iter().map(|(name, _)| name.as_str()).collect();
@@ -231,9 +228,11 @@ impl Builder<'_, '_> {
         for template in request.templates() {
             self.template_known(&path, template, &secret_names)?;
         }
-        let path = self.at("renew");
-        for template in refresh.iter().flat_map(RequestSpec::templates) {
-            self.template_known(&path, template, &both)?;
+        for (key, request) in [("renew", &refresh), ("logout", &logout)] {
+            let path = self.at(key);
+            for template in request.iter().flat_map(RequestSpec::templates) {
+                self.template_known(&path, template, &both)?;
+            }
         }
         self.names_known(&set, &both)?;
         set.sort_by(|(one, _), (two, _)| one.as_str().cmp(two.as_str()));
@@ -242,7 +241,8 @@ impl Builder<'_, '_> {
             .filter(|name| set.iter().any(|(_, template)| template.names().any(|n| n == **name)))
             .map(|name| (*name).to_owned())
             .collect();
-        let source = SourceSpec::Login(LoginSpec { request, refresh, reply, secrets, carried });
+        let source =
+            SourceSpec::Login(LoginSpec { request, refresh, logout, reply, secrets, carried });
         let common = Common {
             remove: raw.remove.as_deref(),
             deny: raw.deny.as_deref(),
@@ -458,6 +458,17 @@ impl Builder<'_, '_> {
             None => format!("known here: {}", shown.join(", ")),
         };
         self.context.error(path, format!("there is no value '{name}'"), Some(&hint));
+    }
+
+    /// A request that may be left out; an error if it is there and wrong, which is then reported.
+    fn optional_request(
+        &mut self,
+        key: &str,
+        raw: Option<&RawRequest>,
+        plaintext: bool,
+    ) -> Result<Option<RequestSpec>, ()> {
+        let path = self.at(key);
+        raw.map(|raw| self.request(&path, raw, plaintext).ok_or(())).transpose()
     }
 
     fn request(&mut self, path: &str, raw: &RawRequest, plaintext: bool) -> Option<RequestSpec> {
