@@ -5,11 +5,11 @@
 //! checks what it means. Each step reports everything it finds, so all problems are seen at once.
 
 pub mod compile;
+mod context;
 pub mod document;
 pub mod preset;
 pub mod problem;
 pub mod raw;
-pub mod secret_ref;
 pub mod shape;
 pub mod starter;
 pub mod units;
@@ -25,13 +25,13 @@ use ipnet::IpNet;
 use crate::credential::fixed::FixedSpec;
 use crate::credential::login::LoginSpec;
 use crate::credential::schedule::RefreshPolicy;
+use crate::credential::secret_ref::SecretRef;
 use crate::sign::Scheme;
 use crate::sign::owned::OwnedFields;
 use crate::tls::TlsSettings;
 use problem::Problem;
 pub use raw::RawProtocol as Protocol;
 pub use raw::{RawAccess as AccessLog, RawLevel as Level, RawLogFormat as LogFormat};
-use secret_ref::SecretRef;
 
 /// A configuration that can run.
 #[derive(Debug, Clone)]

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::Secret;
 use crate::sign::encoding::{Encoding, TimestampFormat};
-use crate::sign::hmac::{Algorithm, KeyEncoding};
+use crate::sign::hash::Algorithm;
+use crate::sign::hmac::KeyEncoding;
 
 /// countersign's configuration file.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::CredentialCache;
 use super::secrets::{Changes, Secrets};
-use crate::config::secret_ref::SecretRef;
+use crate::credential::secret_ref::SecretRef;
 use crate::secret::Secret;
 use crate::sign::BindError;
 use crate::template::MissingValue;

@@ -13,7 +13,7 @@ use super::http::{TokenClient, TokenRequest};
 use super::reply::ReplySpec;
 use super::secrets::Secrets;
 use super::{Credential, CredentialSource, FetchError};
-use crate::config::secret_ref::SecretRef;
+use crate::credential::secret_ref::SecretRef;
 use crate::template::{MissingValue, Template};
 use crate::values::Values;
 

@@ -11,6 +11,7 @@ pub mod login;
 pub mod refresher;
 pub mod reply;
 pub mod schedule;
+pub mod secret_ref;
 pub mod secrets;
 
 use std::fmt::Debug;

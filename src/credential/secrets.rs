@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::secret_ref::SecretRef;
+use crate::credential::secret_ref::SecretRef;
 use crate::secret::{Secret, StoredSecretError};
 
 /// The largest secret that is read.

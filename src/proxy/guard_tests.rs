@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::load;
-use crate::config::secret_ref::SecretRef;
+use crate::credential::secret_ref::SecretRef;
 use crate::secret::Secret;
 use http::Request;
 

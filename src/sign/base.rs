@@ -4,7 +4,7 @@ use http::HeaderName;
 
 use super::{SignError, SignableRequest};
 use crate::sign::encoding::Encoding;
-use crate::sign::hmac::Algorithm;
+use crate::sign::hash::Algorithm;
 
 /// One part of a signature base.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,8 @@
 use super::*;
 use crate::sign::{Scheme, Signer};
+use ::hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, Method};
+use sha2::Sha256;
 use std::time::{Duration, UNIX_EPOCH};
 
 fn scheme(base: Vec<Part>) -> HmacScheme {

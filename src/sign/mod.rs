@@ -8,6 +8,7 @@
 pub mod base;
 pub mod encoding;
 pub mod fields;
+pub mod hash;
 pub mod hmac;
 pub mod owned;
 pub mod query;

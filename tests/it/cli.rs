@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use base64::Engine as _;
 use countersign::mock;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
@@ -65,7 +66,8 @@ impl StandIn {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
-        let started = mock::twinzo::start("127.0.0.1:0".parse().unwrap(), Default::default());
+        let started =
+            mock::twinzo::start("127.0.0.1:0".parse().unwrap(), mock::twinzo::Options::default());
         let stand_in = Some(runtime.block_on(started).unwrap());
         Self { runtime, stand_in }
     }
@@ -311,7 +313,6 @@ fn explain_reproduces_every_known_answer() {
     let data = format!("@{}", body.display());
     for row in vectors.as_array().unwrap() {
         let text = |name: &str| row[name].as_str().unwrap();
-        use base64::Engine as _;
         let bytes = base64::engine::general_purpose::STANDARD.decode(text("body_base64")).unwrap();
         std::fs::write(&body, bytes).unwrap();
         let explained = countersign(&["explain", "--config", &path, "POST", "/probio/domain"])
@@ -447,7 +448,7 @@ fn the_log_can_go_to_a_file_that_others_cannot_write() {
     command.env("TWINZO_PASSWORD", "demo-password");
     let mut run = Run::start(command, 0);
     let listening = |text: &str| text.contains("listening") && text.contains("fetched");
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     while !listening(&std::fs::read_to_string(&log).unwrap_or_default()) {
         assert!(begun.elapsed().as_secs() < 20, "the log says that it listens");
         std::thread::yield_now();

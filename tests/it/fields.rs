@@ -251,3 +251,35 @@ async fn the_token_endpoints_are_closed_in_every_disguise() {
         assert_ne!(reply.status, 403, "{fine}");
     }
 }
+
+#[tokio::test]
+async fn the_token_endpoints_are_closed_wherever_the_api_is_mounted() {
+    let stand_in = twinzo().await;
+    let api = format!("{}/api", stand_in.url());
+    let version = format!("{api}/v3");
+    let config = format!(
+        "{}[[route]]\nname = \"root\"\nupstream = {}\ncredential = \"plant\"\n\
+         [[route]]\npath = \"/mounted\"\nupstream = {}\ncredential = \"plant\"\n\
+         [[route]]\npath = \"/version\"\nupstream = {}\ncredential = \"plant\"\n",
+        plant(&api, ""),
+        quoted(&stand_in.url()),
+        quoted(&api),
+        quoted(&version),
+    );
+    let proxy = Proxy::start(&config).await;
+    let recorder = stand_in.recorder();
+    until("it is logged in", || recorder.logins() == 1).await;
+    for path in [
+        "/api/v3/authorization/token",
+        "/API/V3/Authorization/Token",
+        "/mounted/v3/authorization/token",
+        "/version/authorization/token",
+    ] {
+        let reply = proxy.get(path).await;
+        assert_eq!(reply.status, 403, "{path}: {reply:?}");
+    }
+    assert_eq!(recorder.token_calls(), 1);
+    for path in ["/api/v3/devices", "/mounted/v3/devices", "/version/devices"] {
+        assert_eq!(proxy.get(path).await.status, 200, "{path}");
+    }
+}

@@ -17,6 +17,7 @@ mod harness;
 
 mod admin;
 mod answers;
+#[cfg(unix)]
 mod canary;
 mod devo;
 mod devo_sdk;

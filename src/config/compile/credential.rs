@@ -2,32 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderName, Method};
-use serde_json::Value;
+use http::HeaderName;
 
-use super::Context;
+use crate::config::context::Context;
+use crate::config::document::join;
 use crate::config::raw::{
-    RawBasic, RawBearer, RawCondition, RawCredential, RawExpires, RawFields, RawHmac, RawLogin,
-    RawNamedPart, RawPart, RawQuery, RawRefresh, RawRequest, RawSecret, RawTls, RawValue,
+    RawBasic, RawBearer, RawCredential, RawFields, RawQuery, RawRefresh, RawSecret, RawTls,
+    RawValue,
 };
-use crate::config::secret_ref::SecretRef;
 use crate::config::shape::nearest;
 use crate::config::{CredentialConfig, DenyPattern, Origin, SourceSpec, preset, units};
 use crate::credential::fixed::{BasicPair, FixedSpec};
-use crate::credential::login::{ContentSpec, JsonTemplate, LoginSpec, RequestSpec};
-use crate::credential::reply::{Condition, Expires, ReplySpec, Test};
 use crate::credential::schedule::RefreshPolicy;
+use crate::credential::secret_ref::SecretRef;
 use crate::sign::Scheme;
-use crate::sign::base::Part;
 use crate::sign::fields::FieldsScheme;
-use crate::sign::hmac::{HmacScheme, SIGNATURE, TIMESTAMP};
+use crate::sign::hmac::{SIGNATURE, TIMESTAMP};
 use crate::sign::owned::OwnedFields;
 use crate::sign::query::QueryScheme;
 use crate::template::Template;
 use crate::tls::TlsSettings;
 
-type NamedSecrets = Vec<(String, SecretRef)>;
-type NamedTemplates = Vec<(HeaderName, Template)>;
+pub(super) type NamedSecrets = Vec<(String, SecretRef)>;
+pub(super) type NamedTemplates = Vec<(HeaderName, Template)>;
 
 /// The credential in terms of the generic kinds, and compiled.
 pub(super) fn credential(
@@ -35,7 +32,7 @@ pub(super) fn credential(
     name: &str,
     raw: &RawCredential,
 ) -> (Option<RawCredential>, Option<CredentialConfig>) {
-    let path = crate::config::document::join("credential", name);
+    let path = join("credential", name);
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.') {
         let hint = Some("letters, digits, '_', '-' and '.'");
         context.error(&path, format!("'{name}' cannot be the name of a credential"), hint);
@@ -78,29 +75,35 @@ fn kind(raw: &RawCredential) -> &'static str {
     }
 }
 
-struct Builder<'b, 'c> {
-    context: &'b mut Context<'c>,
-    path: String,
+/// A credential being compiled.
+pub(super) struct Builder<'b, 'c> {
+    pub(super) context: &'b mut Context<'c>,
+    pub(super) path: String,
     name: &'b str,
     kind: &'static str,
 }
 
 /// What every credential has beside source and scheme.
 #[derive(Default)]
-struct Common<'r> {
-    remove: Option<&'r [String]>,
-    deny: Option<&'r [String]>,
-    upstreams: Option<&'r [String]>,
-    refresh: Option<&'r RawRefresh>,
-    tls: Option<&'r RawTls>,
+pub(super) struct Common<'r> {
+    pub(super) remove: Option<&'r [String]>,
+    pub(super) deny: Option<&'r [String]>,
+    pub(super) upstreams: Option<&'r [String]>,
+    pub(super) refresh: Option<&'r RawRefresh>,
+    pub(super) tls: Option<&'r RawTls>,
 }
 
 impl Builder<'_, '_> {
-    fn at(&self, key: &str) -> String {
+    pub(super) fn at(&self, key: &str) -> String {
         format!("{}.{key}", self.path)
     }
 
-    fn finish(self, source: SourceSpec, scheme: Scheme, common: &Common<'_>) -> CredentialConfig {
+    pub(super) fn finish(
+        self,
+        source: SourceSpec,
+        scheme: Scheme,
+        common: &Common<'_>,
+    ) -> CredentialConfig {
         let mut owned = OwnedFields::default();
         // Whatever the scheme, the caller's own login has no business upstream.
         owned.insert(&http::header::AUTHORIZATION);
@@ -158,7 +161,7 @@ impl Builder<'_, '_> {
         let mut values = Vec::new();
         let mut set = Vec::new();
         for (index, (name, secret)) in raw_set.iter().enumerate() {
-            let path = crate::config::document::join(&path, name);
+            let path = join(&path, name);
             let value = format!("value-{index}");
             let Some(reference) = self.context.secret(&path, secret) else {
                 continue;
@@ -206,164 +209,7 @@ impl Builder<'_, '_> {
         Some(self.finish(source, authorization("Basic {basic}"), &common))
     }
 
-    fn login(mut self, raw: &RawLogin) -> Option<CredentialConfig> {
-        let mut secrets = self.secrets("secrets", raw.secrets.as_ref())?;
-        let hint = "request = { url = \"https://…\", json = { user = \"…\", password = \
-                    \"{password}\" } }";
-        let path = self.at("request");
-        let request = self.context.require(raw.request.as_ref(), &path, hint);
-        let plaintext = raw.allow_plaintext == Some(true);
-        let request = request.and_then(|request| self.request(&path, request, plaintext));
-        let refresh = self.optional_request("renew", raw.renew.as_ref(), plaintext);
-        let logout = self.optional_request("logout", raw.logout.as_ref(), plaintext);
-        let reply = self.reply(raw);
-        let mut set = self.set(raw.set.as_ref(), &mut secrets)?;
-        let (request, reply) = (request?, reply?);
-        let (refresh, logout) = (refresh.ok()?, logout.ok()?);
-
-        let secret_names = names(&secrets);
-        let reply_names: Vec<&str> = reply.values.iter().map(|(name, _)| name.as_str()).collect();
-        let both = [secret_names.clone(), reply_names].concat();
-        let path = self.at("request");
-        for template in request.templates() {
-            self.template_known(&path, template, &secret_names)?;
-        }
-        for (key, request) in [("renew", &refresh), ("logout", &logout)] {
-            let path = self.at(key);
-            for template in request.iter().flat_map(RequestSpec::templates) {
-                self.template_known(&path, template, &both)?;
-            }
-        }
-        self.names_known(&set, &both)?;
-        set.sort_by(|(one, _), (two, _)| one.as_str().cmp(two.as_str()));
-        let carried = secret_names
-            .iter()
-            .filter(|name| set.iter().any(|(_, template)| template.names().any(|n| n == **name)))
-            .map(|name| (*name).to_owned())
-            .collect();
-        let source =
-            SourceSpec::Login(LoginSpec { request, refresh, logout, reply, secrets, carried });
-        let common = Common {
-            remove: raw.remove.as_deref(),
-            deny: raw.deny.as_deref(),
-            upstreams: raw.upstreams.as_deref(),
-            refresh: raw.refresh.as_ref(),
-            tls: raw.tls.as_ref(),
-        };
-        Some(self.finish(source, Scheme::Fields(FieldsScheme { set }), &common))
-    }
-
-    fn hmac(mut self, raw: &RawHmac) -> Option<CredentialConfig> {
-        let mut values = self.secrets("values", raw.values.as_ref())?;
-        let path = self.at("key");
-        let hint = "key = { env = \"API_SECRET\" }";
-        let key = self.context.require(raw.key.as_ref(), &path, hint);
-        let key = key.and_then(|key| self.context.secret(&path, key));
-        let base = self.base(raw.base.as_deref());
-        let set = self.set(raw.set.as_ref(), &mut values)?;
-        let mut known = names(&values);
-        known.extend([SIGNATURE, TIMESTAMP]);
-        self.names_known(&set, &known)?;
-        if !set.iter().any(|(_, template)| template.names().any(|name| name == SIGNATURE)) {
-            let hint = Some("one of the fields has to be \"{signature}\"");
-            let path = self.at("set");
-            self.context.error(&path, "no field carries the signature", hint);
-        }
-        let base = base?;
-        for (index, part) in base.iter().enumerate() {
-            if let Part::Value(name) = part
-                && !values.iter().any(|(known, _)| known == name)
-            {
-                let path = format!("{}[{index}]", self.at("base"));
-                self.unknown_name(&path, name, &names(&values));
-            }
-        }
-        // No template can reach this name, so the key never ends up in a field by mistake.
-        let key_name = "(key)".to_owned();
-        values.push((key_name.clone(), key?));
-        let scheme = Scheme::Hmac(HmacScheme {
-            algorithm: raw.algorithm.unwrap_or_default(),
-            key: key_name,
-            key_encoding: raw.key_encoding.unwrap_or_default(),
-            base,
-            timestamp: raw.timestamp.unwrap_or_default(),
-            encoding: raw.encoding.unwrap_or_default(),
-            set,
-        });
-        let common = Common {
-            remove: raw.remove.as_deref(),
-            deny: raw.deny.as_deref(),
-            upstreams: raw.upstreams.as_deref(),
-            ..Common::default()
-        };
-        Some(self.finish(SourceSpec::Fixed(FixedSpec { values, basic: None }), scheme, &common))
-    }
-
-    fn base(&mut self, raw: Option<&[RawPart]>) -> Option<Vec<Part>> {
-        let path = self.at("base");
-        let hint = "base = [{ value = \"api_key\" }, \"body\", \"timestamp\"]";
-        let raw = self.context.require(raw.filter(|raw| !raw.is_empty()), &path, hint)?;
-        let mut parts = Vec::with_capacity(raw.len());
-        for (index, part) in raw.iter().enumerate() {
-            let path = format!("{path}[{index}]");
-            parts.extend(self.part(&path, part));
-        }
-        if parts.iter().filter(|part| part.covers_body()).count() > 1 {
-            let hint = Some("use \"body\" or body_hash, once");
-            self.context.error(&path, "the content is in the base more than once", hint);
-        }
-        Some(parts)
-    }
-
-    fn part(&mut self, path: &str, raw: &RawPart) -> Option<Part> {
-        let with = match raw {
-            RawPart::Named(named) => {
-                return Some(match named {
-                    RawNamedPart::Method => Part::Method,
-                    RawNamedPart::Path => Part::Path,
-                    RawNamedPart::Query => Part::Query,
-                    RawNamedPart::Host => Part::Host,
-                    RawNamedPart::Timestamp => Part::Timestamp,
-                    RawNamedPart::Body => Part::Body,
-                });
-            }
-            RawPart::With(with) => with,
-        };
-        let header = match &with.header {
-            Some(name) => {
-                if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
-                    Some(name)
-                } else {
-                    self.context.error(path, format!("'{name}' is not a field name"), None);
-                    return None;
-                }
-            }
-            None => None,
-        };
-        if with.encoding.is_some() && with.body_hash.is_none() {
-            self.context.error(path, "'encoding' belongs to 'body_hash'", None);
-        }
-        let mut found: Vec<Part> = [
-            with.literal.clone().map(Part::Literal),
-            with.value.clone().map(Part::Value),
-            header.map(Part::Header),
-            with.body_hash.map(|algorithm| Part::BodyHash {
-                algorithm,
-                encoding: with.encoding.unwrap_or_default(),
-            }),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if found.len() != 1 && !self.context.was_removed(path) {
-            let hint = Some("exactly one of literal, value, header and body_hash");
-            self.context.error(path, "it does not say which part this is", hint);
-            return None;
-        }
-        found.pop()
-    }
-
-    fn secrets(
+    pub(super) fn secrets(
         &mut self,
         key: &str,
         raw: Option<&BTreeMap<String, RawSecret>>,
@@ -371,7 +217,7 @@ impl Builder<'_, '_> {
         let mut secrets = Vec::new();
         let mut complete = true;
         for (name, secret) in raw.into_iter().flatten() {
-            let path = crate::config::document::join(&self.at(key), name);
+            let path = join(&self.at(key), name);
             if Template::parse(&format!("{{{name}}}")).is_err()
                 || name == SIGNATURE
                 || name == TIMESTAMP
@@ -389,7 +235,7 @@ impl Builder<'_, '_> {
     }
 
     /// The fields to set. Secrets that stand there themselves join `values`.
-    fn set(
+    pub(super) fn set(
         &mut self,
         raw: Option<&BTreeMap<String, RawValue>>,
         values: &mut NamedSecrets,
@@ -400,7 +246,7 @@ impl Builder<'_, '_> {
         let mut set: NamedTemplates = Vec::new();
         let mut complete = true;
         for (index, (name, value)) in raw.iter().enumerate() {
-            let path = crate::config::document::join(&path, name);
+            let path = join(&path, name);
             let Some(field) = self.context.field_name(&path, name) else {
                 complete = false;
                 continue;
@@ -430,16 +276,21 @@ impl Builder<'_, '_> {
         complete.then_some(set)
     }
 
-    fn names_known(&mut self, set: &NamedTemplates, known: &[&str]) -> Option<()> {
+    pub(super) fn names_known(&mut self, set: &NamedTemplates, known: &[&str]) -> Option<()> {
         let path = self.at("set");
         for (field, template) in set {
-            let path = crate::config::document::join(&path, field.as_str());
+            let path = join(&path, field.as_str());
             self.template_known(&path, template, known)?;
         }
         Some(())
     }
 
-    fn template_known(&mut self, path: &str, template: &Template, known: &[&str]) -> Option<()> {
+    pub(super) fn template_known(
+        &mut self,
+        path: &str,
+        template: &Template,
+        known: &[&str],
+    ) -> Option<()> {
         match template.names().find(|name| !known.contains(name)) {
             None => Some(()),
             Some(unknown) => {
@@ -449,7 +300,7 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn unknown_name(&mut self, path: &str, name: &str, known: &[&str]) {
+    pub(super) fn unknown_name(&mut self, path: &str, name: &str, known: &[&str]) {
         let shown: Vec<&str> =
             known.iter().copied().filter(|name| !name.starts_with("field-")).collect();
         let hint = match nearest(name, &shown) {
@@ -460,74 +311,7 @@ impl Builder<'_, '_> {
         self.context.error(path, format!("there is no value '{name}'"), Some(&hint));
     }
 
-    /// A request that may be left out; an error if it is there and wrong, which is then reported.
-    fn optional_request(
-        &mut self,
-        key: &str,
-        raw: Option<&RawRequest>,
-        plaintext: bool,
-    ) -> Result<Option<RequestSpec>, ()> {
-        let path = self.at(key);
-        raw.map(|raw| self.request(&path, raw, plaintext).ok_or(())).transpose()
-    }
-
-    fn request(&mut self, path: &str, raw: &RawRequest, plaintext: bool) -> Option<RequestSpec> {
-        let at = format!("{path}.url");
-        let hint = "url = \"https://api.example.com/login\"";
-        let url = self.context.require(raw.url.as_deref(), &at, hint);
-        let url = url.and_then(|url| self.context.url(&at, url));
-        if let Some((origin, _)) = &url
-            && !origin.is_secure()
-            && !origin.is_loopback()
-            && !plaintext
-        {
-            // For a preset the URL is made of the base URL, which is what the user wrote.
-            let at = if self.kind == "login" { at } else { self.at("base_url") };
-            let hint = Some("use https://, or allow_plaintext = true if the way is safe");
-            let message = format!("the login would go to {origin} unencrypted");
-            self.context.error(&at, message, hint);
-        }
-        let method = raw.method.as_deref().unwrap_or("POST");
-        let at = format!("{path}.method");
-        let method = self.context.parse(&at, Some(method), |method| {
-            Method::from_bytes(method.as_bytes()).map_err(|_| format!("'{method}' is not a method"))
-        });
-        let mut headers = Vec::new();
-        for (name, text) in raw.headers.iter().flatten() {
-            let path = crate::config::document::join(&format!("{path}.headers"), name);
-            let field = self.context.field_name(&path, name)?;
-            headers.push((field, self.template(&path, text)?));
-        }
-        let content = match (&raw.json, &raw.form, &raw.body) {
-            (None, None, None) => ContentSpec::Empty,
-            (Some(json), None, None) => {
-                let path = format!("{path}.json");
-                let mut entries = Vec::new();
-                for (key, value) in json {
-                    entries.push((key.clone(), self.json_template(&path, value)?));
-                }
-                ContentSpec::Json(JsonTemplate::Object(entries))
-            }
-            (None, Some(form), None) => {
-                let mut pairs = Vec::new();
-                for (name, text) in form {
-                    pairs.push((name.clone(), self.template(&format!("{path}.form"), text)?));
-                }
-                ContentSpec::Form(pairs)
-            }
-            (None, None, Some(text)) => {
-                ContentSpec::Text(self.template(&format!("{path}.body"), text)?)
-            }
-            _ => {
-                let hint = Some("one of json, form and body");
-                self.context.error(path, "the request has more than one content", hint);
-                return None;
-            }
-        };
-        Some(RequestSpec { method: method?, url: url?.1, headers, content })
-    }
-
-    fn template(&mut self, path: &str, text: &str) -> Option<Template> {
+    pub(super) fn template(&mut self, path: &str, text: &str) -> Option<Template> {
         match Template::parse(text) {
             Ok(template) => Some(template),
             Err(error) => {
@@ -536,114 +320,6 @@ impl Builder<'_, '_> {
             }
         }
     }
-
-    fn json_template(&mut self, path: &str, value: &Value) -> Option<JsonTemplate> {
-        Some(match value {
-            Value::String(text) => JsonTemplate::Text(self.template(path, text)?),
-            Value::Array(items) => JsonTemplate::List(
-                items
-                    .iter()
-                    .map(|item| self.json_template(path, item))
-                    .collect::<Option<Vec<_>>>()?,
-            ),
-            Value::Object(object) => {
-                let mut entries = Vec::new();
-                for (key, value) in object {
-                    entries.push((key.clone(), self.json_template(path, value)?));
-                }
-                JsonTemplate::Object(entries)
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {
-                JsonTemplate::Constant(value.clone())
-            }
-        })
-    }
-
-    fn reply(&mut self, raw: &RawLogin) -> Option<ReplySpec> {
-        let path = self.at("values");
-        let hint = "values = { token = \"/access_token\" }";
-        let raw_values = raw.values.as_ref().filter(|values| !values.is_empty());
-        let raw_values = self.context.require(raw_values, &path, hint)?;
-        let mut values = Vec::new();
-        for (name, pointer) in raw_values {
-            let path = crate::config::document::join(&path, name);
-            self.pointer(&path, pointer)?;
-            values.push((name.clone(), pointer.clone()));
-        }
-        let path = self.at("success");
-        let mut success = Vec::new();
-        for (index, condition) in raw.success.iter().flatten().enumerate() {
-            let path = format!("{path}[{index}]");
-            success.extend(self.condition(&path, condition));
-        }
-        let path = self.at("expires");
-        let expires = match &raw.expires {
-            Some(expires) => Some(self.expires(&path, expires)?),
-            None => None,
-        };
-        let path = self.at("lifetime");
-        let lifetime = self.context.parse(&path, raw.lifetime.as_deref(), units::duration);
-        if expires.is_none() && raw.lifetime.is_none() {
-            self.context.warning(
-                &self.path,
-                "neither 'expires' nor 'lifetime' is set, so the token is never renewed in time",
-                "expires = { in_s = \"/expires_in\" } or lifetime = \"1h\"",
-            );
-        }
-        Some(ReplySpec { success, values, expires, lifetime })
-    }
-
-    fn condition(&mut self, path: &str, raw: &RawCondition) -> Option<Condition> {
-        let hint = "pointer = \"/success\"";
-        let at = format!("{path}.pointer");
-        let pointer = self.context.require(raw.pointer.clone(), &at, hint)?;
-        self.pointer(&at, &pointer)?;
-        let mut tests: Vec<Test> = [
-            raw.equals.clone().map(Test::Equals),
-            raw.not.clone().map(Test::Not),
-            (raw.empty == Some(true)).then_some(Test::Empty),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if tests.len() != 1 {
-            let hint = Some("exactly one of equals, not and empty = true");
-            self.context.error(path, "it does not say what to test", hint);
-            return None;
-        }
-        Some(Condition { pointer, test: tests.pop()? })
-    }
-
-    fn expires(&mut self, path: &str, raw: &RawExpires) -> Option<Expires> {
-        let mut found: Vec<(&str, Expires)> = [
-            ("at_ms", raw.at_ms.clone().map(Expires::AtMs)),
-            ("at_s", raw.at_s.clone().map(Expires::AtS)),
-            ("in_s", raw.in_s.clone().map(Expires::InS)),
-            ("rfc3339", raw.rfc3339.clone().map(Expires::Rfc3339)),
-            ("jwt", raw.jwt.clone().map(Expires::Jwt)),
-        ]
-        .into_iter()
-        .filter_map(|(key, expires)| Some((key, expires?)))
-        .collect();
-        if found.len() != 1 {
-            let hint = Some("exactly one of at_ms, at_s, in_s, rfc3339 and jwt");
-            self.context.error(path, "it does not say where the end of life is", hint);
-            return None;
-        }
-        let (key, expires) = found.pop()?;
-        self.pointer(&format!("{path}.{key}"), expires.pointer())?;
-        Some(expires)
-    }
-
-    /// RFC 6901: empty, or every token after a slash.
-    fn pointer(&mut self, path: &str, pointer: &str) -> Option<()> {
-        if pointer.starts_with('/') {
-            return Some(());
-        }
-        let hint = format!("write \"/{pointer}\"");
-        self.context.error(path, format!("\"{pointer}\" is not a JSON pointer"), Some(&hint));
-        None
-    }
 }
 
 fn authorization(template: &str) -> Scheme {
@@ -651,7 +327,7 @@ fn authorization(template: &str) -> Scheme {
     Scheme::Fields(FieldsScheme { set: vec![(http::header::AUTHORIZATION, template)] })
 }
 
-fn names(secrets: &NamedSecrets) -> Vec<&str> {
+pub(super) fn names(secrets: &NamedSecrets) -> Vec<&str> {
     secrets.iter().map(|(name, _)| name.as_str()).collect()
 }
 

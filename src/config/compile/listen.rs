@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::Context;
+use crate::config::context::Context;
 use crate::config::raw::{RawAdmin, RawListen};
 use crate::config::{AccessRules, Address, AdminConfig, CallerToken, ListenerConfig};
 

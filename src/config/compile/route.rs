@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::Context;
+use crate::config::context::Context;
 use crate::config::raw::{RawNames, RawReplay, RawRoute, RawTimeouts};
 use crate::config::shape::nearest;
 use crate::config::{

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::{fields, template, texts};
-use crate::config::compile::Context;
+use crate::config::context::Context;
 use crate::config::raw::{
     RawCredential, RawDevoApi, RawDevoSignature, RawDevoToken, RawFields, RawHmac, RawNamedPart,
     RawPart, RawPartWith, RawSecret, RawSignWith, RawValue,

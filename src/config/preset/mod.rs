@@ -8,7 +8,7 @@ mod twinzo;
 
 use std::collections::BTreeMap;
 
-use super::compile::Context;
+use super::context::Context;
 use super::raw::{RawCredential, RawSecret, RawValue};
 
 /// The credential in terms of the generic kinds; generic kinds stay as they are.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{fields, secrets, template, texts, verbatim};
-use crate::config::compile::Context;
+use crate::config::context::Context;
 use crate::config::raw::{
     RawCondition, RawCredential, RawExpires, RawFields, RawLogin, RawRequest, RawTwinzoApiKey,
     RawTwinzoDevice, RawValue,

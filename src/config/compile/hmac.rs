@@ -1,0 +1,123 @@
+//! The `hmac` kind: the parts of the signature base, and the fields that carry the result.
+
+use http::HeaderName;
+
+use super::credential::{Builder, Common, names};
+use crate::config::raw::{RawHmac, RawNamedPart, RawPart};
+use crate::config::{CredentialConfig, SourceSpec};
+use crate::credential::fixed::FixedSpec;
+use crate::sign::Scheme;
+use crate::sign::base::Part;
+use crate::sign::hmac::{HmacScheme, SIGNATURE, TIMESTAMP};
+
+impl Builder<'_, '_> {
+    pub(super) fn hmac(mut self, raw: &RawHmac) -> Option<CredentialConfig> {
+        let mut values = self.secrets("values", raw.values.as_ref())?;
+        let path = self.at("key");
+        let hint = "key = { env = \"API_SECRET\" }";
+        let key = self.context.require(raw.key.as_ref(), &path, hint);
+        let key = key.and_then(|key| self.context.secret(&path, key));
+        let base = self.base(raw.base.as_deref());
+        let set = self.set(raw.set.as_ref(), &mut values)?;
+        let mut known = names(&values);
+        known.extend([SIGNATURE, TIMESTAMP]);
+        self.names_known(&set, &known)?;
+        if !set.iter().any(|(_, template)| template.names().any(|name| name == SIGNATURE)) {
+            let hint = Some("one of the fields has to be \"{signature}\"");
+            let path = self.at("set");
+            self.context.error(&path, "no field carries the signature", hint);
+        }
+        let base = base?;
+        for (index, part) in base.iter().enumerate() {
+            if let Part::Value(name) = part
+                && !values.iter().any(|(known, _)| known == name)
+            {
+                let path = format!("{}[{index}]", self.at("base"));
+                self.unknown_name(&path, name, &names(&values));
+            }
+        }
+        // No template can reach this name, so the key never ends up in a field by mistake.
+        let key_name = "(key)".to_owned();
+        values.push((key_name.clone(), key?));
+        let scheme = Scheme::Hmac(HmacScheme {
+            algorithm: raw.algorithm.unwrap_or_default(),
+            key: key_name,
+            key_encoding: raw.key_encoding.unwrap_or_default(),
+            base,
+            timestamp: raw.timestamp.unwrap_or_default(),
+            encoding: raw.encoding.unwrap_or_default(),
+            set,
+        });
+        let common = Common {
+            remove: raw.remove.as_deref(),
+            deny: raw.deny.as_deref(),
+            upstreams: raw.upstreams.as_deref(),
+            ..Common::default()
+        };
+        Some(self.finish(SourceSpec::Fixed(FixedSpec { values, basic: None }), scheme, &common))
+    }
+
+    fn base(&mut self, raw: Option<&[RawPart]>) -> Option<Vec<Part>> {
+        let path = self.at("base");
+        let hint = "base = [{ value = \"api_key\" }, \"body\", \"timestamp\"]";
+        let raw = self.context.require(raw.filter(|raw| !raw.is_empty()), &path, hint)?;
+        let mut parts = Vec::with_capacity(raw.len());
+        for (index, part) in raw.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            parts.extend(self.part(&path, part));
+        }
+        if parts.iter().filter(|part| part.covers_body()).count() > 1 {
+            let hint = Some("use \"body\" or body_hash, once");
+            self.context.error(&path, "the content is in the base more than once", hint);
+        }
+        Some(parts)
+    }
+
+    fn part(&mut self, path: &str, raw: &RawPart) -> Option<Part> {
+        let with = match raw {
+            RawPart::Named(named) => {
+                return Some(match named {
+                    RawNamedPart::Method => Part::Method,
+                    RawNamedPart::Path => Part::Path,
+                    RawNamedPart::Query => Part::Query,
+                    RawNamedPart::Host => Part::Host,
+                    RawNamedPart::Timestamp => Part::Timestamp,
+                    RawNamedPart::Body => Part::Body,
+                });
+            }
+            RawPart::With(with) => with,
+        };
+        let header = match &with.header {
+            Some(name) => {
+                if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                    Some(name)
+                } else {
+                    self.context.error(path, format!("'{name}' is not a field name"), None);
+                    return None;
+                }
+            }
+            None => None,
+        };
+        if with.encoding.is_some() && with.body_hash.is_none() {
+            self.context.error(path, "'encoding' belongs to 'body_hash'", None);
+        }
+        let mut found: Vec<Part> = [
+            with.literal.clone().map(Part::Literal),
+            with.value.clone().map(Part::Value),
+            header.map(Part::Header),
+            with.body_hash.map(|algorithm| Part::BodyHash {
+                algorithm,
+                encoding: with.encoding.unwrap_or_default(),
+            }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if found.len() != 1 && !self.context.was_removed(path) {
+            let hint = Some("exactly one of literal, value, header and body_hash");
+            self.context.error(path, "it does not say which part this is", hint);
+            return None;
+        }
+        found.pop()
+    }
+}
