@@ -111,7 +111,7 @@ impl App {
             let gate = Gate::new(
                 listener.access.clone(),
                 socket.tcp_address(),
-                config.limits.target_bytes,
+                &config.limits,
                 Arc::clone(&secrets),
             );
             listeners.push((socket, Arc::new(gate)));

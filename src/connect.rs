@@ -66,18 +66,26 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<Stream, DialError> {
-        let mut addresses =
-            tokio::net::lookup_host((&*self.host, self.port)).await.map_err(|_| DialError::Name)?;
+        let addresses: Vec<_> = tokio::net::lookup_host((&*self.host, self.port))
+            .await
+            .map_err(|_| DialError::Name)?
+            .collect();
+        // Each address gets its share of the time, so that one that swallows packets does not keep
+        // the others from being tried.
+        let share = self.timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut failure = DialError::Name;
-        let tcp = loop {
-            let Some(address) = addresses.next() else {
-                return Err(failure);
-            };
-            match TcpStream::connect(address).await {
-                Ok(tcp) => break tcp,
-                Err(error) => failure = DialError::from_connect(&error),
+        let mut connected = None;
+        for address in addresses {
+            match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => {
+                    connected = Some(tcp);
+                    break;
+                }
+                Ok(Err(error)) => failure = DialError::from_connect(&error),
+                Err(_) => failure = DialError::Timeout,
             }
-        };
+        }
+        let Some(tcp) = connected else { return Err(failure) };
         // Failing to tune a socket is no reason not to use it.
         let _ = tcp.set_nodelay(true);
         let _ = SockRef::from(&tcp).set_tcp_keepalive(

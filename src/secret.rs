@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -44,13 +43,6 @@ impl Secret {
     /// The text itself. Every call is a place to review.
     pub fn expose(&self) -> &str {
         &self.0
-    }
-
-    /// The first eight hexadecimal digits of the text's SHA-256: enough to tell two secrets apart
-    /// on a status page, useless to an attacker for anything but a weak one.
-    pub fn fingerprint(&self) -> String {
-        let digest = Sha256::digest(self.0.as_bytes());
-        hex::encode(digest.get(..4).unwrap_or_default())
     }
 }
 

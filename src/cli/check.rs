@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::fetch::{fetch_once, human, human_skew};
 use super::load::Source;
-use super::output::{BAD, Failure, GOOD, print, styled};
+use super::output::{BAD, Failure, GOOD, print, say, styled};
 use super::routes::upstream;
 use super::run::runtime;
 use crate::app::snapshot;
@@ -23,10 +23,18 @@ pub(super) fn check(
     let source = Source::read(path)?;
     let report = source.report();
     let failed = any_error(&source.loaded.problems);
-    print(&report)?;
     if print_expansion {
+        // The expansion is the data then, and the report is about it.
+        if !report.is_empty() {
+            say(report.trim_end());
+        }
+        if failed {
+            return Err(Failure::silent(2));
+        }
         print(expansion(&source)?)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    print(&report)?;
     if failed {
         return Err(Failure::silent(2));
     }

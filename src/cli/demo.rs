@@ -186,7 +186,7 @@ impl Stage {
         let loaded = config::load_with_process_environment(&text);
         let Some(config) = loaded.config else {
             let name = &path.display().to_string();
-            let report = Report { name, text: &text, problems: &loaded.problems };
+            let report = Report { name, text: &text, loaded: &loaded };
             return Err(Failure::configuration(report.to_string()));
         };
         let app = App::build(config, Clock::system()).await.map_err(start_failure)?;

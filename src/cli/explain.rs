@@ -15,7 +15,7 @@ use super::routes::upstream;
 use super::run::runtime;
 use crate::app::{identity, snapshot};
 use crate::clock::Clock;
-use crate::config::{Address, Config, CredentialConfig, SourceSpec};
+use crate::config::{Address, Config, CredentialConfig, ListenerConfig, SourceSpec};
 use crate::credential::cache::CredentialCache;
 use crate::credential::secrets::Secrets;
 use crate::proxy::guard::{Ends, Gate};
@@ -94,8 +94,12 @@ impl Explain {
     /// The request as it would arrive.
     fn request(&self, config: &Config, content_length: usize) -> Result<Parts, Failure> {
         let wrong = |what: String| Failure::configuration(what);
-        let url: Uri =
-            self.url.parse().map_err(|_| wrong(format!("'{}' is not a URL", self.url)))?;
+        let url: Uri = self
+            .url
+            .parse()
+            .ok()
+            .filter(|url: &Uri| url.scheme().is_some() || url.path().starts_with('/'))
+            .ok_or_else(|| wrong(format!("'{}' is neither a URL nor a path", self.url)))?;
         let method = Method::from_bytes(self.method.to_ascii_uppercase().as_bytes())
             .map_err(|_| wrong(format!("'{}' is not a method", self.method)))?;
         let mut fields = HeaderMap::new();
@@ -133,6 +137,20 @@ impl Explain {
     }
 }
 
+/// The listener that the request would reach: one that its Host names, else the first.
+fn listener_for<'c>(config: &'c Config, parts: &Parts) -> Option<&'c ListenerConfig> {
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let named = |listener: &&ListenerConfig| {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let port = match &listener.address {
+            Address::Tcp(address) => host.ends_with(&format!(":{}", address.port())),
+            Address::Unix { .. } => false,
+        };
+        port || listener.access.hosts.iter().any(|known| known == host || known == name)
+    };
+    config.listeners.iter().find(named).or_else(|| config.listeners.first())
+}
+
 fn default_host(config: &Config) -> String {
     let tcp = config.listeners.iter().find_map(|listener| match &listener.address {
         Address::Tcp(address) => Some(address),
@@ -166,7 +184,7 @@ fn explain(
     let mut out = Page { text: String::new(), reveal };
     out.row("request", format!("{} {}", parts.method, parts.uri));
 
-    let listener = config.listeners.first();
+    let listener = listener_for(config, &parts);
     let rules = listener.map(|listener| listener.access.clone()).unwrap_or_default();
     let bound = listener.and_then(|listener| match &listener.address {
         Address::Tcp(address) => Some(*address),
@@ -174,7 +192,7 @@ fn explain(
     });
     // Who calls is not part of the question, so address and caller token are taken for granted.
     let rules = crate::config::AccessRules { allow: Vec::new(), caller_token: None, ..rules };
-    let gate = Gate::new(rules, bound, config.limits.target_bytes, Arc::clone(secrets));
+    let gate = Gate::new(rules, bound, &config.limits, Arc::clone(secrets));
     let admitted = match gate.admit(&parts, Ends::default(), &snapshot.table) {
         Ok(admitted) => admitted,
         Err(refusal) => return Ok(Err(refusal)),
@@ -204,7 +222,13 @@ fn explain(
         parts.headers.insert(name.clone(), value.clone());
     }
     parts.headers.insert(HOST, route.target.host.clone());
-    let mut request = Outgoing { method: parts.method, uri, headers: parts.headers };
+    let mut request = Outgoing {
+        method: parts.method,
+        uri,
+        headers: parts.headers,
+        added: Vec::new(),
+        secret_query: false,
+    };
     let used = route.config.credentials.iter().filter_map(|index| signers.get(*index));
     for (credential, signer) in used {
         if let Err(refusal) = out.credential(credential, signer, &route, &mut request, content, at)
@@ -215,8 +239,7 @@ fn explain(
     if route.config.credentials.is_empty() {
         out.row("credential", "none (pass-through)");
     }
-    let query_is_secret = signers.iter().any(|(_, signer)| matches!(signer, Signer::Query(_)));
-    let target = if query_is_secret && !reveal {
+    let target = if request.secret_query && !reveal {
         format!("{}{}?…", route.config.upstream.origin, request.uri.path())
     } else {
         request.uri.to_string()
@@ -251,6 +274,10 @@ struct Outgoing {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    /// The fields that credentials have added, unless they hold no secret.
+    added: Vec<HeaderName>,
+    /// True if a credential has added to the query.
+    secret_query: bool,
 }
 
 struct Page {
@@ -281,7 +308,9 @@ impl Page {
             headers: &request.headers,
         };
         if let Signer::Hmac(hmac) = signer {
-            let parts = hmac.explain(&signable, content, at).map_err(ProxyError::Sign)?;
+            let parts = hmac
+                .explain(&signable, content, at, &request.added, request.secret_query)
+                .map_err(ProxyError::Sign)?;
             self.row("signed", format!("HMAC-{} over", hmac.algorithm_name()));
             for (index, part) in parts.iter().enumerate() {
                 let line = format!("{:>2}. {:<24} {}", index + 1, part.label, self.part(part));
@@ -293,18 +322,31 @@ impl Page {
             digest.update(content);
         }
         let fields = signer.sign(&signable, digest, at).map_err(ProxyError::Sign)?;
+        // What a login returns is not known here; what stands in for it is no secret.
+        let fetched: Vec<&str> = match &credential.source {
+            SourceSpec::Login(login) => {
+                login.reply.values.iter().map(|(name, _)| name.as_str()).collect()
+            }
+            SourceSpec::Fixed(_) => Vec::new(),
+        };
+        let open = credential.scheme.sets_openly(&fetched);
         for (name, value) in &fields.fields {
-            let shown = String::from_utf8_lossy(value.as_bytes());
-            // What a login returns is not known here, and what stands in for it is no secret.
-            let open =
-                self.reveal || name.as_str().ends_with("timestamp") || shown.starts_with('<');
-            let shown = if open { shown.into_owned() } else { masked(value.len()) };
+            let is_open = open.contains(name);
+            let shown = if is_open || self.reveal {
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            } else {
+                masked(value.len())
+            };
             self.row("added", format!("{name}: {shown}"));
             request.headers.insert(name.clone(), value.clone());
+            if !is_open {
+                request.added.push(name.clone());
+            }
         }
         if let Some(pairs) = &fields.query {
             let shown = if self.reveal { pairs.to_string() } else { masked(pairs.len()) };
             self.row("added", format!("query parameters {shown}"));
+            request.secret_query = true;
             let owned = credential.scheme.sets_query();
             request.uri =
                 retarget::replace_query(&request.uri, &owned, pairs).ok_or(ProxyError::Internal)?;

@@ -25,7 +25,9 @@ impl Source {
             Some(path) if path == Path::new("-") => {
                 let mut text = String::new();
                 let read = std::io::stdin().lock().read_to_string(&mut text);
-                read.map_err(|error| Failure::runtime(&error))?;
+                read.map_err(|error| {
+                    Failure::configuration(format!("standard input cannot be read: {error}"))
+                })?;
                 ("standard input".to_owned(), text)
             }
             Some(path) => read(path)?,
@@ -37,8 +39,7 @@ impl Source {
 
     /// Every problem, as a person reads it; empty if there is none.
     pub(super) fn report(&self) -> String {
-        let problems = &self.loaded.problems;
-        Report { name: &self.name, text: &self.text, problems }.to_string()
+        Report { name: &self.name, text: &self.text, loaded: &self.loaded }.to_string()
     }
 
     /// The configuration. Problems are written to standard error.

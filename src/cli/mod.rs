@@ -80,8 +80,8 @@ enum Command {
         /// Also read the secrets, log in with every credential and connect to every upstream
         #[arg(long)]
         live: bool,
-        /// Print every credential in terms of the generic kinds
-        #[arg(long)]
+        /// Print every credential in terms of the generic kinds, as TOML
+        #[arg(long, conflicts_with = "live")]
         print: bool,
     },
     /// Print the route table

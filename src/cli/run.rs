@@ -15,7 +15,10 @@ const FILE_DESCRIPTORS: u64 = 65_536;
 
 pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     let config = Source::read(path)?.config()?;
-    telemetry::init(&config.log).map_err(|error| Failure::runtime(&error))?;
+    telemetry::init(&config.log).map_err(|error| {
+        let file = config.log.file.as_deref().unwrap_or(Path::new("")).display();
+        Failure::configuration(format!("log.file: {file} cannot be opened: {error}"))
+    })?;
     raise_file_descriptor_limit();
     runtime()?.block_on(async {
         // Installed first: a signal during the start is a reason to stop as well.

@@ -9,7 +9,7 @@ fn no_environment(_: &str) -> Option<String> {
 /// The report for `text`, as `countersign check` prints it.
 fn report(text: &str) -> String {
     let loaded = load(text, &no_environment);
-    Report { name: "countersign.toml", text, problems: &loaded.problems }.to_string()
+    Report { name: "countersign.toml", text, loaded: &loaded }.to_string()
 }
 
 fn valid(text: &str) -> Config {
@@ -140,6 +140,7 @@ fn the_key_that_signs_is_chosen_as_documented() {
         ));
         let loaded = load(&text, &no_environment);
         let expanded = loaded.expanded.first().map(|(_, raw)| toml::to_string(raw).unwrap());
+        let expanded = expanded.filter(|_| loaded.config.is_some());
         expanded.map(|text| text.lines().find(|line| line.starts_with("base")).unwrap().to_owned())
     };
     let domain = "domain_api_key = { env = \"D\" }\n";
@@ -191,7 +192,7 @@ fn mistakes_in_credentials_are_found() {
         ),
         (
             "kind = \"fields\"\nvalues = { token = { env = \"T\" } }\nset = { A = \"{tokne}\" }",
-            "credential.x.set.a: there is no value 'tokne'",
+            "credential.x.set.A: there is no value 'tokne'",
         ),
         (
             "kind = \"fields\"\nset = { A = \"{\" }",
@@ -214,7 +215,7 @@ fn mistakes_in_credentials_are_found() {
         (
             "kind = \"login\"\nrequest = { url = \"https://a.example.com\" }\nlifetime = \"1h\"\n\
              values = { t = \"t\" }\nset = { A = \"{t}\" }",
-            "credential.x.values.t: \"t\" is not a JSON pointer",
+            "credential.x.values.t: this is not a JSON pointer",
         ),
         (
             "kind = \"twinzo-device\"\nbase_url = \"http://a.example.com\"\nlogin = \"l\"\n\
@@ -235,6 +236,85 @@ fn mistakes_in_credentials_are_found() {
         let found = problems(&with_credential(credential));
         assert!(found.iter().any(|problem| problem == expected), "{credential}\n{found:#?}");
         assert!(load(&with_credential(credential), &no_environment).config.is_none());
+    }
+}
+
+#[test]
+fn no_problem_hides_another() {
+    let cases = [
+        (
+            "kind = \"fields\"\nvalues = { k = {} }\nset = { \"X Y\" = \"{k}\", B = \"{a}{b}\" }\n\
+             remove = [\"*\"]\ndeny = [\"nope\"]\nupstreams = [\"foo\"]",
+            7,
+        ),
+        ("kind = \"bearer\"\nupstreams = [\"foo\"]", 2),
+        (
+            "kind = \"login\"\nrequest = { url = \"x\", headers = { A = \"{n}\" } }\n\
+             values = { t = \"t\" }\nexpires = { in_s = \"x\", at_s = \"/y\" }\n\
+             success = [{ pointer = \"/a\" }, { equals = 1 }]\nset = { A = \"{u}\" }\n\
+             refresh = { margin = \"x\" }",
+            8,
+        ),
+        (
+            "kind = \"twinzo-device\"\nbase_url = \"http://a.example.com\"\nlogin = \"l\"\n\
+             refresh = { margin = \"x\" }\nupstreams = [\"bad\"]\ntls = { client_key = \"k\" }",
+            6,
+        ),
+    ];
+    for (credential, expected) in cases {
+        let found = problems(&with_credential(credential));
+        assert_eq!(found.len(), expected, "{credential}\n{found:#?}");
+    }
+    let route = "upstream = \"x\"\nhost = \"h:1\"\nmethods = [\"B D\"]\n\
+                 set = { \"A B\" = \"1\", \"C D\" = \"2\" }\ntimeouts = { idle = \"x\" }";
+    assert_eq!(problems(&with_route(route)).len(), 6);
+}
+
+#[test]
+fn one_mistake_is_reported_once() {
+    let cases = [
+        "kind = \"query\"\nset = { apikey = \"C\" }",
+        "kind = \"fields\"\nvalues = { key = \"x\" }\nset = { A = \"{key}\" }",
+        "kind = \"bearer\"\ntokn = { env = \"T\" }",
+        "kind = \"login\"\nrequest = { url = \"https://a.example.com\" }\n\
+         values = { t = \"/t\" }\nexpires = { in_sec = \"/e\" }\nset = { A = \"{t}\" }",
+        "kind = \"bearer\"\ntoken = { env = \"T\" }\nupstreams = [1, \"https://api.example.com\"]",
+    ];
+    for credential in cases {
+        let found = problems(&with_credential(credential));
+        assert_eq!(found.len(), 1, "{credential}\n{found:#?}");
+    }
+    let listen = "[[listen]]\naddress = \"0.0.0.0:80\"\ncaller_token = \"x\"\n\
+                  [[route]]\nupstream = \"https://api.example.com\"\n";
+    assert_eq!(problems(listen).len(), 1);
+    assert_eq!(problems("{ \"listen\": [] }").len(), 1, "{:?}", problems("{ \"listen\": [] }"));
+}
+
+#[test]
+fn any_line_end_is_read() {
+    for text in ["drain = \"x\r\n[[listen]]\r\n", "\u{feff}drain = \"x\"\r\n", "a\r", "\r\n"] {
+        assert!(report(text).contains("error: "), "{text:?}");
+    }
+}
+
+#[test]
+fn what_would_go_wrong_at_the_start_is_found_before() {
+    for credential in [
+        "kind = \"bearer\"\ntoken = { file = \"\" }",
+        "kind = \"bearer\"\ntoken = { exec = [\"\"] }",
+        "kind = \"fields\"\nset = { A = \"a\\nb\" }",
+        "kind = \"devo-signature\"\nreseller_api_key = { env = \"R\" }\n\
+         api_secret = { env = \"S\" }\nkey_header = \"x-logtrust-sign\"",
+    ] {
+        assert!(!problems(&with_credential(credential)).is_empty(), "{credential}");
+    }
+    for route in [
+        "upstream = \"https://h.test:99999\"",
+        "upstream = \"https://*.test\"",
+        "upstream = \"https://h.test:\"",
+        "upstream = \"https://h.test\"\npath = \"/a;b\"",
+    ] {
+        assert!(!problems(&with_route(route)).is_empty(), "{route}");
     }
 }
 
@@ -344,7 +424,7 @@ fn every_example_in_config_loads() {
         let text = std::fs::read_to_string(&path).unwrap();
         let loaded = load(&text, &no_environment);
         let name = path.display().to_string();
-        let report = Report { name: &name, text: &text, problems: &loaded.problems };
+        let report = Report { name: &name, text: &text, loaded: &loaded };
         assert!(loaded.problems.is_empty(), "{report}");
         seen += 1;
     }

@@ -43,7 +43,10 @@ impl Context<'_> {
         let path = self.as_written(path);
         let mut problem = Problem::error(&path, self.document.locate(&path), message.to_string());
         problem.hint = hint.map(str::to_owned);
-        self.problems.push(problem);
+        // Presets make several values of one that the user wrote.
+        if !self.problems.contains(&problem) {
+            self.problems.push(problem);
+        }
     }
 
     /// Reports a warning at `path`.
@@ -53,14 +56,23 @@ impl Context<'_> {
         self.problems.push(Problem::warning(&path, span, message.to_string()).hint(hint));
     }
 
+    /// True if part of the text is not TOML: what is missing may stand there.
+    pub(super) fn unread(&self) -> bool {
+        self.problems.iter().any(|problem| problem.syntax)
+    }
+
     fn as_written(&self, path: &str) -> String {
-        let written = self.written_as.iter().find(|(made_up, _)| made_up == path);
+        let made_up_by = |made_up: &str| {
+            path.strip_prefix(made_up)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let written = self.written_as.iter().find(|(made_up, _)| made_up_by(made_up));
         written.map_or(path, |(_, written)| written).to_owned()
     }
 
     /// Reports a missing key, unless it is there and was reported as misshapen.
     pub(super) fn missing(&mut self, path: &str, hint: &str) {
-        if !self.was_removed(path) {
+        if !self.was_removed_below(path) {
             let key = path.rsplit('.').next().unwrap_or(path);
             self.error(path, format!("'{key}' is missing"), Some(hint));
         }
@@ -74,6 +86,25 @@ impl Context<'_> {
                     !removed.is_empty() && (rest.starts_with('.') || rest.starts_with('['))
                 })
         })
+    }
+
+    /// True if something at or below `path` was reported as misshapen.
+    pub(super) fn was_removed_below(&self, path: &str) -> bool {
+        let below = |removed: &String| {
+            removed
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.was_removed(path) || self.removed.iter().any(below)
+    }
+
+    /// The keys right below `path` that were reported as misshapen.
+    pub(super) fn removed_below(&self, path: &str) -> Vec<String> {
+        let key = |removed: &String| {
+            let rest = removed.strip_prefix(path)?.strip_prefix('.')?;
+            (!rest.contains(['.', '['])).then(|| rest.trim_matches('"').to_owned())
+        };
+        self.removed.iter().filter_map(key).collect()
     }
 
     /// The value, or `None` and a problem.
@@ -130,9 +161,13 @@ impl Context<'_> {
             }
             found.push(SecretRef::Env(name.clone()));
         }
+        if raw.file.as_ref().is_some_and(String::is_empty) {
+            self.error(path, "'file' needs a path", Some("{ file = \"/run/secrets/name\" }"));
+            return None;
+        }
         found.extend(raw.file.as_ref().map(|file| SecretRef::File(file.into())));
         if let Some(command) = &raw.exec {
-            if command.is_empty() {
+            if command.first().is_none_or(String::is_empty) {
                 self.error(path, "'exec' needs a command", Some("{ exec = [\"pass\", \"show\"] }"));
                 return None;
             }
@@ -161,7 +196,7 @@ impl Context<'_> {
         match found.len() {
             1 => found.pop(),
             0 => {
-                if !self.removed.iter().any(|removed| removed.starts_with(path)) {
+                if !self.was_removed_below(path) {
                     self.error(path, "it does not say where the secret is", Some(hint));
                 }
                 None
@@ -238,10 +273,11 @@ impl Context<'_> {
             return wrong(self, "the URL has a fragment ('#')");
         }
         let Ok(uri) = text.parse::<Uri>() else {
-            return wrong(self, &format!("\"{text}\" is not a URL"));
+            // Not repeated: it may hold a user and a password.
+            return wrong(self, "this is not a URL");
         };
         let Some(scheme) = uri.scheme().cloned() else {
-            return wrong(self, &format!("\"{text}\" does not begin with https:// or http://"));
+            return wrong(self, "the URL does not begin with https:// or http://");
         };
         if scheme.as_str() != "https" && scheme.as_str() != "http" {
             return wrong(self, &format!("'{scheme}' is not a scheme that can be used here"));
@@ -255,7 +291,11 @@ impl Context<'_> {
             return wrong(self, "the URL has a query ('?')");
         }
         let host = uri.host().unwrap_or_default().to_ascii_lowercase();
-        if host.is_empty() || uri.port().is_some_and(|port| port.as_u16() == 0) {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        // What follows the host is a port that fits into one, or nothing.
+        let port_given = authority.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+        let odd_port = port_given && uri.port_u16().is_none_or(|port| port == 0);
+        if host.is_empty() || host.contains('*') || odd_port {
             return wrong(self, "the URL has no host or port that can be connected to");
         }
         let default = if scheme.as_str() == "https" { 443 } else { 80 };
@@ -265,7 +305,7 @@ impl Context<'_> {
         };
         match authority.parse() {
             Ok(authority) => Some((Origin { scheme, authority }, uri)),
-            Err(_) => wrong(self, &format!("\"{text}\" has no host that can be used")),
+            Err(_) => wrong(self, "the URL has no host that can be used"),
         }
     }
 

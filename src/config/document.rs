@@ -66,40 +66,54 @@ impl NodeValue {
 /// Parses `text`. What cannot be read is reported, the rest is returned.
 pub fn parse(text: &str) -> (Node, Vec<Problem>) {
     let (document, errors) = DeTable::parse_recoverable(text);
-    let problems = errors
+    let mut problems: Vec<Problem> = errors
         .iter()
         .map(|error| {
-            Problem::error("", error.span(), error.message().to_owned())
-                .hint("this is not TOML; quotes, brackets and '=' are the usual suspects")
+            let hint = if error.message().contains("duplicate") {
+                "each key, and each table, may stand once"
+            } else {
+                "this is not TOML; quotes, brackets and '=' are the usual suspects"
+            };
+            let problem = Problem::error("", error.span(), error.message().to_owned());
+            Problem { syntax: true, ..problem.hint(hint) }
         })
         .collect();
     let span = document.span();
-    (Node { span, value: table(document.into_inner()) }, problems)
+    let value = table(document.into_inner(), &mut problems);
+    (Node { span, value }, problems)
 }
 
-fn table(table: DeTable<'_>) -> NodeValue {
+fn table(table: DeTable<'_>, problems: &mut Vec<Problem>) -> NodeValue {
     let mut entries: Vec<Entry> = table
         .into_iter()
         .map(|(key, value)| {
             let key_span = key.span();
-            Entry { key: key.into_inner().into_owned(), key_span, node: node(value) }
+            Entry { key: key.into_inner().into_owned(), key_span, node: node(value, problems) }
         })
         .collect();
     entries.sort_by_key(|entry| entry.key_span.start);
     NodeValue::Table(entries)
 }
 
-fn node(value: Spanned<DeValue<'_>>) -> Node {
+fn node(value: Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Node {
     let span = value.span();
     let value = match value.into_inner() {
         DeValue::String(text) => NodeValue::String(text.into_owned()),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .map_or_else(|_| NodeValue::String(number.as_str().to_owned()), NodeValue::Integer),
+        DeValue::Integer(number) => {
+            let read = i64::from_str_radix(number.as_str(), number.radix());
+            if read.is_err() {
+                let message = "the number is too large";
+                problems.push(Problem::error("", Some(span.clone()), message));
+            }
+            NodeValue::Integer(read.unwrap_or(i64::MAX))
+        }
         DeValue::Float(number) => NodeValue::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(value) => NodeValue::Boolean(value),
         DeValue::Datetime(value) => NodeValue::Datetime(value.to_string()),
-        DeValue::Array(items) => NodeValue::Array(items.into_iter().map(node).collect()),
-        DeValue::Table(entries) => table(entries),
+        DeValue::Array(items) => {
+            NodeValue::Array(items.into_iter().map(|item| node(item, problems)).collect())
+        }
+        DeValue::Table(entries) => table(entries, problems),
     };
     Node { span, value }
 }

@@ -9,6 +9,7 @@ mod context;
 pub mod document;
 pub mod preset;
 pub mod problem;
+pub mod quote;
 pub mod raw;
 pub mod shape;
 pub mod starter;
@@ -332,6 +333,8 @@ pub struct Loaded {
     pub config: Option<Config>,
     /// Everything that was found.
     pub problems: Vec<Problem>,
+    /// The parts of the text that must not be shown.
+    pub masks: Vec<std::ops::Range<usize>>,
     /// Each credential in terms of the generic kinds, for display.
     pub expanded: Vec<(String, raw::RawCredential)>,
 }
@@ -342,7 +345,7 @@ pub fn load(text: &str, environment: shape::Environment<'_>) -> Loaded {
     let shaped = shape::check(&document, environment, &mut problems);
     let (config, expanded) = compile::compile(&document, &shaped, &mut problems);
     let config = config.filter(|_| !problem::any_error(&problems));
-    Loaded { config, problems, expanded }
+    Loaded { config, problems, masks: quote::masks(&document), expanded }
 }
 
 /// Reads a configuration with the process's environment.

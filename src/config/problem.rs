@@ -3,6 +3,9 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use super::Loaded;
+use super::quote::Quoter;
+
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -25,6 +28,8 @@ pub struct Problem {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// True if the text could not even be read as TOML there.
+    pub syntax: bool,
 }
 
 impl Problem {
@@ -40,6 +45,7 @@ impl Problem {
             span,
             message: message.into(),
             hint: None,
+            syntax: false,
         }
     }
 
@@ -66,30 +72,42 @@ pub fn any_error(problems: &[Problem]) -> bool {
 
 /// The problems of one text, in the order of their places, as a person reads them.
 ///
-/// Lines that hold a literal secret are not quoted.
+/// Values that may be secrets are masked in the quoted lines.
 #[derive(Debug)]
 pub struct Report<'a> {
     /// What the text is called: a path, or `standard input`.
     pub name: &'a str,
     /// The text.
     pub text: &'a str,
-    /// Its problems.
-    pub problems: &'a [Problem],
+    /// What came of it.
+    pub loaded: &'a Loaded,
 }
 
 impl std::fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut sorted: Vec<&Problem> = self.problems.iter().collect();
+        let mut sorted: Vec<&Problem> = self.loaded.problems.iter().collect();
         sorted.sort_by_key(|problem| {
             problem.span.as_ref().map_or((usize::MAX, usize::MAX), |span| (span.start, span.end))
         });
+        let quoter = Quoter::new(self.text, &self.loaded.masks);
+        // On a line that TOML could not read, values cannot be told from the rest.
+        let unread: Vec<usize> = sorted
+            .iter()
+            .filter(|problem| problem.syntax)
+            .filter_map(|problem| quoter.quote(problem.span.as_ref()?, true))
+            .map(|quote| quote.line)
+            .collect();
         let mut out = String::new();
         for problem in sorted {
-            self.render(problem, &mut out)?;
+            self.render(problem, &quoter, &unread, &mut out)?;
         }
-        let errors =
-            self.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-        let warnings = self.problems.len() - errors;
+        let errors = self
+            .loaded
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .count();
+        let warnings = self.loaded.problems.len() - errors;
         let mut counts = Vec::new();
         if errors > 0 {
             counts.push(format!("{errors} {}", if errors == 1 { "error" } else { "errors" }));
@@ -106,7 +124,13 @@ impl std::fmt::Display for Report<'_> {
 }
 
 impl Report<'_> {
-    fn render(&self, problem: &Problem, out: &mut String) -> std::fmt::Result {
+    fn render(
+        &self,
+        problem: &Problem,
+        quoter: &Quoter<'_>,
+        unread: &[usize],
+        out: &mut String,
+    ) -> std::fmt::Result {
         let severity = match problem.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
@@ -114,67 +138,25 @@ impl Report<'_> {
         let key =
             if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
         writeln!(out, "{severity}: {key}{}", problem.message)?;
-        if let Some(place) = problem.span.clone().and_then(|span| Place::of(self.text, span)) {
-            writeln!(out, "  --> {}:{}:{}", self.name, place.line, place.column)?;
-            let number = place.line.to_string();
+        let quote = problem.span.as_ref().and_then(|span| {
+            let quote = quoter.quote(span, false)?;
+            if unread.contains(&quote.line) { quoter.quote(span, true) } else { Some(quote) }
+        });
+        let gutter = if let Some(quote) = quote {
+            writeln!(out, "  --> {}:{}:{}", self.name, quote.line, quote.column)?;
+            let number = quote.line.to_string();
             let gutter = " ".repeat(number.len());
-            let line = if holds_a_literal_secret(place.text) {
-                "(not shown: it holds a secret)".to_owned()
-            } else {
-                place.text.to_owned()
-            };
-            writeln!(out, "{gutter} |\n{number} | {line}")?;
-            if line == place.text {
-                let indent = " ".repeat(place.column - 1);
-                writeln!(out, "{gutter} | {indent}{}", "^".repeat(place.width))?;
-            }
-            if let Some(hint) = &problem.hint {
-                writeln!(out, "{gutter} = hint: {hint}")?;
-            }
+            writeln!(out, "{gutter} |\n{number} | {}", quote.shown)?;
+            let indent = " ".repeat(quote.indent);
+            writeln!(out, "{gutter} | {indent}{}", "^".repeat(quote.width))?;
+            gutter
         } else {
             writeln!(out, "  --> {}", self.name)?;
-            if let Some(hint) = &problem.hint {
-                writeln!(out, "  = hint: {hint}")?;
-            }
+            " ".to_owned()
+        };
+        if let Some(hint) = &problem.hint {
+            writeln!(out, "{gutter} = hint: {hint}")?;
         }
         writeln!(out)
-    }
-}
-
-/// A line on which somebody wrote a secret, on purpose (`value = …`) or by mistake, must not be
-/// repeated on a terminal or in a log.
-fn holds_a_literal_secret(line: &str) -> bool {
-    let lower = line.to_ascii_lowercase();
-    let Some((before, after)) = lower.split_once('=') else {
-        return false;
-    };
-    let names_one = ["password", "secret", "token", "api_key", "_key", "key "]
-        .iter()
-        .any(|word| before.contains(word));
-    let literal = after.trim_start().starts_with(['"', '\'']);
-    (names_one && literal) || lower.contains("value =") || lower.contains("value=")
-}
-
-struct Place<'t> {
-    line: usize,
-    /// In characters, from 1.
-    column: usize,
-    width: usize,
-    text: &'t str,
-}
-
-impl<'t> Place<'t> {
-    fn of(text: &'t str, span: Range<usize>) -> Option<Self> {
-        let start = span.start.min(text.len());
-        let before = text.get(..start)?;
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = text.get(line_start..)?.lines().next().unwrap_or_default();
-        let end = span.end.clamp(start, line_start + line.len());
-        Some(Self {
-            line: before.matches('\n').count() + 1,
-            column: text.get(line_start..start)?.chars().count() + 1,
-            width: text.get(start..end).map_or(1, |marked| marked.chars().count().max(1)),
-            text: line,
-        })
     }
 }

@@ -51,7 +51,7 @@ pub enum RawSize {
 #[serde(deny_unknown_fields, default)]
 pub struct RawLimits {
     /// Connections in all; more wait to be accepted. Default: 1024.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: Option<u64>,
     /// Connections from one address that is not loopback; more are closed. Default: 128.
     #[schemars(range(min = 1))]

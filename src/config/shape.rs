@@ -86,20 +86,7 @@ impl<'w> Walk<'w> {
             NodeValue::Table(entries) if accepts("object") => {
                 Some(Value::Object(self.table(entries, schema, path)))
             }
-            NodeValue::Array(items) if accepts("array") => {
-                let of = schema.get("items").unwrap_or(&Value::Bool(true));
-                let mut kept = Vec::with_capacity(items.len());
-                for (index, item) in items.iter().enumerate() {
-                    // A place in the list stays taken, so that indices go on meaning the same.
-                    let item = self.node(item, of, &format!("{path}[{index}]"));
-                    let empty = || {
-                        let object = self.resolve(of).get("properties").is_some();
-                        object.then(|| Value::Object(Map::new()))
-                    };
-                    kept.extend(item.or_else(empty));
-                }
-                Some(Value::Array(kept))
-            }
+            NodeValue::Array(items) if accepts("array") => self.list(items, schema, path),
             NodeValue::String(text) if accepts("string") => self.text(text, node, schema, path),
             NodeValue::Integer(number) if accepts("integer") || accepts("number") => {
                 self.number(*number, node, schema, path)
@@ -127,6 +114,23 @@ impl<'w> Walk<'w> {
                 None
             }
         }
+    }
+
+    fn list(&mut self, items: &[Node], schema: &'w Value, path: &str) -> Option<Value> {
+        let of = schema.get("items").unwrap_or(&Value::Bool(true));
+        let of_tables = self.resolve(of).get("properties").is_some();
+        let mut kept = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            match self.node(item, of, &format!("{path}[{index}]")) {
+                Some(item) => kept.push(item),
+                // A place in the list stays taken, so that indices go on meaning the same.
+                None if of_tables => kept.push(Value::Object(Map::new())),
+                None => {
+                    self.removed.insert(path.to_owned());
+                }
+            }
+        }
+        (!self.removed.contains(path)).then_some(Value::Array(kept))
     }
 
     fn table(&mut self, entries: &[Entry], schema: &'w Value, path: &str) -> Map<String, Value> {
@@ -271,7 +275,9 @@ impl<'w> Walk<'w> {
         };
         let NodeValue::String(word) = &kind.node.value else {
             let message = format!("expected a text, found {}", kind.node.value.kind());
-            self.problem(Problem::error(path, Some(kind.node.span.clone()), message));
+            let at = join(path, "kind");
+            self.problem(Problem::error(at, Some(kind.node.span.clone()), message));
+            self.removed.insert(path.to_owned());
             return None;
         };
         let chosen = alternatives.iter().find(|schema| kind_of(schema) == Some(word));
@@ -306,26 +312,38 @@ impl<'w> Walk<'w> {
     /// Replaces `${NAME}` and `${NAME:-default}`; `$${` stands for `${`.
     fn expand(&mut self, text: &str, node: &Node, path: &str) -> Option<String> {
         let mut expanded = String::with_capacity(text.len());
+        let mut complete = true;
         let mut rest = text;
         while let Some(at) = rest.find("${") {
             let (before, after) = rest.split_at(at);
+            let after = after.get(2..).unwrap_or_default();
             if let Some(literal) = before.strip_suffix('$') {
                 expanded.push_str(literal);
                 expanded.push_str("${");
-                rest = after.get(2..).unwrap_or_default();
+                rest = after;
                 continue;
             }
             expanded.push_str(before);
-            let Some((inner, following)) = after.get(2..).and_then(|inner| inner.split_once('}'))
-            else {
+            let Some((inner, following)) = after.split_once('}') else {
                 let problem = Problem::error(path, Some(node.span.clone()), "a '${' has no '}'");
                 self.problem(problem.hint("write '$${' for the characters themselves"));
                 return None;
             };
+            rest = following;
             let (name, default) = match inner.split_once(":-") {
                 Some((name, default)) => (name, Some(default)),
                 None => (inner, None),
             };
+            let is_name = |name: &str| {
+                !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            };
+            if !is_name(name) || default.is_some_and(|default| default.contains("${")) {
+                let message = "this is not ${NAME} or ${NAME:-default}";
+                let problem = Problem::error(path, Some(node.span.clone()), message);
+                let hint = "letters, digits and '_'; one inside another is not read";
+                self.problem(problem.hint(hint));
+                return None;
+            }
             let value = (self.environment)(name).filter(|value| !value.is_empty());
             if let Some(value) = value.as_deref().or(default) {
                 expanded.push_str(value);
@@ -334,12 +352,11 @@ impl<'w> Walk<'w> {
                 let hint = format!("set it, or write ${{{name}:-default}}");
                 let problem = Problem::error(path, Some(node.span.clone()), message);
                 self.problem(problem.hint(hint));
-                return None;
+                complete = false;
             }
-            rest = following;
         }
         expanded.push_str(rest);
-        Some(expanded)
+        complete.then_some(expanded)
     }
 }
 
@@ -364,20 +381,29 @@ fn secret_hint(path: &str) -> String {
     )
 }
 
+/// The way out. It never repeats what was found: that may be a secret in the wrong place.
 fn type_hint(schema: &Value, found: &NodeValue, path: &str) -> Option<String> {
     let key = path.rsplit('.').next().unwrap_or(path);
     let kind = expected(schema);
-    match (kind.as_str(), found) {
-        ("a text", NodeValue::Integer(number)) => Some(format!("write {key} = \"{number}\"")),
-        ("a list", NodeValue::String(text)) => Some(format!("write {key} = [\"{text}\"]")),
+    let hint = match (kind.as_str(), found) {
+        ("a text", NodeValue::Integer(_) | NodeValue::Float(_)) => {
+            "write it in quotes, with a unit where it has one: \"30s\""
+        }
+        ("a list", NodeValue::String(_)) => "write it in square brackets: [\"…\"]",
         ("a list", NodeValue::Table(_)) if !path.contains('.') => {
-            Some(format!("write [[{key}]] with two brackets: there may be several"))
+            return Some(format!("write [[{key}]] with two brackets: there may be several"));
         }
-        ("true or false" | "a whole number", NodeValue::String(_)) => {
-            Some("write it without quotes".to_owned())
+        ("a table", NodeValue::Array(_)) if path.starts_with("credential") => {
+            "each credential has a name: [credential.NAME]"
         }
-        _ => None,
-    }
+        ("a table", NodeValue::Array(_)) => "write it with single brackets: [NAME]",
+        ("true or false", _) => "write true or false, without quotes",
+        ("a whole number", NodeValue::String(text)) if text.parse::<i64>().is_ok() => {
+            "write it without quotes"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn expected(schema: &Value) -> String {
@@ -403,12 +429,16 @@ fn expected(schema: &Value) -> String {
 /// The known name that a mistyped one most likely stands for.
 pub fn nearest<'n>(typed: &str, known: &[&'n str]) -> Option<&'n str> {
     let folded = typed.to_ascii_lowercase().replace('-', "_");
+    let fold = |name: &str| name.replace('-', "_");
+    // The beginning of one name only, such as `client_cert`.
+    let mut begun =
+        known.iter().filter(|name| folded.len() >= 4 && fold(name).starts_with(&folded));
+    if let (Some(only), None) = (begun.next(), begun.next()) {
+        return Some(only);
+    }
     known
         .iter()
-        .map(|name| {
-            let distance = strsim::damerau_levenshtein(&folded, &name.replace('-', "_"));
-            (distance, *name)
-        })
+        .map(|name| (strsim::damerau_levenshtein(&folded, &fold(name)), *name))
         .min()
         .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .map(|(_, name)| name)

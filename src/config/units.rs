@@ -6,6 +6,9 @@ use jiff::SignedDuration;
 
 use crate::credential::schedule::Span;
 
+/// The longest duration that can be configured: clocks cannot count on for ever.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// `"30s"`, `"5m"`, `"1h 30m"`, `"250ms"`.
 ///
 /// # Errors
@@ -14,6 +17,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let expected = || format!("\"{text}\" is not a duration such as \"30s\", \"5m\" or \"250ms\"");
     let signed: SignedDuration = text.trim().parse().map_err(|_| expected())?;
     let duration = Duration::try_from(signed).map_err(|_| expected())?;
+    if duration > LONGEST {
+        return Err(format!("\"{text}\" is longer than ten years"));
+    }
     if duration.is_zero() {
         Err("a duration of zero never ends well".to_owned())
     } else {
@@ -74,7 +80,7 @@ mod tests {
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for wrong in ["", "30", "soon", "-5s", "0s"] {
+        for wrong in ["", "30", "soon", "-5s", "0s", "100000h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

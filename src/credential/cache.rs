@@ -212,6 +212,11 @@ impl<T> CredentialCache<T> {
             return Rejection::Replaced;
         }
         let now = self.shared.clock.now();
+        // Nothing better can be had before the next attempt: a refusal by one path must not take
+        // the credential from all others.
+        if slot.failure.as_ref().is_some_and(|failure| failure.retry_at > now.monotonic) {
+            return Rejection::TooSoon;
+        }
         let pause = if refused.forced {
             self.shared.settings.min_interval.max(REPEATED_REJECTION_PAUSE)
         } else {
@@ -221,8 +226,8 @@ impl<T> CredentialCache<T> {
             return Rejection::TooSoon;
         }
         writer.last_forced = Some(now.monotonic);
-        writer.forcing = true;
-        // A failure in the back-off stays: who asks now is told when the next attempt is due.
+        // An attempt that is under way is not the fruit of this rejection.
+        writer.forcing = !slot.renewing;
         self.store(Slot { issued: None, failure: slot.failure.clone(), renewing: slot.renewing });
         drop(writer);
         self.shared.demand.notify_one();

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::reply::{ReplyError, ReplyTime};
 use super::{FetchError, Refusal};
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::connect::Dialer;
 
 /// The largest answer that is read. Tokens are small.
@@ -59,11 +59,6 @@ impl TokenClient {
         Self { tls, connect_timeout, clock }
     }
 
-    /// The time, as this client sees it.
-    pub fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
     /// Sends `request` and reads the answer.
     ///
     /// # Errors
@@ -85,10 +80,10 @@ impl TokenClient {
             .map_err(|error| broken(&error))?;
         let exchange = async {
             let request = build(request, &authority)?;
-            let sent_at = self.clock.wall();
+            let sent = self.clock.now();
             let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let received_at = self.clock.wall();
-            self.read(response, sent_at, received_at).await
+            read(response, sent, received_at).await
         };
         // The connection is driven here, so that it ends with the exchange.
         tokio::pin!(exchange, connection);
@@ -100,37 +95,6 @@ impl TokenClient {
             }
         }
     }
-
-    async fn read(
-        &self,
-        response: http::Response<hyper::body::Incoming>,
-        sent_at: SystemTime,
-        received_at: SystemTime,
-    ) -> Result<TokenReply, FetchError> {
-        let (head, body) = response.into_parts();
-        if !head.status.is_success() {
-            return Err(error_of(head.status, &head.headers, received_at));
-        }
-        if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-            return Err(ReplyError::Compressed.into());
-        }
-        let content = match Limited::new(body, MAX_REPLY).collect().await {
-            Ok(collected) => Zeroizing::new(collected.to_bytes().to_vec()),
-            Err(error) if error.is::<LengthLimitError>() => {
-                return Err(ReplyError::TooLarge(MAX_REPLY).into());
-            }
-            Err(error) => {
-                return Err(FetchError::Broken {
-                    authority: "in the middle of its answer".to_owned(),
-                    reason: error.to_string(),
-                });
-            }
-        };
-        let half = received_at.duration_since(sent_at).unwrap_or_default() / 2;
-        let date = head.headers.get(DATE).and_then(|date| date.to_str().ok());
-        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
-        Ok(TokenReply { content, time: ReplyTime { midpoint: sent_at + half, date } })
-    }
 }
 
 fn build(request: TokenRequest, authority: &str) -> Result<Request<Full<Bytes>>, FetchError> {
@@ -139,7 +103,8 @@ fn build(request: TokenRequest, authority: &str) -> Result<Request<Full<Bytes>>,
     let target = request.url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let target: Uri = target.parse().map_err(|error| unbuildable(&error))?;
     let host = HeaderValue::from_str(authority).map_err(|error| unbuildable(&error))?;
-    let mut built = Request::new(Full::new(Bytes::from(request.content.to_vec())));
+    // Wiped when hyper has sent it.
+    let mut built = Request::new(Full::new(Bytes::from_owner(request.content)));
     *built.method_mut() = request.method;
     *built.uri_mut() = target;
     let headers = built.headers_mut();
@@ -152,14 +117,50 @@ fn build(request: TokenRequest, authority: &str) -> Result<Request<Full<Bytes>>,
     Ok(built)
 }
 
+async fn read(
+    response: http::Response<hyper::body::Incoming>,
+    sent: Now,
+    received_at: SystemTime,
+) -> Result<TokenReply, FetchError> {
+    let (head, body) = response.into_parts();
+    if !head.status.is_success() {
+        return Err(error_of(head.status, &head.headers, received_at));
+    }
+    if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Err(ReplyError::Compressed.into());
+    }
+    let content = match Limited::new(body, MAX_REPLY).collect().await {
+        Ok(collected) => Zeroizing::new(collected.to_bytes().to_vec()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            return Err(ReplyError::TooLarge(MAX_REPLY).into());
+        }
+        Err(error) => {
+            return Err(FetchError::Broken {
+                authority: "in the middle of its answer".to_owned(),
+                reason: error.to_string(),
+            });
+        }
+    };
+    let half = received_at.duration_since(sent.wall).unwrap_or_default() / 2;
+    let date = head.headers.get(DATE).and_then(|date| date.to_str().ok());
+    let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+    Ok(TokenReply { content, time: ReplyTime { sent, midpoint: sent.wall + half, date } })
+}
+
 /// What an answer without success means for the next attempt.
 fn error_of(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> FetchError {
     if status.is_redirection() {
         return ReplyError::Redirect(status).into();
     }
+    // The last three speak of the endpoint and not of the login; a deployment may be under way.
     let passing = matches!(
         status,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_EARLY
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::MISDIRECTED_REQUEST
     );
     if status.is_client_error() && !passing {
         return FetchError::Refused(Refusal::Status(status));
@@ -219,11 +220,11 @@ mod tests {
     #[test]
     fn refusals_and_passing_failures_are_told_apart() {
         let now = UNIX_EPOCH;
-        for status in [400, 401, 403, 404] {
+        for status in [400, 401, 403, 422] {
             let status = StatusCode::from_u16(status).unwrap();
             assert!(error_of(status, &HeaderMap::new(), now).is_refusal(), "{status}");
         }
-        for status in [408, 425, 429, 500, 502, 503, 504] {
+        for status in [404, 405, 408, 421, 425, 429, 500, 502, 503, 504] {
             let status = StatusCode::from_u16(status).unwrap();
             assert!(!error_of(status, &HeaderMap::new(), now).is_refusal(), "{status}");
         }

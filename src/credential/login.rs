@@ -36,7 +36,7 @@ pub struct LoginSpec {
 }
 
 /// A request with templates.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RequestSpec {
     /// The method.
     pub method: Method,
@@ -49,9 +49,10 @@ pub struct RequestSpec {
 }
 
 /// Content with templates.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub enum ContentSpec {
     /// None.
+    #[default]
     Empty,
     /// A JSON value whose texts are templates.
     Json(JsonTemplate),
@@ -258,8 +259,7 @@ impl LoginSource {
         values: &Values,
     ) -> Result<Credential, FetchError> {
         let reply = self.client.send(request.fill(values)?).await?;
-        let clock = self.client.clock();
-        let mut credential = self.spec.reply.read(&reply.content, reply.time, clock)?;
+        let mut credential = self.spec.reply.read(&reply.content, reply.time)?;
         for name in &self.spec.carried {
             if let Some(secret) = values.get(name) {
                 credential.values.insert(name.clone(), secret.clone());
@@ -278,7 +278,9 @@ impl CredentialSource for LoginSource {
             match self.exchange(refresh, &with_current).await {
                 Ok(renewed) => return Ok(renewed),
                 // Told to come back later: a login would ask the same endpoint even more of it.
-                Err(error @ FetchError::Unavailable { .. }) => return Err(error),
+                Err(error @ FetchError::Unavailable { retry_after: Some(_), .. }) => {
+                    return Err(error);
+                }
                 Err(error) => tracing::warn!(
                     credential = %self.name, %error, "renewal failed; logging in instead"
                 ),

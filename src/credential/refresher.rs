@@ -72,14 +72,17 @@ where
             }
         }
         let mut failures: u32 = 0;
+        let mut renewal_hangs = false;
         loop {
             self.cache.begin_attempt();
             self.secrets.mark_seen();
             let started = self.clock.now();
             let attempt = tokio::select! {
-                attempt = self.attempt(current.as_ref()) => attempt,
+                // A renewal that takes all the time there is leaves none for a login.
+                attempt = self.attempt(current.as_ref().filter(|_| !renewal_hangs)) => attempt,
                 () = self.stop.cancelled() => return current,
             };
+            renewal_hangs = matches!(attempt, Err(FetchError::Timeout(_)));
             let took = self.clock.now().monotonic - started.monotonic;
             let (wait, in_backoff) = match attempt {
                 Ok((credential, item)) => {

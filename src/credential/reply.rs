@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use crate::clock::{Clock, unix_ms};
+use crate::clock::{Now, unix_ms};
 use crate::credential::{Credential, FetchError, Refusal};
 use crate::secret::Secret;
 use crate::values::Values;
@@ -115,6 +115,9 @@ pub enum ReplyError {
 /// When a reply came, and what its `Date` field said.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplyTime {
+    /// Just before the request was sent: a lifetime counts from here, so that it ends early rather
+    /// than late.
+    pub sent: Now,
     /// Half-way between sending the request and receiving the head of the reply, by our clock.
     pub midpoint: SystemTime,
     /// The `Date` field.
@@ -145,12 +148,7 @@ impl ReplySpec {
     ///
     /// # Errors
     /// When a condition does not hold ([`FetchError::Refused`]) or the reply cannot be used.
-    pub fn read(
-        &self,
-        body: &[u8],
-        time: ReplyTime,
-        clock: &Clock,
-    ) -> Result<Credential, FetchError> {
+    pub fn read(&self, body: &[u8], time: ReplyTime) -> Result<Credential, FetchError> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(ReplyError::Empty.into());
         }
@@ -167,10 +165,9 @@ impl ReplySpec {
             values.insert(name.clone(), Secret::new(value));
         }
         let lifetime = self.lifetime(&reply, time)?;
-        let now = clock.now();
         Ok(Credential {
             values,
-            expires: lifetime.map(|lifetime| now.after(lifetime)),
+            expires: lifetime.map(|lifetime| time.sent.after(lifetime)),
             lifetime,
             clock_skew_ms: time.skew_ms(),
         })

@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock::Clock;
 use serde_json::json;
 use std::time::UNIX_EPOCH;
 
@@ -9,8 +10,8 @@ fn at(ms: u64) -> SystemTime {
 const NOW_MS: u64 = 1_700_000_000_000;
 
 fn read(spec: &ReplySpec, reply: &Value) -> Result<Credential, FetchError> {
-    let time = ReplyTime { midpoint: at(NOW_MS), date: None };
-    spec.read(reply.to_string().as_bytes(), time, &Clock::system())
+    let time = ReplyTime { sent: Clock::system().now(), midpoint: at(NOW_MS), date: None };
+    spec.read(reply.to_string().as_bytes(), time)
 }
 
 fn twinzo() -> ReplySpec {
@@ -99,9 +100,10 @@ fn a_configured_lifetime_stands_in_for_a_missing_one() {
 fn absolute_times_are_read_by_the_clock_that_wrote_them() {
     let spec = expiring(Expires::AtMs("/e".into()));
     let hour_ahead = NOW_MS + 3_600_000;
-    let time = ReplyTime { midpoint: at(NOW_MS), date: Some(at(hour_ahead)) };
+    let time =
+        ReplyTime { sent: Clock::system().now(), midpoint: at(NOW_MS), date: Some(at(hour_ahead)) };
     let reply = json!({"e": hour_ahead + 60_000}).to_string();
-    let credential = spec.read(reply.as_bytes(), time, &Clock::system()).unwrap();
+    let credential = spec.read(reply.as_bytes(), time).unwrap();
     assert_eq!(credential.lifetime.unwrap().as_secs(), 59, "half a second is added to Date");
     assert_eq!(credential.clock_skew_ms, Some(3_600_500));
 }
@@ -109,8 +111,8 @@ fn absolute_times_are_read_by_the_clock_that_wrote_them() {
 #[test]
 fn empty_html_and_incomplete_replies_are_told_apart() {
     let spec = twinzo();
-    let time = ReplyTime { midpoint: at(NOW_MS), date: None };
-    let read = |body: &str| match spec.read(body.as_bytes(), time, &Clock::system()) {
+    let time = ReplyTime { sent: Clock::system().now(), midpoint: at(NOW_MS), date: None };
+    let read = |body: &str| match spec.read(body.as_bytes(), time) {
         Err(FetchError::Reply(error)) => error,
         other => panic!("{other:?}"),
     };

@@ -27,7 +27,9 @@ impl fmt::Display for SecretRef {
             Self::Env(name) => write!(f, "environment variable {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Exec(command) => {
-                write!(f, "command {}", command.first().map_or("", String::as_str))
+                // Its arguments may be secrets, also those that were written into its name.
+                let name = command.first().and_then(|name| name.split_whitespace().next());
+                write!(f, "command {}", name.unwrap_or_default())
             }
             Self::Systemd(name) => write!(f, "systemd credential {name}"),
             Self::Value(_) => f.write_str("value in the configuration"),

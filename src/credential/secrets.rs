@@ -171,6 +171,8 @@ impl Secrets {
                     continue;
                 };
                 match read(&cell.reference).await {
+                    // Written meanwhile: the beginning may be of the old one, the end of the new.
+                    Ok(_) if Stamp::of(path).await != current => {}
                     Ok(secret) => {
                         if secret != **cell.value.load() {
                             cell.value.store(Arc::new(secret));
@@ -260,6 +262,8 @@ async fn run(command: &[String]) -> Result<Vec<u8>, SecretReason> {
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        // What it complains of may quote the secret.
+        .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| SecretReason::Command(format!("cannot be started: {}", error.kind())))?;

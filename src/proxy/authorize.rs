@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::content::{Copy, Progress, RequestContent};
+use super::content::{Copy, Kept, Progress, RequestContent};
 use super::hold::{Held, HoldLimits};
 use super::respond::ProxyError;
 use super::retarget::replace_query;
@@ -23,7 +22,7 @@ use crate::sign::hmac::ContentDigest;
 use crate::sign::{AuthFields, SignableRequest, Signer};
 
 /// A request that is ready but for its credentials.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Unsigned {
     /// The method.
     pub method: Method,
@@ -31,6 +30,13 @@ pub struct Unsigned {
     pub uri: Uri,
     /// The fields.
     pub headers: HeaderMap,
+}
+
+/// Method and path only: a query credential ends up in the target.
+impl std::fmt::Debug for Unsigned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Unsigned({} {})", self.method, self.uri.path())
+    }
 }
 
 /// What is left of the content.
@@ -41,7 +47,7 @@ enum Content {
     /// It was streamed, and a copy of it is being kept.
     Copied(Arc<Copy>),
     /// The copy, ready to be sent.
-    Memory(Bytes),
+    Kept(Kept),
     Gone,
 }
 
@@ -95,7 +101,8 @@ async fn arrange(proxy: &Proxy, route: &Route, incoming: Incoming) -> Result<Con
     // What is small and may have to be sent twice is read first.
     let kept = u64::try_from(route.config.replay.max_body).unwrap_or(u64::MAX);
     let small = announced.is_some_and(|length| length <= kept);
-    if route.renewable && !route.covers_body && small {
+    let room = proxy.budget.has_room_for(announced.unwrap_or(0));
+    if route.renewable && !route.covers_body && small && room {
         let held = Held::read(incoming, &hold_limits(proxy, route), &proxy.budget, |_| {}).await?;
         return Ok(Content::Held(held));
     }
@@ -173,7 +180,7 @@ async fn read_and_digest(
             *content = Content::Empty;
             return begin(request);
         }
-        Content::Copied(_) | Content::Memory(_) | Content::Gone => {
+        Content::Copied(_) | Content::Kept(_) | Content::Gone => {
             return Err(ProxyError::Internal);
         }
     };
@@ -248,15 +255,29 @@ async fn send(
             let max_body = route.config.max_body;
             RequestContent::stream(incoming, max_body, timeouts.idle, copy, shared)
         }
-        Content::Memory(bytes) => RequestContent::memory(bytes, shared),
+        Content::Kept(kept) => {
+            let bytes = kept.bytes.clone();
+            *content = Content::Kept(kept);
+            RequestContent::memory(bytes, shared)
+        }
         Content::Copied(_) | Content::Gone => return Err(ProxyError::Internal),
     };
     let mut outgoing = Request::new(outgoing);
     *outgoing.method_mut() = request.method;
     *outgoing.uri_mut() = request.uri;
     *outgoing.headers_mut() = request.headers;
+    // Without it hyper takes GET and HEAD to have no content, and drops what there is.
+    let streams = !outgoing.body().is_end_stream() && outgoing.body().size_hint().exact().is_none();
+    if streams {
+        let chunked = HeaderValue::from_static("chunked");
+        outgoing.headers_mut().insert(TRANSFER_ENCODING, chunked);
+    }
     *outgoing.version_mut() = Version::HTTP_11;
     let response = pools.send(&route.target, outgoing, &progress, timeouts.first_byte).await?;
+    // Nobody asked for another protocol: Upgrade is not forwarded.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(ProxyError::Protocol);
+    }
     Ok((response, progress))
 }
 
@@ -286,12 +307,12 @@ fn keep_for_replay(content: &mut Content, progress: &Progress) -> bool {
         Content::Empty | Content::Held(_) => true,
         // All of it has passed, so the copy is whole if it is there.
         Content::Copied(copy) if progress.is_complete() => match copy.take() {
-            Some(bytes) => {
-                *content = Content::Memory(bytes);
+            Some(kept) => {
+                *content = Content::Kept(kept);
                 true
             }
             None => false,
         },
-        Content::Copied(_) | Content::Stream(_) | Content::Memory(_) | Content::Gone => false,
+        Content::Copied(_) | Content::Stream(_) | Content::Kept(_) | Content::Gone => false,
     }
 }

@@ -28,6 +28,8 @@ pub struct Progress {
     started: Instant,
     /// Milliseconds after `started` at which something moved last.
     moved_at: AtomicU64,
+    /// The upstream would take more, but the caller has not sent it yet.
+    waiting: AtomicBool,
     complete: AtomicBool,
     failure: AtomicU8,
 }
@@ -43,6 +45,7 @@ impl Progress {
         Arc::new(Self {
             started: Instant::now(),
             moved_at: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
             complete: AtomicBool::new(false),
             failure: AtomicU8::new(0),
         })
@@ -57,8 +60,11 @@ impl Progress {
         self.failure.store(failure, Ordering::Relaxed);
     }
 
-    /// When something moved last.
-    pub fn last_moved(&self) -> Instant {
+    /// Since when the upstream could have answered; now, while it waits for the caller's content.
+    pub fn upstream_idle_since(&self) -> Instant {
+        if self.waiting.load(Ordering::Relaxed) {
+            return Instant::now();
+        }
         self.started + Duration::from_millis(self.moved_at.load(Ordering::Relaxed))
     }
 
@@ -116,9 +122,9 @@ impl Copy {
     }
 
     /// The content, if all of what passed was kept.
-    pub fn take(&self) -> Option<Bytes> {
+    pub fn take(&self) -> Option<Kept> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.take().map(|(bytes, _)| bytes.freeze())
+        kept.take().map(|(bytes, share)| Kept { bytes: bytes.freeze(), _share: share })
     }
 
     fn keep(&self, piece: &[u8]) {
@@ -131,6 +137,14 @@ impl Copy {
             }
         }
     }
+}
+
+/// Content that was copied. It counts as held for as long as this lives.
+#[derive(Debug)]
+pub struct Kept {
+    /// The content.
+    pub bytes: Bytes,
+    _share: Share,
 }
 
 impl RequestContent {
@@ -209,7 +223,11 @@ impl Body for RequestContent {
                     }
                 }
             }
-            Source::Stream(stream) => ready!(stream.poll_piece(cx)),
+            Source::Stream(stream) => {
+                let piece = stream.poll_piece(cx);
+                progress.waiting.store(piece.is_pending(), Ordering::Relaxed);
+                ready!(piece)
+            }
         };
         Poll::Ready(match piece {
             None => {
@@ -333,7 +351,7 @@ pub trait ExchangeGuard {
 impl<G> ResponseContent<G> {
     /// An answer of ours.
     pub fn own(bytes: Bytes, guard: G) -> Self {
-        Self { source: Answer::Own(Some(bytes)), guard }
+        Self { source: Answer::Own((!bytes.is_empty()).then_some(bytes)), guard }
     }
 
     /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`.

@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::respond::ProxyError;
 use super::route::RouteTable;
-use crate::config::{AccessRules, CallerToken};
+use crate::config::{AccessRules, CallerToken, Limits};
 use crate::credential::secrets::Secrets;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -23,6 +23,7 @@ pub struct Gate {
     /// The address it is bound to; `None` for a Unix socket.
     bound: Option<std::net::SocketAddr>,
     target_bytes: usize,
+    fields: usize,
     secrets: Arc<Secrets>,
 }
 
@@ -49,10 +50,11 @@ impl Gate {
     pub fn new(
         rules: AccessRules,
         bound: Option<std::net::SocketAddr>,
-        target_bytes: usize,
+        limits: &Limits,
         secrets: Arc<Secrets>,
     ) -> Self {
-        Self { rules, bound, target_bytes, secrets }
+        let Limits { target_bytes, fields, .. } = *limits;
+        Self { rules, bound, target_bytes, fields, secrets }
     }
 
     /// Lets a request pass, or says why not.
@@ -82,6 +84,10 @@ impl Gate {
         let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         if target.len() > self.target_bytes {
             return Err(ProxyError::Target);
+        }
+        // hyper counts them for HTTP/1 only.
+        if parts.headers.len() > self.fields {
+            return Err(ProxyError::Fields);
         }
         let host = match authority(parts)? {
             Some(authority) if self.accepts(&authority, ends, table) => {

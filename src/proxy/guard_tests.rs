@@ -7,7 +7,10 @@ use http::Request;
 async fn gate(rules: AccessRules) -> Gate {
     let references = rules.caller_token.iter().map(|token| token.secret.clone()).collect();
     let secrets = Arc::new(Secrets::resolve(references).await.unwrap());
-    Gate::new(rules, Some("127.0.0.1:8080".parse().unwrap()), 8192, secrets)
+    let text = "[[listen]]\naddress = \"127.0.0.1:8080\"\n\
+                [[route]]\nupstream = \"https://api.example.com\"\n";
+    let limits = load(text, &|_| None).config.unwrap().limits;
+    Gate::new(rules, Some("127.0.0.1:8080".parse().unwrap()), &limits, secrets)
 }
 
 fn table() -> RouteTable {
@@ -168,4 +171,7 @@ async fn odd_methods_targets_and_expectations_are_refused() {
     assert_eq!(word(AccessRules::default(), &parts).await, "expectation");
     let parts = request(&format!("/{}", "a".repeat(9000)), &[("host", "localhost")]);
     assert_eq!(word(AccessRules::default(), &parts).await, "target");
+    let many = [("accept", "*/*"); 100];
+    let parts = request("/", &[&[("host", "localhost")][..], &many].concat());
+    assert_eq!(word(AccessRules::default(), &parts).await, "fields");
 }

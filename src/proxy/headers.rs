@@ -1,10 +1,7 @@
 //! Field operations of a proxy (RFC 9110 §7.6), as functions over header maps.
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-    USER_AGENT, VIA,
-};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, USER_AGENT, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use crate::credential::http::USER_AGENT_VALUE;
 use crate::sign::owned::OwnedFields;
@@ -28,8 +25,23 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 }
 
 /// What a caller says about where it comes from. It is never believed, so it is not passed on.
+///
+/// Nor are the fields with which some frameworks let another path or method take the place of the
+/// one that was checked.
 fn is_forwarding(name: &HeaderName) -> bool {
-    *name == FORWARDED || name.as_str().starts_with("x-forwarded-") || name == "x-real-ip"
+    let name = name.as_str();
+    name.starts_with("x-forwarded-")
+        || name.starts_with("x_forwarded_")
+        || matches!(
+            name,
+            "forwarded"
+                | "x-real-ip"
+                | "x-original-url"
+                | "x-rewrite-url"
+                | "x-http-method"
+                | "x-http-method-override"
+                | "x-method-override"
+        )
 }
 
 /// Removes what must not travel on from a request: hop-by-hop fields, what the caller's `Connection`
@@ -46,6 +58,23 @@ pub fn strip_request(headers: &mut HeaderMap, owned: &[&OwnedFields]) {
             || *name == EXPECT
             || owned.iter().any(|owned| owned.contains(name))
     });
+    join_cookies(headers);
+}
+
+/// Joins the cookies that HTTP/2 lets a caller send one by one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    let Some(first) = cookies.next() else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for cookie in cookies {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(cookie.as_bytes());
+    }
+    if joined.len() > first.len()
+        && let Ok(joined) = HeaderValue::from_bytes(&joined)
+    {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Removes hop-by-hop fields from an answer.
@@ -79,19 +108,39 @@ fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
     }
 }
 
-/// Adds this proxy to `Via` (RFC 9110 §7.6.3).
-pub fn add_via(headers: &mut HeaderMap, pseudonym: &HeaderValue) {
-    headers.append(VIA, pseudonym.clone());
+/// How this proxy calls itself in `Via` (RFC 9110 §7.6.3), by the version a request came in.
+#[derive(Debug, Clone)]
+pub struct Via {
+    http1: HeaderValue,
+    http2: HeaderValue,
 }
 
-/// True if the request came through this proxy before.
-pub fn came_through(headers: &HeaderMap, pseudonym: &HeaderValue) -> bool {
-    let pseudonym = pseudonym.as_bytes();
-    headers
-        .get_all(VIA)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|hop| hop.trim_ascii() == pseudonym)
+impl Via {
+    /// A name of eight hexadecimal digits: unique per process, so that two of us in a row are no
+    /// loop.
+    pub fn new(number: u32) -> Self {
+        let name = |version| {
+            HeaderValue::try_from(format!("{version} countersign-{number:08x}"))
+                .unwrap_or_else(|_| HeaderValue::from_static("1.1 countersign"))
+        };
+        Self { http1: name("1.1"), http2: name("2") }
+    }
+
+    /// Adds this proxy to the fields of a request that came in `version`.
+    pub fn add(&self, headers: &mut HeaderMap, version: Version) {
+        let value = if version == Version::HTTP_2 { &self.http2 } else { &self.http1 };
+        headers.append(VIA, value.clone());
+    }
+
+    /// True if a request with these fields came through this proxy before.
+    pub fn is_in(&self, headers: &HeaderMap) -> bool {
+        headers
+            .get_all(VIA)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .any(|hop| hop == self.http1.as_bytes() || hop == self.http2.as_bytes())
+    }
 }
 
 /// Gives a request without `User-Agent` ours: some vendors refuse requests that have none.
@@ -100,10 +149,6 @@ pub fn ensure_user_agent(headers: &mut HeaderMap) {
         headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
     }
 }
-
-/// The fields that frame an HTTP/1 message or concern the connection: never set from outside.
-pub const CONNECTION_FIELDS: [HeaderName; 5] =
-    [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 #[cfg(test)]
 #[path = "headers_tests.rs"]

@@ -65,10 +65,22 @@ fn owned_fields_forwarding_fields_and_twins_are_removed() {
 
 #[test]
 fn a_request_that_came_through_before_is_recognised_among_others() {
-    let ours = HeaderValue::from_static("1.1 countersign-01234567");
-    assert!(came_through(&map(&[("via", "1.0 a, 1.1 countersign-01234567 ,1.1 b")]), &ours));
-    assert!(!came_through(&map(&[("via", "1.1 countersign-76543210")]), &ours));
-    assert!(!came_through(&HeaderMap::new(), &ours));
+    let ours = Via::new(0x0123_4567);
+    let came = |hops: &str| ours.is_in(&map(&[("via", hops)]));
+    assert!(came("1.0 a, 1.1 countersign-01234567 ,1.1 b"));
+    assert!(came("2 countersign-01234567"));
+    assert!(!came("1.1 countersign-76543210"));
+    assert!(!ours.is_in(&HeaderMap::new()));
+    let mut headers = HeaderMap::new();
+    ours.add(&mut headers, Version::HTTP_2);
+    assert_eq!(headers, map(&[("via", "2 countersign-01234567")]));
+}
+
+#[test]
+fn cookies_that_came_one_by_one_are_joined() {
+    let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2"), ("accept", "*/*")]);
+    strip_request(&mut headers, &[]);
+    assert_eq!(headers, map(&[("cookie", "a=1; b=2"), ("accept", "*/*")]));
 }
 
 proptest! {

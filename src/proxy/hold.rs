@@ -32,9 +32,10 @@ impl Budget {
         Arc::new(Self { limit, used: AtomicUsize::new(0) })
     }
 
-    /// Bytes in use.
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+    /// True if `bytes` more could be held. Others may take them in the meantime.
+    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
+        let free = self.limit.saturating_sub(self.used.load(Ordering::Relaxed));
+        usize::try_from(bytes).is_ok_and(|bytes| bytes <= free)
     }
 
     /// An empty share.
@@ -118,7 +119,6 @@ impl Held {
         let mut spool: Option<Arc<File>> = None;
         let mut memory = BytesMut::new();
         let mut length: u64 = 0;
-        let mut written: u64 = 0;
         loop {
             let frame = match tokio::time::timeout(limits.idle, content.frame()).await {
                 Err(_) => return Err(ProxyError::ContentTimeout),
@@ -157,7 +157,6 @@ impl Held {
                     spool.insert(file).clone()
                 };
                 let piece = memory.split().freeze();
-                written += u64::try_from(piece.len()).unwrap_or(u64::MAX);
                 append(file, piece).await?;
                 share.give_back();
                 memory = BytesMut::new();
@@ -169,14 +168,7 @@ impl Held {
             append(Arc::clone(file), memory.split().freeze()).await?;
             share.give_back();
         }
-        debug_assert!(written <= length, "no more is written than came");
         Ok(Self { memory: memory.freeze(), file: spool, length, _share: Arc::new(share) })
-    }
-
-    /// Nothing.
-    pub fn empty() -> Self {
-        let share = Budget::new(0).share();
-        Self { memory: Bytes::new(), file: None, length: 0, _share: Arc::new(share) }
     }
 
     /// Its length, in bytes.

@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Method, Request, Response};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -33,6 +33,7 @@ use crate::sign::owned::OwnedFields;
 use authorize::{Unsigned, authorize};
 use content::{ExchangeGuard, ResponseContent};
 use guard::{Ends, Gate};
+use headers::Via;
 use hold::Budget;
 use respond::ProxyError;
 use route::{Found, RouteTable};
@@ -121,22 +122,19 @@ pub struct Proxy {
     pub limits: Limits,
     /// Memory for held content.
     pub budget: Arc<Budget>,
-    via: HeaderValue,
+    via: Via,
     in_flight: Arc<AtomicUsize>,
 }
 
 impl Proxy {
     /// A proxy that serves `snapshot`.
     pub fn new(snapshot: Snapshot, clock: Clock, limits: Limits) -> Self {
-        // Unique per process: two of us in a row are no loop.
-        let pseudonym = format!("1.1 countersign-{:08x}", fastrand::u32(..));
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             clock,
             budget: Budget::new(limits.memory),
             limits,
-            via: HeaderValue::try_from(pseudonym)
-                .unwrap_or_else(|_| HeaderValue::from_static("1.1 countersign")),
+            via: Via::new(fastrand::u32(..)),
             in_flight: Arc::default(),
         }
     }
@@ -155,10 +153,13 @@ impl Proxy {
         request: Request<Incoming>,
     ) -> Response<ResponseContent<Exchange>> {
         let mut exchange = Exchange::begin(&self.in_flight, &request);
+        let without_content = request.method() == Method::HEAD;
         match self.serve(pools, gate, ends, request, &mut exchange).await {
             Ok((response, route)) => {
                 let (mut head, incoming) = response.into_parts();
                 headers::strip_response(&mut head.headers);
+                // Our own version, whatever the upstream's; hyper adapts it to the caller's.
+                head.version = Version::HTTP_11;
                 exchange.status(head.status.as_u16(), "");
                 let timeouts = &route.config.timeouts;
                 let deadline = timeouts.total.map(|total| exchange.started + total);
@@ -175,12 +176,11 @@ impl Proxy {
                     );
                 }
                 exchange.status(verdict.status.as_u16(), verdict.word);
-                let (head, body) = error.response().into_parts();
-                let bytes = body.collect().await.map(http_body_util::Collected::to_bytes);
-                Response::from_parts(
-                    head,
-                    ResponseContent::own(bytes.unwrap_or_default(), exchange),
-                )
+                let (mut head, bytes) = error.response().into_parts();
+                let length = HeaderValue::from(bytes.len());
+                head.headers.insert(http::header::CONTENT_LENGTH, length);
+                let bytes = if without_content { Bytes::new() } else { bytes };
+                Response::from_parts(head, ResponseContent::own(bytes, exchange))
             }
         }
     }
@@ -200,7 +200,7 @@ impl Proxy {
         let snapshot = self.snapshot.load();
         let (mut head, incoming) = request.into_parts();
         let admitted = gate.admit(&head, ends, &snapshot.table)?;
-        if headers::came_through(&head.headers, &self.via) {
+        if self.via.is_in(&head.headers) {
             return Err(ProxyError::Loop);
         }
         let route = find(&snapshot, &admitted.host, &head.method, head.uri.path())?;
@@ -213,7 +213,7 @@ impl Proxy {
         headers::strip_request(&mut head.headers, &[&route.strip]);
         let uri = retarget::retarget(&head.uri, route.config.prefix.len(), &route.config.upstream)
             .ok_or(ProxyError::Malformed("the target cannot be forwarded"))?;
-        headers::add_via(&mut head.headers, &self.via);
+        self.via.add(&mut head.headers, head.version);
         headers::ensure_user_agent(&mut head.headers);
         for (name, value) in &route.config.set {
             head.headers.insert(name.clone(), value.clone());
@@ -256,8 +256,10 @@ pub fn find(
         Found::Nothing => return Err(ProxyError::NoRoute),
     };
     let route = snapshot.routes.get(index).ok_or(ProxyError::Internal)?;
-    for path in [written, &*read] {
-        let rest = path.get(route.config.prefix.len()..).unwrap_or_default();
+    // What is sent is the upstream's path and this rest, which must not lead out of that path.
+    let rest = written.get(route.config.prefix.len()..).unwrap_or_default();
+    let read_rest = path::generous_reading(rest).map_err(ProxyError::Path)?;
+    for (path, rest) in [(written, rest), (&*read, &*read_rest)] {
         let base = &route.config.upstream.base;
         let denied = route.config.deny.iter().any(|pattern| pattern.covers("", path))
             || route

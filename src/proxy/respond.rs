@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 
 use super::path::AmbiguousPath;
 use crate::connect::DialError;
@@ -59,6 +58,9 @@ pub enum ProxyError {
     /// The target is longer than the limit.
     #[error("the target is longer than 'limits.target_bytes' allows")]
     Target,
+    /// More fields than the limit.
+    #[error("the request has more fields than 'limits.fields' allows")]
+    Fields,
     /// More content than the route takes.
     #[error("the content is larger than 'max_body' of the route allows")]
     ContentTooLarge,
@@ -152,6 +154,9 @@ impl ProxyError {
             Self::Expectation => {
                 verdict(S::EXPECTATION_FAILED, "expectation", "Expectation failed", invalid)
             }
+            Self::Fields => {
+                verdict(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "fields", "Too many fields", invalid)
+            }
             Self::Target => verdict(S::URI_TOO_LONG, "target", "Target too long", invalid),
             Self::ContentTooLarge => {
                 verdict(S::PAYLOAD_TOO_LARGE, "content-too-large", "Content too large", invalid)
@@ -239,7 +244,7 @@ impl ProxyError {
     }
 
     /// The answer.
-    pub fn response(&self) -> Response<Full<Bytes>> {
+    pub fn response(&self) -> Response<Bytes> {
         let verdict = self.verdict();
         let problem = serde_json::json!({
             "type": format!("urn:countersign:problem:{}", verdict.word),
@@ -247,7 +252,7 @@ impl ProxyError {
             "status": verdict.status.as_u16(),
             "detail": self.to_string(),
         });
-        let mut response = Response::new(Full::new(Bytes::from(problem.to_string())));
+        let mut response = Response::new(Bytes::from(problem.to_string()));
         *response.status_mut() = verdict.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

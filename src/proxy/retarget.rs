@@ -37,12 +37,13 @@ pub fn retarget(uri: &Uri, prefix_len: usize, upstream: &UpstreamConfig) -> Opti
 pub fn replace_query(uri: &Uri, owned: &[String], pairs: &str) -> Option<Uri> {
     let mut target = uri.path().to_owned();
     let mut separator = '?';
-    let kept = uri.query().unwrap_or_default().split('&').filter(|pair| {
+    let query = uri.query().filter(|query| !query.is_empty());
+    let kept = query.into_iter().flat_map(|query| query.split('&')).filter(|pair| {
         let name = pair.split('=').next().unwrap_or_default().replace('+', " ");
         let name = percent_encoding::percent_decode_str(&name).decode_utf8_lossy();
         !owned.iter().any(|owned| *owned == name)
     });
-    for pair in kept.chain(std::iter::once(pairs)).filter(|pair| !pair.is_empty()) {
+    for pair in kept.chain(Some(pairs).filter(|pairs| !pairs.is_empty())) {
         target.push(separator);
         target.push_str(pair);
         separator = '&';
@@ -119,6 +120,8 @@ mod tests {
         };
         assert_eq!(replace("http://h/p"), "http://h/p?api%20key=ours");
         assert_eq!(replace("http://h/p?a=%2F&b"), "http://h/p?a=%2F&b&api%20key=ours");
+        assert_eq!(replace("http://h/p?a&&b=&"), "http://h/p?a&&b=&&api%20key=ours");
+        assert_eq!(replace("http://h/p?"), "http://h/p?api%20key=ours");
         assert_eq!(replace("http://h/p?api+key=x&a&api%20key"), "http://h/p?a&api%20key=ours");
     }
 

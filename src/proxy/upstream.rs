@@ -86,7 +86,7 @@ impl Pools {
                 }
                 () = &mut patience => {
                     // Content that still moves is a reason to wait on.
-                    let until = progress.last_moved() + first_byte;
+                    let until = progress.upstream_idle_since() + first_byte;
                     if until <= Instant::now() {
                         return Err(ProxyError::FirstByte);
                     }

@@ -70,12 +70,20 @@ fn open_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 #[cfg(unix)]
 fn open_unix(path: &std::path::Path, mode: u32) -> io::Result<Socket> {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     use std::os::unix::net::{UnixListener, UnixStream};
-    if path.exists() {
+    if let Ok(metadata) = std::fs::metadata(path) {
+        if !metadata.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "what is there is no socket"));
+        }
         // Replaced only if nobody is at home.
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there"));
+        match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error),
+            Ok(_) => {
+                let message = "another process answers there";
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+            }
         }
         std::fs::remove_file(path)?;
     }
@@ -83,7 +91,11 @@ fn open_unix(path: &std::path::Path, mode: u32) -> io::Result<Socket> {
     // place: at no time can somebody else connect who should not.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or_else(|| std::path::Path::new("."));
-    let nursery = tempfile::Builder::new().prefix(".countersign-").tempdir_in(parent)?;
+    let owner_only = std::fs::Permissions::from_mode(0o700);
+    let nursery = tempfile::Builder::new()
+        .prefix(".countersign-")
+        .permissions(owner_only)
+        .tempdir_in(parent)?;
     let newborn = nursery.path().join("socket");
     let listener = UnixListener::bind(&newborn)?;
     std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(mode))?;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -96,15 +97,14 @@ impl Server {
     /// Returns the number of connections that had to be cut off.
     pub async fn stop(mut self, drain: Duration) -> usize {
         self.stop.cancel();
+        // First: what was accepted last is on its way to a worker before these are counted.
         let acceptors = self.acceptors.take();
-        let cut_off = self.workers.drain(drain).await;
-        // Both have been told to stop; joining only waits for threads that are ending.
         let joined =
             tokio::task::spawn_blocking(move || acceptors.map(std::thread::JoinHandle::join));
-        if joined.await.is_err() {
+        if !matches!(joined.await, Ok(Some(Ok(())))) {
             tracing::error!("an acceptor ended badly");
         }
-        cut_off
+        self.workers.drain(drain).await
     }
 }
 
@@ -126,6 +126,7 @@ impl Dealer {
                 return;
             }
         };
+        let mut complaints = Complaints::default();
         loop {
             // A connection that has no place stays in the system's queue.
             let permit = tokio::select! {
@@ -140,12 +141,16 @@ impl Dealer {
             let (accepted, ends) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    // The caller is gone already, or there is no descriptor left for it.
+                    if error.kind() != std::io::ErrorKind::ConnectionAborted {
+                        complaints.say(&error);
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                     continue;
                 }
             };
-            let peer = match ends.peer.filter(|peer| !peer.is_loopback()) {
+            let peer = ends.peer.map(|peer| peer.to_canonical());
+            let peer = match peer.filter(|peer| !peer.is_loopback()) {
                 None => None,
                 Some(peer) => match self.peer_slot(peer) {
                     Some(slot) => Some(slot),
@@ -180,6 +185,20 @@ impl Dealer {
         }
         *count += 1;
         Some(PeerSlot { peer, peers: Arc::clone(&self.peers) })
+    }
+}
+
+/// Says once a second that connections cannot be accepted, not ten times.
+#[derive(Default)]
+struct Complaints(Option<Instant>);
+
+impl Complaints {
+    fn say(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.0.is_none_or(|last| now - last >= Duration::from_secs(1)) {
+            self.0 = Some(now);
+            tracing::warn!(%error, "connections cannot be accepted");
+        }
     }
 }
 

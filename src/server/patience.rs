@@ -84,12 +84,30 @@ pub(super) struct Patient<S> {
     stream: S,
     activity: Rc<Activity>,
     timer: Pin<Box<Sleep>>,
+    /// Set while a write waits for the caller to read.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Patient<S> {
     pub(super) fn new(stream: S, activity: Rc<Activity>) -> Self {
         let timer = Box::pin(tokio::time::sleep(activity.head.min(activity.idle)));
-        Self { stream, activity, timer }
+        Self { stream, activity, timer, stalled: None }
+    }
+
+    /// Ends a write that the caller does not let through for as long as it may be idle.
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let idle = self.activity.idle;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -127,7 +145,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -135,7 +154,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.written(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -143,7 +163,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.written(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -209,6 +230,16 @@ mod tests {
         drop(busy);
         let left = silence(&mut stream).await.as_secs();
         assert!((60..=70).contains(&left), "{left}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_who_does_not_read_is_given_up() {
+        let (mut stream, _caller, activity) = patient();
+        let _busy = activity.request(false);
+        let begun = Instant::now();
+        let error = stream.write_all(&[0; 1000]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed(), IDLE);
     }
 
     #[tokio::test(start_paused = true)]

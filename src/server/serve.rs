@@ -107,9 +107,7 @@ fn builder(protocol: Protocol, proxy: &Proxy) -> auto::Builder<LocalExecutor> {
         // Patience is the stream's, which tells a caller that is idle from one that is slow.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes)
-        .max_headers(limits.fields)
-        // A caller that has sent its request may close its half of the connection.
-        .half_close(true);
+        .max_headers(limits.fields);
     builder
         .http2()
         .timer(TokioTimer::new())

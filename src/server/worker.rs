@@ -17,6 +17,9 @@ use super::serve::serve;
 use crate::proxy::Proxy;
 use crate::proxy::upstream::Pools;
 
+/// Threads of one worker for name look-ups and for files of held content.
+const BLOCKING_THREADS: usize = 32;
+
 /// Connections on their way to a worker. The limit on connections bounds them.
 type Inbox = mpsc::UnboundedReceiver<Connection>;
 
@@ -64,7 +67,10 @@ impl Workers {
             let (sender, inbox) = mpsc::unbounded_channel();
             let connections = Arc::new(AtomicUsize::new(0));
             handles.push(Handle { inbox: sender, connections: Arc::clone(&connections) });
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(BLOCKING_THREADS)
+                .build()?;
             let (proxy, stop, cut_off) = (Arc::clone(proxy), stop.clone(), cut_off.clone());
             let run = move || {
                 let work = work(inbox, connections, proxy, stop, cut_off);

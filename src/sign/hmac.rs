@@ -270,11 +270,16 @@ impl HmacSigner {
     ///
     /// # Errors
     /// As [`Signer::sign`](super::Signer::sign).
+    ///
+    /// `added` holds the fields that other credentials have added to the request, and `query` says
+    /// whether one has added to the query: parts that cover these are secret as well.
     pub fn explain(
         &self,
         request: &SignableRequest<'_>,
         content: &[u8],
         at: SystemTime,
+        added: &[HeaderName],
+        query: bool,
     ) -> Result<Vec<BasePart>, SignError> {
         self.base
             .iter()
@@ -290,7 +295,18 @@ impl HmacSigner {
                     }
                     (part, None) => head_part(part, request)?.unwrap_or_default().to_vec(),
                 };
-                let secret = bound.value.is_some();
+                let secret = match &bound.part {
+                    Part::Value(_) => true,
+                    Part::Header(name) => added.contains(name),
+                    Part::Query => query,
+                    Part::Literal(_)
+                    | Part::Method
+                    | Part::Path
+                    | Part::Host
+                    | Part::Timestamp
+                    | Part::Body
+                    | Part::BodyHash { .. } => false,
+                };
                 Ok(BasePart { label: bound.part.label(), bytes, secret })
             })
             .collect()

@@ -88,7 +88,7 @@ fn the_explained_base_is_what_was_signed() {
     let request = request(&Method::PUT, &headers);
     let signer = scheme(parts).bind(&values("k1", "s1")).unwrap();
     let at = at(1_700_000_000_123);
-    let explained = signer.explain(&request, b"hello", at).unwrap();
+    let explained = signer.explain(&request, b"hello", at, &[], false).unwrap();
     let base: Vec<u8> = explained.iter().flat_map(|part| part.bytes.clone()).collect();
     assert_eq!(
         String::from_utf8(base.clone()).unwrap(),

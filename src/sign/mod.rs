@@ -49,12 +49,20 @@ pub enum BodyCoverage {
 }
 
 /// What authenticates one request. All values are marked sensitive.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct AuthFields {
     /// Fields to set; each replaces every field of its name.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Query parameters to append, encoded, without a leading `?` or `&`.
     pub query: Option<Arc<str>>,
+}
+
+/// Only the names of the fields.
+impl std::fmt::Debug for AuthFields {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self.fields.iter().map(|(name, _)| name);
+        f.debug_set().entries(names).entries(self.query.iter().map(|_| "(query)")).finish()
+    }
 }
 
 /// A scheme as configured: how values become fields.
@@ -84,6 +92,21 @@ impl Scheme {
             Self::Query(_) => Vec::new(),
             Self::Hmac(scheme) => scheme.set.iter().map(|(name, _)| name.clone()).collect(),
         }
+    }
+
+    /// The fields it sets that hold no secret: nothing but literals, the time of signing and the
+    /// values called `open`.
+    pub fn sets_openly(&self, open: &[&str]) -> Vec<HeaderName> {
+        let set = match self {
+            Self::Fields(scheme) => &scheme.set,
+            Self::Query(_) => return Vec::new(),
+            Self::Hmac(scheme) => &scheme.set,
+        };
+        let is_open = |name: &str| name == hmac::TIMESTAMP || open.contains(&name);
+        set.iter()
+            .filter(|(_, template)| template.names().all(is_open))
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// The query parameters it sets.

@@ -382,7 +382,7 @@ async fn a_problem_never_tells_the_query() {
 async fn heads_that_are_no_http_are_refused_and_go_no_further() {
     let upstream = Upstream::fine().await;
     let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
-    let many: String = (0..200).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let many = "X-Many: 1\r\n".repeat(200);
     let large = format!("X-Large: {}\r\n", "x".repeat(64 << 10));
     for (head, status) in [
         ("nonsense\r\n\r\n".to_owned(), 400),

@@ -82,11 +82,13 @@ async fn a_corrected_password_is_tried_without_a_restart() {
     let proxy = Proxy::start(&(plant + &route(&stand_in.url(), "plant", ""))).await;
     assert_eq!(proxy.get("/v3/devices").await.status, 502);
     assert_eq!(stand_in.recorder().token_calls(), 1);
-    fs::write(&path, "demo-password").unwrap();
+    fs::write(path.with_extension("new"), "demo-password").unwrap();
+    fs::rename(path.with_extension("new"), &path).unwrap();
     until("it logs in", || stand_in.recorder().logins() == 1).await;
     until("it is there", || proxy.identity("plant").cache.is_ready()).await;
     assert_eq!(proxy.get("/v3/devices").await.status, 200);
-    assert_eq!(stand_in.recorder().token_calls(), 2);
+    let recorder = stand_in.recorder();
+    assert_eq!(recorder.token_calls(), 2, "{:?}", recorder.all());
 }
 
 #[tokio::test]

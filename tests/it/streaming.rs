@@ -174,8 +174,8 @@ async fn a_caller_who_goes_away_during_the_answer_frees_the_upstream() {
     timeout(PATIENCE, gone.notified()).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_caller_of_http_2_who_goes_away_while_waiting_frees_the_upstream() {
+/// An upstream that never answers, and tells when its connection ends.
+async fn never_answers() -> (Upstream, Arc<Notify>) {
     let gone = Arc::new(Notify::new());
     let tell = Arc::clone(&gone);
     let upstream = Upstream::raw(move |mut stream| {
@@ -189,6 +189,25 @@ async fn a_caller_of_http_2_who_goes_away_while_waiting_frees_the_upstream() {
         }
     })
     .await;
+    (upstream, gone)
+}
+
+#[tokio::test]
+async fn a_caller_of_http_1_who_goes_away_while_waiting_frees_the_upstream() {
+    let (upstream, gone) = never_answers().await;
+    let more = "timeouts = { first_byte = \"10m\" }\n";
+    let proxy = Proxy::start(&route(&upstream.url(), "", more)).await;
+    let mut stream = tokio::net::TcpStream::connect(proxy.address()).await.unwrap();
+    let get = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address());
+    stream.write_all(get.as_bytes()).await.unwrap();
+    until("it is in flight", || upstream.connections() == 1).await;
+    drop(stream);
+    timeout(PATIENCE, gone.notified()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_caller_of_http_2_who_goes_away_while_waiting_frees_the_upstream() {
+    let (upstream, gone) = never_answers().await;
     let more = "timeouts = { first_byte = \"10m\" }\n";
     let proxy = Proxy::start(&route(&upstream.url(), "", more)).await;
     let stream = tokio::net::TcpStream::connect(proxy.address()).await;

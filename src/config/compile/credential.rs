@@ -15,31 +15,35 @@ use crate::config::{CredentialConfig, DenyPattern, Origin, SourceSpec, preset, u
 use crate::credential::fixed::{BasicPair, FixedSpec};
 use crate::credential::schedule::RefreshPolicy;
 use crate::credential::secret_ref::SecretRef;
-use crate::sign::Scheme;
 use crate::sign::fields::FieldsScheme;
 use crate::sign::hmac::{SIGNATURE, TIMESTAMP};
 use crate::sign::owned::OwnedFields;
 use crate::sign::query::QueryScheme;
+use crate::sign::{Scheme, sensitive_value};
 use crate::template::Template;
 use crate::tls::TlsSettings;
 
 pub(super) type NamedSecrets = Vec<(String, SecretRef)>;
 pub(super) type NamedTemplates = Vec<(HeaderName, Template)>;
 
+/// Stands for a secret whose reference is missing or wrong. That was reported, so nothing ever runs
+/// with it; going on with it finds the other problems as well.
+pub(super) fn placeholder() -> SecretRef {
+    SecretRef::Env(String::new())
+}
+
 /// The credential in terms of the generic kinds, and compiled.
 pub(super) fn credential(
     context: &mut Context<'_>,
     name: &str,
     raw: &RawCredential,
-) -> (Option<RawCredential>, Option<CredentialConfig>) {
+) -> (RawCredential, Option<CredentialConfig>) {
     let path = join("credential", name);
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.') {
         let hint = Some("letters, digits, '_', '-' and '.'");
         context.error(&path, format!("'{name}' cannot be the name of a credential"), hint);
     }
-    let Some(generic) = preset::expand(context, &path, raw) else {
-        return (None, None);
-    };
+    let generic = preset::expand(context, &path, raw);
     context.written_as = preset::written_as(raw)
         .iter()
         .map(|(made_up, written)| (format!("{path}.{made_up}"), format!("{path}.{written}")))
@@ -55,9 +59,9 @@ pub(super) fn credential(
         RawCredential::TwinzoDevice(_)
         | RawCredential::TwinzoApiKey(_)
         | RawCredential::DevoToken(_)
-        | RawCredential::DevoSignature(_) => None,
+        | RawCredential::DevoSignature(_) => return (generic, None),
     };
-    (Some(generic), compiled)
+    (generic, Some(compiled))
 }
 
 fn kind(raw: &RawCredential) -> &'static str {
@@ -122,6 +126,9 @@ impl Builder<'_, '_> {
             };
             urls.iter().enumerate().filter_map(origin).collect()
         });
+        // With an origin missing from the list, nothing can be said about what is not in it.
+        let upstreams =
+            upstreams.filter(|known| common.upstreams.is_none_or(|urls| known.len() == urls.len()));
         let at = self.at("refresh");
         let refresh = refresh(self.context, &at, common.refresh);
         let at = self.at("tls");
@@ -139,10 +146,10 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn fields(mut self, raw: &RawFields) -> Option<CredentialConfig> {
-        let mut values = self.secrets("values", raw.values.as_ref())?;
-        let set = self.set(raw.set.as_ref(), &mut values)?;
-        self.names_known(&set, &names(&values))?;
+    fn fields(mut self, raw: &RawFields) -> CredentialConfig {
+        let mut values = self.secrets("values", raw.values.as_ref());
+        let set = self.set(raw.set.as_ref(), &mut values);
+        self.names_known(raw.set.as_ref(), &set, &names(&values));
         let source = SourceSpec::Fixed(FixedSpec { values, basic: None });
         let common = Common {
             remove: raw.remove.as_deref(),
@@ -150,55 +157,54 @@ impl Builder<'_, '_> {
             upstreams: raw.upstreams.as_deref(),
             ..Common::default()
         };
-        Some(self.finish(source, Scheme::Fields(FieldsScheme { set }), &common))
+        self.finish(source, Scheme::Fields(FieldsScheme { set }), &common)
     }
 
-    fn query(self, raw: &RawQuery) -> Option<CredentialConfig> {
+    fn query(self, raw: &RawQuery) -> CredentialConfig {
         let hint = "set = { api_key = { env = \"API_KEY\" } }";
         let path = self.at("set");
         let raw_set = raw.set.as_ref().filter(|set| !set.is_empty());
-        let raw_set = self.context.require(raw_set, &path, hint)?;
+        let raw_set = self.context.require(raw_set, &path, hint);
         let mut values = Vec::new();
         let mut set = Vec::new();
-        for (index, (name, secret)) in raw_set.iter().enumerate() {
+        for (index, (name, secret)) in raw_set.into_iter().flatten().enumerate() {
             let path = join(&path, name);
+            if name.is_empty() {
+                self.context.error(&path, "a query parameter needs a name", None);
+            }
             let value = format!("value-{index}");
-            let Some(reference) = self.context.secret(&path, secret) else {
-                continue;
-            };
+            let reference = self.context.secret(&path, secret).unwrap_or_else(placeholder);
             set.push((name.clone(), Template::value(&value)));
             values.push((value, reference));
         }
         let source = SourceSpec::Fixed(FixedSpec { values, basic: None });
         let common = Common { upstreams: raw.upstreams.as_deref(), ..Common::default() };
-        Some(self.finish(source, Scheme::Query(QueryScheme { set }), &common))
+        self.finish(source, Scheme::Query(QueryScheme { set }), &common)
     }
 
-    fn bearer(self, raw: &RawBearer) -> Option<CredentialConfig> {
+    fn bearer(mut self, raw: &RawBearer) -> CredentialConfig {
         let path = self.at("token");
         let hint = "token = { env = \"API_TOKEN\" }";
-        let token = self.context.require(raw.token.as_ref(), &path, hint)?;
-        let token = self.context.secret(&path, token)?;
+        let token = self.required_secret(raw.token.as_ref(), &path, hint);
         let fixed = FixedSpec { values: vec![("token".to_owned(), token)], basic: None };
         let common = Common { upstreams: raw.upstreams.as_deref(), ..Common::default() };
         let scheme = authorization("Bearer {token}");
-        Some(self.finish(SourceSpec::Fixed(fixed), scheme, &common))
+        self.finish(SourceSpec::Fixed(fixed), scheme, &common)
     }
 
-    fn basic(self, raw: &RawBasic) -> Option<CredentialConfig> {
+    fn basic(mut self, raw: &RawBasic) -> CredentialConfig {
         let path = self.at("password");
         let hint = "password = { env = \"API_PASSWORD\" }";
-        let password = self.context.require(raw.password.as_ref(), &path, hint);
-        let password = password.and_then(|password| self.context.secret(&path, password));
+        let password = self.required_secret(raw.password.as_ref(), &path, hint);
         let path = self.at("username");
-        let username = self.context.require(raw.username.as_ref(), &path, "username = \"…\"")?;
+        let username = self.context.require(raw.username.as_ref(), &path, "username = \"…\"");
+        let username = username.map(String::as_str).unwrap_or_default();
         if username.contains(':') || username.chars().any(char::is_control) {
             let hint = Some("RFC 7617 has no way to write it");
             self.context.error(&path, "a user name must not hold ':'", hint);
-            return None;
         }
-        let username = SecretRef::Value(crate::secret::Secret::new(username.as_str()));
-        let values = vec![("username".to_owned(), username), ("password".to_owned(), password?)];
+        let username = SecretRef::Value(crate::secret::Secret::new(username));
+        let values = vec![("username".to_owned(), username), ("password".to_owned(), password)];
         let pair = BasicPair {
             name: "basic".to_owned(),
             username: "username".to_owned(),
@@ -206,16 +212,26 @@ impl Builder<'_, '_> {
         };
         let source = SourceSpec::Fixed(FixedSpec { values, basic: Some(pair) });
         let common = Common { upstreams: raw.upstreams.as_deref(), ..Common::default() };
-        Some(self.finish(source, authorization("Basic {basic}"), &common))
+        self.finish(source, authorization("Basic {basic}"), &common)
+    }
+
+    /// A secret that has to be there.
+    pub(super) fn required_secret(
+        &mut self,
+        raw: Option<&RawSecret>,
+        path: &str,
+        hint: &str,
+    ) -> SecretRef {
+        let raw = self.context.require(raw, path, hint);
+        raw.and_then(|raw| self.context.secret(path, raw)).unwrap_or_else(placeholder)
     }
 
     pub(super) fn secrets(
         &mut self,
         key: &str,
         raw: Option<&BTreeMap<String, RawSecret>>,
-    ) -> Option<NamedSecrets> {
+    ) -> NamedSecrets {
         let mut secrets = Vec::new();
-        let mut complete = true;
         for (name, secret) in raw.into_iter().flatten() {
             let path = join(&self.at(key), name);
             if Template::parse(&format!("{{{name}}}")).is_err()
@@ -224,14 +240,15 @@ impl Builder<'_, '_> {
             {
                 let hint = Some("a letter, then letters, digits, '_' or '-'");
                 self.context.error(&path, format!("'{name}' cannot be the name of a value"), hint);
-                complete = false;
             }
-            match self.context.secret(&path, secret) {
-                Some(reference) => secrets.push((name.clone(), reference)),
-                None => complete = false,
-            }
+            let reference = self.context.secret(&path, secret).unwrap_or_else(placeholder);
+            secrets.push((name.clone(), reference));
         }
-        complete.then_some(secrets)
+        // What was misshapen is a name all the same.
+        for name in self.context.removed_below(&self.at(key)) {
+            secrets.push((name, placeholder()));
+        }
+        secrets
     }
 
     /// The fields to set. Secrets that stand there themselves join `values`.
@@ -239,63 +256,59 @@ impl Builder<'_, '_> {
         &mut self,
         raw: Option<&BTreeMap<String, RawValue>>,
         values: &mut NamedSecrets,
-    ) -> Option<NamedTemplates> {
+    ) -> NamedTemplates {
         let path = self.at("set");
         let hint = "set = { \"X-Api-Key\" = { env = \"API_KEY\" } }";
-        let raw = self.context.require(raw.filter(|raw| !raw.is_empty()), &path, hint)?;
+        let raw = self.context.require(raw.filter(|raw| !raw.is_empty()), &path, hint);
         let mut set: NamedTemplates = Vec::new();
-        let mut complete = true;
-        for (index, (name, value)) in raw.iter().enumerate() {
+        for (index, (name, value)) in raw.into_iter().flatten().enumerate() {
             let path = join(&path, name);
-            let Some(field) = self.context.field_name(&path, name) else {
-                complete = false;
-                continue;
-            };
+            let Some(field) = self.context.field_name(&path, name) else { continue };
             if set.iter().any(|(known, _)| *known == field) {
                 let message = format!("the field '{name}' is set twice; case makes no difference");
                 self.context.error(&path, message, None);
             }
             match value {
-                RawValue::Template(text) => match Template::parse(text) {
-                    Ok(template) => set.push((field, template)),
-                    Err(error) => {
-                        self.context.error(&path, error, None);
-                        complete = false;
+                RawValue::Template(text) => {
+                    let Some(template) = self.template(&path, text) else { continue };
+                    // The places may hold anything that a field can; what is written must, too.
+                    let written = template.render(|_| Some("x"));
+                    if written.is_ok_and(|text| sensitive_value(&text).is_none()) {
+                        let message = "this has a character that a field cannot hold";
+                        self.context.error(&path, message, None);
                     }
-                },
-                RawValue::Secret(secret) => match self.context.secret(&path, secret) {
-                    Some(reference) => {
-                        let value = format!("field-{index}");
-                        set.push((field, Template::value(&value)));
-                        values.push((value, reference));
-                    }
-                    None => complete = false,
-                },
+                    set.push((field, template));
+                }
+                RawValue::Secret(secret) => {
+                    let reference = self.context.secret(&path, secret).unwrap_or_else(placeholder);
+                    let value = format!("field-{index}");
+                    set.push((field, Template::value(&value)));
+                    values.push((value, reference));
+                }
             }
         }
-        complete.then_some(set)
+        set
     }
 
-    pub(super) fn names_known(&mut self, set: &NamedTemplates, known: &[&str]) -> Option<()> {
-        let path = self.at("set");
-        for (field, template) in set {
-            let path = join(&path, field.as_str());
-            self.template_known(&path, template, known)?;
-        }
-        Some(())
-    }
-
-    pub(super) fn template_known(
+    /// Every template of `set` needs only names that are known.
+    pub(super) fn names_known(
         &mut self,
-        path: &str,
-        template: &Template,
+        raw: Option<&BTreeMap<String, RawValue>>,
+        set: &NamedTemplates,
         known: &[&str],
-    ) -> Option<()> {
-        match template.names().find(|name| !known.contains(name)) {
-            None => Some(()),
-            Some(unknown) => {
-                self.unknown_name(path, unknown, known);
-                None
+    ) {
+        for (field, template) in set {
+            let mut written = raw.into_iter().flat_map(BTreeMap::keys);
+            let written = written.find(|name| name.eq_ignore_ascii_case(field.as_str()));
+            let path = join(&self.at("set"), written.map_or(field.as_str(), String::as_str));
+            self.template_known(&path, template, known);
+        }
+    }
+
+    pub(super) fn template_known(&mut self, path: &str, template: &Template, known: &[&str]) {
+        for name in template.names() {
+            if !known.contains(&name) {
+                self.unknown_name(path, name, known);
             }
         }
     }

@@ -11,23 +11,22 @@ use crate::sign::base::Part;
 use crate::sign::hmac::{HmacScheme, SIGNATURE, TIMESTAMP};
 
 impl Builder<'_, '_> {
-    pub(super) fn hmac(mut self, raw: &RawHmac) -> Option<CredentialConfig> {
-        let mut values = self.secrets("values", raw.values.as_ref())?;
+    pub(super) fn hmac(mut self, raw: &RawHmac) -> CredentialConfig {
+        let mut values = self.secrets("values", raw.values.as_ref());
         let path = self.at("key");
         let hint = "key = { env = \"API_SECRET\" }";
-        let key = self.context.require(raw.key.as_ref(), &path, hint);
-        let key = key.and_then(|key| self.context.secret(&path, key));
+        let key = self.required_secret(raw.key.as_ref(), &path, hint);
         let base = self.base(raw.base.as_deref());
-        let set = self.set(raw.set.as_ref(), &mut values)?;
+        let set = self.set(raw.set.as_ref(), &mut values);
         let mut known = names(&values);
         known.extend([SIGNATURE, TIMESTAMP]);
-        self.names_known(&set, &known)?;
-        if !set.iter().any(|(_, template)| template.names().any(|name| name == SIGNATURE)) {
+        self.names_known(raw.set.as_ref(), &set, &known);
+        let signed = set.iter().any(|(_, template)| template.names().any(|name| name == SIGNATURE));
+        if !signed && !set.is_empty() {
             let hint = Some("one of the fields has to be \"{signature}\"");
             let path = self.at("set");
             self.context.error(&path, "no field carries the signature", hint);
         }
-        let base = base?;
         for (index, part) in base.iter().enumerate() {
             if let Part::Value(name) = part
                 && !values.iter().any(|(known, _)| known == name)
@@ -38,7 +37,7 @@ impl Builder<'_, '_> {
         }
         // No template can reach this name, so the key never ends up in a field by mistake.
         let key_name = "(key)".to_owned();
-        values.push((key_name.clone(), key?));
+        values.push((key_name.clone(), key));
         let scheme = Scheme::Hmac(HmacScheme {
             algorithm: raw.algorithm.unwrap_or_default(),
             key: key_name,
@@ -54,15 +53,15 @@ impl Builder<'_, '_> {
             upstreams: raw.upstreams.as_deref(),
             ..Common::default()
         };
-        Some(self.finish(SourceSpec::Fixed(FixedSpec { values, basic: None }), scheme, &common))
+        self.finish(SourceSpec::Fixed(FixedSpec { values, basic: None }), scheme, &common)
     }
 
-    fn base(&mut self, raw: Option<&[RawPart]>) -> Option<Vec<Part>> {
+    fn base(&mut self, raw: Option<&[RawPart]>) -> Vec<Part> {
         let path = self.at("base");
         let hint = "base = [{ value = \"api_key\" }, \"body\", \"timestamp\"]";
-        let raw = self.context.require(raw.filter(|raw| !raw.is_empty()), &path, hint)?;
-        let mut parts = Vec::with_capacity(raw.len());
-        for (index, part) in raw.iter().enumerate() {
+        let raw = self.context.require(raw.filter(|raw| !raw.is_empty()), &path, hint);
+        let mut parts = Vec::new();
+        for (index, part) in raw.unwrap_or_default().iter().enumerate() {
             let path = format!("{path}[{index}]");
             parts.extend(self.part(&path, part));
         }
@@ -70,7 +69,7 @@ impl Builder<'_, '_> {
             let hint = Some("use \"body\" or body_hash, once");
             self.context.error(&path, "the content is in the base more than once", hint);
         }
-        Some(parts)
+        parts
     }
 
     fn part(&mut self, path: &str, raw: &RawPart) -> Option<Part> {
@@ -113,9 +112,11 @@ impl Builder<'_, '_> {
         .into_iter()
         .flatten()
         .collect();
-        if found.len() != 1 && !self.context.was_removed(path) {
-            let hint = Some("exactly one of literal, value, header and body_hash");
-            self.context.error(path, "it does not say which part this is", hint);
+        if found.len() != 1 {
+            if !self.context.was_removed_below(path) {
+                let hint = Some("exactly one of literal, value, header and body_hash");
+                self.context.error(path, "it does not say which part this is", hint);
+            }
             return None;
         }
         found.pop()

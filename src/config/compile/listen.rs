@@ -5,12 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::credential::placeholder;
 use crate::config::context::Context;
 use crate::config::raw::{RawAdmin, RawListen};
 use crate::config::{AccessRules, Address, AdminConfig, CallerToken, ListenerConfig};
 
 pub(super) fn listeners(context: &mut Context<'_>, raw: &[RawListen]) -> Vec<ListenerConfig> {
-    if raw.is_empty() && !context.was_removed("listen") {
+    if raw.is_empty() && !context.was_removed("listen") && !context.unread() {
         let hint = Some("add [[listen]] with address = \"127.0.0.1:8080\"");
         context.error("", "there is no listener", hint);
     }
@@ -40,7 +41,7 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
     let allow = networks(context, &format!("{path}.allow"), raw.allow.as_deref());
     let token_path = format!("{path}.caller_token");
     let caller_token = raw.caller_token.as_ref().and_then(|raw_token| {
-        let secret = context.secret(&token_path, raw_token)?;
+        let secret = context.secret(&token_path, raw_token).unwrap_or_else(placeholder);
         let at = format!("{path}.caller_token_header");
         let header = match &raw.caller_token_header {
             Some(name) => Some(context.field_name(&at, name)?),
@@ -55,7 +56,11 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
     let text = context.require(raw.address.as_deref(), &at, "address = \"127.0.0.1:8080\"")?;
     let address = address(context, path, text, raw)?;
     if let Address::Tcp(tcp) = &address {
-        let guarded = raw.allow.is_some() || raw.caller_token.is_some();
+        let guarded = raw.allow.is_some()
+            || raw.caller_token.is_some()
+            || ["allow", "caller_token"]
+                .iter()
+                .any(|key| context.was_removed_below(&format!("{path}.{key}")));
         if !tcp.ip().is_loopback() && !guarded && raw.open != Some(true) {
             let hint = "say who may call: allow = [\"10.1.0.0/16\"] or caller_token = { … }; \
                         open = true lets everybody use your credentials";
@@ -174,10 +179,10 @@ pub(super) fn admin(
     raw: &RawAdmin,
     listeners: &[ListenerConfig],
 ) -> Option<AdminConfig> {
-    let token = match &raw.token {
-        Some(token) => Some(context.secret("admin.token", token)?),
-        None => None,
-    };
+    let token = raw
+        .token
+        .as_ref()
+        .map(|token| context.secret("admin.token", token).unwrap_or_else(placeholder));
     let hosts = hosts(context, "admin.hosts", raw.hosts.as_deref());
     let hint = "address = \"127.0.0.1:8081\"";
     let text = context.require(raw.address.as_deref(), "admin.address", hint)?;
@@ -188,7 +193,7 @@ pub(super) fn admin(
     if listeners.iter().any(in_use) {
         context.error("admin.address", "a listener has this address already", None);
     }
-    if !address.ip().is_loopback() && token.is_none() {
+    if !address.ip().is_loopback() && token.is_none() && !context.was_removed_below("admin.token") {
         let hint = Some("add token = { file = \"…\" }, or listen on 127.0.0.1");
         context.error("admin.address", "this address can be reached from other machines", hint);
     }

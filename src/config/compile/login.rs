@@ -13,41 +13,45 @@ use crate::sign::Scheme;
 use crate::sign::fields::FieldsScheme;
 
 impl Builder<'_, '_> {
-    pub(super) fn login(mut self, raw: &RawLogin) -> Option<CredentialConfig> {
-        let mut secrets = self.secrets("secrets", raw.secrets.as_ref())?;
+    pub(super) fn login(mut self, raw: &RawLogin) -> CredentialConfig {
+        let mut secrets = self.secrets("secrets", raw.secrets.as_ref());
         let hint = "request = { url = \"https://…\", json = { user = \"…\", password = \
                     \"{password}\" } }";
         let path = self.at("request");
         let request = self.context.require(raw.request.as_ref(), &path, hint);
         let plaintext = raw.allow_plaintext == Some(true);
-        let request = request.and_then(|request| self.request(&path, request, plaintext));
-        let refresh = self.optional_request("renew", raw.renew.as_ref(), plaintext);
-        let logout = self.optional_request("logout", raw.logout.as_ref(), plaintext);
+        let mut request_at = |key: &str, raw: Option<&RawRequest>| {
+            let path = self.at(key);
+            raw.map(|raw| self.request(&path, raw, plaintext))
+        };
+        let request = request_at("request", request);
+        let refresh = request_at("renew", raw.renew.as_ref());
+        let logout = request_at("logout", raw.logout.as_ref());
         let reply = self.reply(raw);
-        let mut set = self.set(raw.set.as_ref(), &mut secrets)?;
-        let (request, reply) = (request?, reply?);
-        let (refresh, logout) = (refresh.ok()?, logout.ok()?);
+        let mut set = self.set(raw.set.as_ref(), &mut secrets);
 
         let secret_names = names(&secrets);
         let reply_names: Vec<&str> = reply.values.iter().map(|(name, _)| name.as_str()).collect();
         let both = [secret_names.clone(), reply_names].concat();
-        let path = self.at("request");
-        for template in request.templates() {
-            self.template_known(&path, template, &secret_names)?;
-        }
-        for (key, request) in [("renew", &refresh), ("logout", &logout)] {
+        let requests = [
+            ("request", &request, &secret_names),
+            ("renew", &refresh, &both),
+            ("logout", &logout, &both),
+        ];
+        for (key, request, known) in requests {
             let path = self.at(key);
             for template in request.iter().flat_map(RequestSpec::templates) {
-                self.template_known(&path, template, &both)?;
+                self.template_known(&path, template, known);
             }
         }
-        self.names_known(&set, &both)?;
+        self.names_known(raw.set.as_ref(), &set, &both);
         set.sort_by(|(one, _), (two, _)| one.as_str().cmp(two.as_str()));
         let carried = secret_names
             .iter()
             .filter(|name| set.iter().any(|(_, template)| template.names().any(|n| n == **name)))
             .map(|name| (*name).to_owned())
             .collect();
+        let request = request.unwrap_or_default();
         let source =
             SourceSpec::Login(LoginSpec { request, refresh, logout, reply, secrets, carried });
         let common = Common {
@@ -57,21 +61,10 @@ impl Builder<'_, '_> {
             refresh: raw.refresh.as_ref(),
             tls: raw.tls.as_ref(),
         };
-        Some(self.finish(source, Scheme::Fields(FieldsScheme { set }), &common))
+        self.finish(source, Scheme::Fields(FieldsScheme { set }), &common)
     }
 
-    /// A request that may be left out; an error if it is there and wrong, which is then reported.
-    fn optional_request(
-        &mut self,
-        key: &str,
-        raw: Option<&RawRequest>,
-        plaintext: bool,
-    ) -> Result<Option<RequestSpec>, ()> {
-        let path = self.at(key);
-        raw.map(|raw| self.request(&path, raw, plaintext).ok_or(())).transpose()
-    }
-
-    fn request(&mut self, path: &str, raw: &RawRequest, plaintext: bool) -> Option<RequestSpec> {
+    fn request(&mut self, path: &str, raw: &RawRequest, plaintext: bool) -> RequestSpec {
         let at = format!("{path}.url");
         let hint = "url = \"https://api.example.com/login\"";
         let url = self.context.require(raw.url.as_deref(), &at, hint);
@@ -93,69 +86,71 @@ impl Builder<'_, '_> {
         let mut headers = Vec::new();
         for (name, text) in raw.headers.iter().flatten() {
             let path = join(&format!("{path}.headers"), name);
-            let field = self.context.field_name(&path, name)?;
-            headers.push((field, self.template(&path, text)?));
+            let field = self.context.field_name(&path, name);
+            let template = self.template(&path, text);
+            headers.extend(field.zip(template));
         }
         let content = match (&raw.json, &raw.form, &raw.body) {
             (None, None, None) => ContentSpec::Empty,
             (Some(json), None, None) => {
-                let path = format!("{path}.json");
-                let mut entries = Vec::new();
-                for (key, value) in json {
-                    entries.push((key.clone(), self.json_template(&path, value)?));
-                }
-                ContentSpec::Json(JsonTemplate::Object(entries))
+                ContentSpec::Json(self.json_object(&format!("{path}.json"), json))
             }
             (None, Some(form), None) => {
                 let mut pairs = Vec::new();
                 for (name, text) in form {
-                    pairs.push((name.clone(), self.template(&format!("{path}.form"), text)?));
+                    let template = self.template(&join(&format!("{path}.form"), name), text);
+                    pairs.extend(template.map(|template| (name.clone(), template)));
                 }
                 ContentSpec::Form(pairs)
             }
-            (None, None, Some(text)) => {
-                ContentSpec::Text(self.template(&format!("{path}.body"), text)?)
-            }
+            (None, None, Some(text)) => self
+                .template(&format!("{path}.body"), text)
+                .map_or(ContentSpec::Empty, ContentSpec::Text),
             _ => {
                 let hint = Some("one of json, form and body");
                 self.context.error(path, "the request has more than one content", hint);
-                return None;
+                ContentSpec::Empty
             }
         };
-        Some(RequestSpec { method: method?, url: url?.1, headers, content })
+        let url = url.map(|(_, url)| url).unwrap_or_default();
+        RequestSpec { method: method.unwrap_or_default(), url, headers, content }
     }
 
-    fn json_template(&mut self, path: &str, value: &Value) -> Option<JsonTemplate> {
-        Some(match value {
-            Value::String(text) => JsonTemplate::Text(self.template(path, text)?),
+    fn json_object<'v>(
+        &mut self,
+        path: &str,
+        object: impl IntoIterator<Item = (&'v String, &'v Value)>,
+    ) -> JsonTemplate {
+        let entries = object
+            .into_iter()
+            .map(|(key, value)| (key.clone(), self.json_template(&join(path, key), value)));
+        JsonTemplate::Object(entries.collect())
+    }
+
+    fn json_template(&mut self, path: &str, value: &Value) -> JsonTemplate {
+        match value {
+            Value::String(text) => match self.template(path, text) {
+                Some(template) => JsonTemplate::Text(template),
+                None => JsonTemplate::Constant(Value::Null),
+            },
             Value::Array(items) => JsonTemplate::List(
-                items
-                    .iter()
-                    .map(|item| self.json_template(path, item))
-                    .collect::<Option<Vec<_>>>()?,
+                items.iter().map(|item| self.json_template(path, item)).collect(),
             ),
-            Value::Object(object) => {
-                let mut entries = Vec::new();
-                for (key, value) in object {
-                    entries.push((key.clone(), self.json_template(path, value)?));
-                }
-                JsonTemplate::Object(entries)
-            }
+            Value::Object(object) => self.json_object(path, object),
             Value::Null | Value::Bool(_) | Value::Number(_) => {
                 JsonTemplate::Constant(value.clone())
             }
-        })
+        }
     }
 
-    fn reply(&mut self, raw: &RawLogin) -> Option<ReplySpec> {
+    fn reply(&mut self, raw: &RawLogin) -> ReplySpec {
         let path = self.at("values");
         let hint = "values = { token = \"/access_token\" }";
         let raw_values = raw.values.as_ref().filter(|values| !values.is_empty());
-        let raw_values = self.context.require(raw_values, &path, hint)?;
+        let raw_values = self.context.require(raw_values, &path, hint);
         let mut values = Vec::new();
-        for (name, pointer) in raw_values {
-            let path = join(&path, name);
-            self.pointer(&path, pointer)?;
+        for (name, pointer) in raw_values.into_iter().flatten() {
+            self.pointer(&join(&path, name), pointer);
             values.push((name.clone(), pointer.clone()));
         }
         let path = self.at("success");
@@ -165,27 +160,26 @@ impl Builder<'_, '_> {
             success.extend(self.condition(&path, condition));
         }
         let path = self.at("expires");
-        let expires = match &raw.expires {
-            Some(expires) => Some(self.expires(&path, expires)?),
-            None => None,
-        };
+        let expires = raw.expires.as_ref().and_then(|expires| self.expires(&path, expires));
         let path = self.at("lifetime");
         let lifetime = self.context.parse(&path, raw.lifetime.as_deref(), units::duration);
-        if expires.is_none() && raw.lifetime.is_none() {
+        let unknown = raw.expires.is_none() && raw.lifetime.is_none();
+        let path = self.path.clone();
+        if unknown && !self.context.was_removed_below(&path) {
             self.context.warning(
-                &self.path,
+                &path,
                 "neither 'expires' nor 'lifetime' is set, so the token is never renewed in time",
                 "expires = { in_s = \"/expires_in\" } or lifetime = \"1h\"",
             );
         }
-        Some(ReplySpec { success, values, expires, lifetime })
+        ReplySpec { success, values, expires, lifetime }
     }
 
     fn condition(&mut self, path: &str, raw: &RawCondition) -> Option<Condition> {
         let hint = "pointer = \"/success\"";
         let at = format!("{path}.pointer");
         let pointer = self.context.require(raw.pointer.clone(), &at, hint)?;
-        self.pointer(&at, &pointer)?;
+        self.pointer(&at, &pointer);
         let mut tests: Vec<Test> = [
             raw.equals.clone().map(Test::Equals),
             raw.not.clone().map(Test::Not),
@@ -214,22 +208,23 @@ impl Builder<'_, '_> {
         .filter_map(|(key, expires)| Some((key, expires?)))
         .collect();
         if found.len() != 1 {
+            if self.context.was_removed_below(path) {
+                return None;
+            }
             let hint = Some("exactly one of at_ms, at_s, in_s, rfc3339 and jwt");
             self.context.error(path, "it does not say where the end of life is", hint);
             return None;
         }
         let (key, expires) = found.pop()?;
-        self.pointer(&format!("{path}.{key}"), expires.pointer())?;
+        self.pointer(&format!("{path}.{key}"), expires.pointer());
         Some(expires)
     }
 
-    /// RFC 6901: empty, or every token after a slash.
-    fn pointer(&mut self, path: &str, pointer: &str) -> Option<()> {
-        if pointer.starts_with('/') {
-            return Some(());
+    /// RFC 6901: every token after a slash. The whole document is no value.
+    fn pointer(&mut self, path: &str, pointer: &str) {
+        if !pointer.starts_with('/') {
+            let hint = Some("it begins with '/', such as \"/access_token\"");
+            self.context.error(path, "this is not a JSON pointer", hint);
         }
-        let hint = format!("write \"/{pointer}\"");
-        self.context.error(path, format!("\"{pointer}\" is not a JSON pointer"), Some(&hint));
-        None
     }
 }

@@ -52,7 +52,7 @@ pub fn compile(
     let mut credentials = Vec::new();
     for (name, credential) in &raw.credential {
         let (generic, compiled) = credential::credential(&mut context, name, credential);
-        expanded.extend(generic.map(|generic| (name.clone(), generic)));
+        expanded.push((name.clone(), generic));
         credentials.extend(compiled);
     }
     let declared: Vec<&str> = raw.credential.keys().map(String::as_str).collect();
@@ -76,6 +76,10 @@ fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {
     let per_request = raw.memory_per_request.as_ref();
     let memory_per_request = size("limits.memory_per_request", per_request, 1 << 20);
     let memory = size("limits.memory", raw.memory.as_ref(), 256 << 20);
+    if target_bytes < 64 {
+        let hint = Some("the least is 64");
+        context.error("limits.target_bytes", "no request could be that short", hint);
+    }
     if header_bytes < 8 << 10 {
         let hint = Some("HTTP needs room for a buffer; the least is \"8KiB\"");
         context.error("limits.header_bytes", "this is too small", hint);

@@ -21,7 +21,7 @@ pub(super) fn routes(
     credentials: &[CredentialConfig],
     listeners: &[ListenerConfig],
 ) -> Vec<RouteConfig> {
-    if raw.is_empty() && !context.was_removed("route") {
+    if raw.is_empty() && !context.was_removed("route") && !context.unread() {
         let hint = Some("add [[route]] with upstream = \"https://…\" and credential = \"NAME\"");
         context.error("", "there is no route", hint);
     }
@@ -53,7 +53,10 @@ pub(super) fn routes(
         all.push(route);
     }
     for name in declared {
-        if !used.iter().any(|used| used == name) && !raw.is_empty() {
+        let unclear = raw.is_empty()
+            || (0..raw.len())
+                .any(|index| context.was_removed_below(&format!("route[{index}].credential")));
+        if !used.iter().any(|used| used == name) && !unclear {
             let path = crate::config::document::join("credential", name);
             let hint = format!("name it in a route: credential = \"{name}\"");
             context.warning(&path, "no route uses this credential", &hint);
@@ -114,10 +117,7 @@ impl Builder<'_, '_> {
         let upstream = self.context.require(raw.upstream.as_deref(), &at, hint);
         let upstream = upstream.and_then(|url| self.upstream(url, raw));
         let prefix = self.prefix(raw.path.as_deref().unwrap_or("/"));
-        let host = match &raw.host {
-            Some(host) => Some(self.host(host)?),
-            None => None,
-        };
+        let host = raw.host.as_ref().and_then(|host| self.host(host));
         let methods = self.methods(raw.methods.as_deref().unwrap_or_default());
         let credentials = self.credentials(names);
         let timeouts = self.timeouts(&raw.timeouts);
@@ -128,9 +128,11 @@ impl Builder<'_, '_> {
         let remove = self.context.field_patterns(&at, raw.remove.as_deref().unwrap_or_default());
         let at = self.at("deny");
         let deny = self.context.path_patterns(&at, raw.deny.as_deref().unwrap_or_default());
-        let (upstream, prefix, credentials) = (upstream?, prefix?, credentials?);
+        let found = credentials.clone().unwrap_or_default();
         let used: Vec<&CredentialConfig> =
-            credentials.iter().filter_map(|index| self.credentials.get(*index)).collect();
+            found.iter().filter_map(|index| self.credentials.get(*index)).collect();
+        let set = self.set(raw, &used);
+        let (upstream, prefix, mut credentials) = (upstream?, prefix?, credentials?);
         self.bound(&upstream.origin, &used);
         if !used.is_empty()
             && !upstream.origin.is_secure()
@@ -150,13 +152,13 @@ impl Builder<'_, '_> {
             let at = self.at("keep_caller_authorization");
             self.context.error(&at, message, None);
         }
-        let set = self.set(raw, &used)?;
-        let mut credentials = credentials.clone();
         // Parameters and fields first: a signature may cover them.
         credentials.sort_by_key(|index| match self.credentials.get(*index).map(|c| &c.scheme) {
             Some(Scheme::Query(_)) => 0,
             Some(Scheme::Fields(_)) => 1,
-            Some(Scheme::Hmac(_)) | None => 2,
+            Some(scheme @ Scheme::Hmac(_)) if scheme.body_coverage() == BodyCoverage::None => 2,
+            // Last, because all the content has to be here first.
+            Some(Scheme::Hmac(_)) | None => 3,
         });
         let name = raw.name.clone().unwrap_or_else(|| default_name(&prefix, index));
         Some(RouteConfig {
@@ -192,7 +194,9 @@ impl Builder<'_, '_> {
     fn prefix(&mut self, path: &str) -> Option<String> {
         let at = self.at("path");
         let hint = "a path such as \"/devo\", as callers write it";
-        if !path.starts_with('/') || path.contains(['?', '#', '\\', '%', ' ']) {
+        // What a generous server reads otherwise could never match both readings.
+        let odd = path.contains(['?', '#', '\\', '%', ' ', ';']) || !path.is_ascii();
+        if !path.starts_with('/') || odd {
             self.context.error(&at, format!("\"{path}\" is not a path"), Some(hint));
             return None;
         }
@@ -310,11 +314,11 @@ impl Builder<'_, '_> {
         &mut self,
         raw: &RawRoute,
         used: &[&CredentialConfig],
-    ) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let mut set = Vec::new();
         for (name, text) in raw.set.iter().flatten() {
             let path = crate::config::document::join(&self.at("set"), name);
-            let field = self.context.field_name(&path, name)?;
+            let Some(field) = self.context.field_name(&path, name) else { continue };
             if let Some(owner) = used.iter().find(|used| used.owned.contains(&field)) {
                 let message = format!("'{name}' belongs to the credential '{}'", owner.name);
                 self.context.error(&path, message, None);
@@ -326,7 +330,7 @@ impl Builder<'_, '_> {
                 }
             }
         }
-        Some(set)
+        set
     }
 
     fn timeouts(&mut self, raw: &RawTimeouts) -> Timeouts {

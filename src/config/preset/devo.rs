@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{fields, template, texts};
+use super::{fields, stand_in, template, texts};
 use crate::config::context::Context;
 use crate::config::raw::{
     RawCredential, RawDevoApi, RawDevoSignature, RawDevoToken, RawFields, RawHmac, RawNamedPart,
@@ -21,44 +21,51 @@ const REMOVED: [&str; 3] = ["Authorization", "standAloneToken", "x-logtrust-*"];
 
 pub(super) const TOKEN_KEYS: [(&str, &str); 2] = [("values.token", "token"), ("set", "header")];
 
-pub(super) const SIGNATURE_KEYS: [(&str, &str); 4] = [
+pub(super) const SIGNATURE_KEYS: [(&str, &str); 5] = [
+    ("set", "key_header"),
     ("key", "api_secret"),
     ("values.api_key", "api_key"),
     ("values.domain_api_key", "domain_api_key"),
     ("values.reseller_api_key", "reseller_api_key"),
 ];
 
-pub(super) fn token(
-    context: &mut Context<'_>,
-    path: &str,
-    raw: &RawDevoToken,
-) -> Option<RawCredential> {
+pub(super) fn token(context: &mut Context<'_>, path: &str, raw: &RawDevoToken) -> RawCredential {
     let hint = "token = { env = \"DEVO_TOKEN\" }";
-    let token = context.require(raw.token.as_ref(), &format!("{path}.token"), hint)?;
+    let token = context.require(raw.token.as_ref(), &format!("{path}.token"), hint);
+    let token = token.cloned().unwrap_or_else(stand_in);
     let header = raw.header.clone().unwrap_or_else(|| "standAloneToken".to_owned());
     let prefix = raw.prefix.as_deref().unwrap_or_default();
     let prefix = prefix.replace('{', "{{").replace('}', "}}");
     let value = RawValue::Template(format!("{prefix}{{token}}"));
-    Some(RawCredential::Fields(RawFields {
+    RawCredential::Fields(RawFields {
         set: Some(BTreeMap::from([(header, value)])),
-        values: Some(BTreeMap::from([("token".to_owned(), token.clone())])),
+        values: Some(BTreeMap::from([("token".to_owned(), token)])),
         remove: Some(texts(REMOVED)),
         upstreams: raw.upstreams.clone(),
         ..RawFields::default()
-    }))
+    })
 }
 
 pub(super) fn signature(
     context: &mut Context<'_>,
     path: &str,
     raw: &RawDevoSignature,
-) -> Option<RawCredential> {
+) -> RawCredential {
     let hint = "api_secret = { env = \"DEVO_API_SECRET\" }";
     let secret = context.require(raw.api_secret.as_ref(), &format!("{path}.api_secret"), hint);
     let keys = match raw.api.unwrap_or_default() {
         RawDevoApi::Provisioning => provisioning_keys(context, path, raw),
         RawDevoApi::Query => query_keys(context, path, raw),
-    }?;
+    };
+    if let Some(header) = &raw.key_header
+        && matches!(
+            header.to_ascii_lowercase().as_str(),
+            "x-logtrust-sign" | "x-logtrust-timestamp"
+        )
+    {
+        let message = format!("'{header}' carries something else");
+        context.error(&format!("{path}.key_header"), message, Some("x-logtrust-apikey"));
+    }
     let mut set = fields([
         ("x-logtrust-timestamp", template("{timestamp}")),
         ("x-logtrust-sign", template("{signature}")),
@@ -77,8 +84,8 @@ pub(super) fn signature(
         values.insert(value.to_owned(), key);
     }
     let part = RawPart::Named;
-    Some(RawCredential::Hmac(RawHmac {
-        key: Some(secret?.clone()),
+    RawCredential::Hmac(RawHmac {
+        key: Some(secret.cloned().unwrap_or_else(stand_in)),
         values: Some(values),
         base: Some(vec![
             RawPart::With(RawPartWith { value: Some(signing), ..RawPartWith::default() }),
@@ -89,17 +96,13 @@ pub(super) fn signature(
         remove: Some(texts(REMOVED)),
         upstreams: raw.upstreams.clone(),
         ..RawHmac::default()
-    }))
+    })
 }
 
 /// Field, name of the value, and key; the key that signs comes first.
 type Keys = Vec<(&'static str, &'static str, RawSecret)>;
 
-fn provisioning_keys(
-    context: &mut Context<'_>,
-    path: &str,
-    raw: &RawDevoSignature,
-) -> Option<Keys> {
+fn provisioning_keys(context: &mut Context<'_>, path: &str, raw: &RawDevoSignature) -> Keys {
     if raw.api_key.is_some() {
         let hint =
             Some("provisioning takes domain_api_key or reseller_api_key; or set api = \"query\"");
@@ -116,11 +119,12 @@ fn provisioning_keys(
     };
     let hint =
         "the key that signs: domain_api_key or reseller_api_key = { env = \"DEVO_API_KEY\" }";
-    let signing = context.require(signing, &format!("{path}.{name}"), hint)?;
-    Some([Some(signing), other].into_iter().flatten().collect())
+    let signing = context.require(signing, &format!("{path}.{name}"), hint);
+    let signing = signing.unwrap_or(("x-logtrust-apikey", name, stand_in()));
+    [Some(signing), other].into_iter().flatten().collect()
 }
 
-fn query_keys(context: &mut Context<'_>, path: &str, raw: &RawDevoSignature) -> Option<Keys> {
+fn query_keys(context: &mut Context<'_>, path: &str, raw: &RawDevoSignature) -> Keys {
     let strangers = [
         ("domain_api_key", raw.domain_api_key.is_some()),
         ("reseller_api_key", raw.reseller_api_key.is_some()),
@@ -133,6 +137,6 @@ fn query_keys(context: &mut Context<'_>, path: &str, raw: &RawDevoSignature) -> 
         }
     }
     let hint = "api_key = { env = \"DEVO_API_KEY\" }";
-    let key = context.require(raw.api_key.clone(), &format!("{path}.api_key"), hint)?;
-    Some(vec![("x-logtrust-apikey", "api_key", key)])
+    let key = context.require(raw.api_key.clone(), &format!("{path}.api_key"), hint);
+    vec![("x-logtrust-apikey", "api_key", key.unwrap_or_else(stand_in))]
 }

@@ -13,12 +13,12 @@ use super::raw::{RawCredential, RawSecret, RawValue};
 
 /// The credential in terms of the generic kinds; generic kinds stay as they are.
 ///
-/// `None` if something is missing, which is then reported.
+/// What is missing is reported, and something stands in for it, so that the rest is looked at too.
 pub(super) fn expand(
     context: &mut Context<'_>,
     path: &str,
     credential: &RawCredential,
-) -> Option<RawCredential> {
+) -> RawCredential {
     match credential {
         RawCredential::TwinzoDevice(device) => twinzo::device(context, path, device),
         RawCredential::TwinzoApiKey(key) => twinzo::api_key(context, path, key),
@@ -29,7 +29,7 @@ pub(super) fn expand(
         | RawCredential::Bearer(_)
         | RawCredential::Basic(_)
         | RawCredential::Login(_)
-        | RawCredential::Hmac(_)) => Some(generic.clone()),
+        | RawCredential::Hmac(_)) => generic.clone(),
     }
 }
 
@@ -48,6 +48,11 @@ pub(super) fn written_as(credential: &RawCredential) -> &'static [(&'static str,
         | RawCredential::Login(_)
         | RawCredential::Hmac(_) => &[],
     }
+}
+
+/// Stands in for a secret that is missing.
+fn stand_in() -> RawSecret {
+    RawSecret { env: Some("MISSING".to_owned()), ..RawSecret::default() }
 }
 
 /// A text of the configuration as a template that stands for itself.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{fields, secrets, template, texts, verbatim};
+use super::{fields, secrets, stand_in, template, texts, verbatim};
 use crate::config::context::Context;
 use crate::config::raw::{
     RawCondition, RawCredential, RawExpires, RawFields, RawLogin, RawRequest, RawTwinzoApiKey,
@@ -22,7 +22,8 @@ const REMOVED: [&str; 7] =
 
 /// `{base}/v3/authorization`: its GET returns the shared token and its DELETE revokes it, so it is
 /// not for callers. The version is written in several ways, and the base may have a path of its own.
-const TOKEN_ENDPOINTS: [&str; 2] = ["/*/authorization", "/*/*/authorization"];
+const TOKEN_ENDPOINTS: [&str; 4] =
+    ["/*/authorization", "/*/*/authorization", "/*/*/*/authorization", "/*/*/*/*/authorization"];
 
 pub(super) const DEVICE_KEYS: [(&str, &str); 4] = [
     ("request.url", "base_url"),
@@ -37,7 +38,7 @@ pub(super) fn device(
     context: &mut Context<'_>,
     path: &str,
     raw: &RawTwinzoDevice,
-) -> Option<RawCredential> {
+) -> RawCredential {
     let hint = "base_url = \"https://api.platform.twinzo.eu\"";
     let base = context.require(raw.base_url.as_deref(), &format!("{path}.base_url"), hint);
     let hint = "the device's login, such as login = \"gateway-01\"";
@@ -51,15 +52,18 @@ pub(super) fn device(
     for (key, guid) in [("client_guid", &raw.client_guid), ("branch_guid", &raw.branch_guid)] {
         check_guid(context, &format!("{path}.{key}"), guid.as_deref());
     }
-    let (base, login, password) = (base?, login?, password?);
-
-    let path = base.parse::<http::Uri>().map(|url| url.path().to_owned()).unwrap_or_default();
-    let mut deny = TOKEN_ENDPOINTS.map(str::to_owned).to_vec();
-    if path.matches('/').count() > 1 {
-        deny.push(format!("{path}/*/authorization"));
+    for (key, text) in [("login", &raw.login), ("client", &raw.client)] {
+        if text.as_ref().is_some_and(String::is_empty) {
+            context.error(&format!("{path}.{key}"), format!("'{key}' is empty"), None);
+        }
     }
+    let base = base.unwrap_or("https://missing.invalid");
+    let login = login.unwrap_or_default();
+    let password = password.cloned().unwrap_or_else(stand_in);
+
     let guid = |configured: &Option<String>, from_reply: &str| match configured {
-        Some(guid) => verbatim(guid),
+        // The vendor writes them in lower case.
+        Some(guid) => verbatim(&guid.to_ascii_lowercase()),
         None => template(from_reply),
     };
     let client = guid(&raw.client_guid, "{client}");
@@ -94,14 +98,14 @@ pub(super) fn device(
     if raw.branch_guid.is_none() {
         values.insert("branch".to_owned(), "/Branch".to_owned());
     }
-    Some(RawCredential::Login(RawLogin {
+    RawCredential::Login(RawLogin {
         request: Some(RawRequest {
             method: Some("POST".to_owned()),
             url: Some(format!("{base}/v3/authorization/authenticate")),
             json: Some(json),
             ..RawRequest::default()
         }),
-        secrets: Some(secrets([("password", password.clone())])),
+        secrets: Some(secrets([("password", password)])),
         success: Some(vec![
             RawCondition {
                 pointer: Some("/Success".to_owned()),
@@ -122,41 +126,42 @@ pub(super) fn device(
         renew: raw.renew.unwrap_or(true).then_some(renewal),
         set: Some(set),
         remove: Some(texts(REMOVED)),
-        deny: Some(deny),
+        deny: Some(texts(TOKEN_ENDPOINTS)),
         upstreams: raw.upstreams.clone(),
         refresh: raw.refresh.clone(),
         tls: raw.tls.clone(),
         allow_plaintext: raw.allow_plaintext,
         ..RawLogin::default()
-    }))
+    })
 }
 
 pub(super) fn api_key(
     context: &mut Context<'_>,
     path: &str,
     raw: &RawTwinzoApiKey,
-) -> Option<RawCredential> {
+) -> RawCredential {
     let hint = "api_key = { env = \"TWINZO_API_KEY\" }";
     let key = context.require(raw.api_key.as_ref(), &format!("{path}.api_key"), hint);
     let mut guid = |name: &str, guid: Option<&str>| {
         let path = format!("{path}.{name}");
         let hint = format!("{name} = \"00000000-0000-0000-0000-000000000000\"");
         check_guid(context, &path, guid);
-        context.require(guid.map(verbatim), &path, &hint)
+        let guid = context.require(guid, &path, &hint).unwrap_or_default();
+        verbatim(&guid.to_ascii_lowercase())
     };
     let client = guid("client_guid", raw.client_guid.as_deref());
     let branch = guid("branch_guid", raw.branch_guid.as_deref());
-    Some(RawCredential::Fields(RawFields {
+    RawCredential::Fields(RawFields {
         set: Some(fields([
-            ("Api-Key", RawValue::Secret(key?.clone())),
-            ("Client", client?),
-            ("Branch", branch?),
+            ("Api-Key", RawValue::Secret(key.cloned().unwrap_or_else(stand_in))),
+            ("Client", client),
+            ("Branch", branch),
         ])),
         remove: Some(texts(REMOVED)),
         deny: Some(texts(TOKEN_ENDPOINTS)),
         upstreams: raw.upstreams.clone(),
         ..RawFields::default()
-    }))
+    })
 }
 
 fn escaped(text: &str) -> String {

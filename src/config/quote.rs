@@ -1,0 +1,244 @@
+//! Which parts of a configuration text may be repeated to a person.
+//!
+//! A report quotes the line a problem is on. People write secrets where they do not belong, so the
+//! rule is a list of what may be shown, and everything else is masked: a value under a mistyped key
+//! is masked because the key is unknown.
+
+use std::ops::Range;
+
+use super::document::{Node, NodeValue};
+
+/// The places of all values in `document` that must not be shown, in order.
+pub fn masks(document: &Node) -> Vec<Range<usize>> {
+    let mut masks = Vec::new();
+    collect(document, &mut Vec::new(), &mut masks);
+    masks.sort_by_key(|mask| mask.start);
+    masks
+}
+
+fn collect<'n>(node: &'n Node, path: &mut Vec<&'n str>, masks: &mut Vec<Range<usize>>) {
+    match &node.value {
+        NodeValue::Table(entries) => {
+            for entry in entries {
+                path.push(&entry.key);
+                collect(&entry.node, path, masks);
+                path.pop();
+            }
+        }
+        NodeValue::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                // A command may be shown, its arguments may be secrets.
+                if path.last() == Some(&"exec") && index > 0 {
+                    masks.push(item.span.clone());
+                } else {
+                    collect(item, path, masks);
+                }
+            }
+        }
+        NodeValue::String(text) => {
+            if !is_open(path, text) {
+                masks.push(node.span.clone());
+            }
+        }
+        NodeValue::Integer(_) | NodeValue::Float(_) | NodeValue::Datetime(_) => {
+            if !is_open(path, "") {
+                masks.push(node.span.clone());
+            }
+        }
+        NodeValue::Boolean(_) => {}
+    }
+}
+
+/// True if the text at `path` may be shown.
+#[expect(clippy::match_same_arms, reason = "one arm per table of the file")]
+fn is_open(path: &[&str], text: &str) -> bool {
+    // A user and password before the host, or a key in the query.
+    if text.contains("://") && text.contains(['@', '?']) {
+        return false;
+    }
+    match path {
+        ["workers" | "drain"] => true,
+        ["limits" | "log", _] => true,
+        [
+            "listen",
+            "address"
+            | "mode"
+            | "protocol"
+            | "hosts"
+            | "origins"
+            | "allow"
+            | "open"
+            | "caller_token_header",
+        ]
+        | ["admin", "address" | "hosts"] => true,
+        [
+            "route",
+            "name" | "host" | "path" | "methods" | "upstream" | "credential" | "deny" | "max_body"
+            | "remove",
+        ]
+        | ["route", "timeouts" | "tls" | "replay", _] => true,
+        [
+            "credential",
+            _,
+            "kind" | "base_url" | "client" | "login" | "client_guid" | "branch_guid" | "upstreams"
+            | "header" | "api" | "sign_with" | "key_header" | "remove" | "deny" | "algorithm"
+            | "key_encoding" | "timestamp" | "encoding" | "lifetime",
+        ]
+        | ["credential", _, "refresh" | "tls" | "expires", _]
+        | ["credential", _, "base", ..]
+        | ["credential", _, "success", "pointer"]
+        | ["credential", _, "request" | "renew" | "logout", "method" | "url"] => true,
+        // JSON pointers of a login.
+        ["credential", _, "values", _] => text.starts_with('/'),
+        ["credential" | "listen" | "admin", .., "env" | "file" | "systemd"] => true,
+        ["credential" | "listen" | "admin", .., "exec"] => !text.contains(char::is_whitespace),
+        _ => false,
+    }
+}
+
+/// A text cut into lines, with what must not be shown masked.
+#[derive(Debug)]
+pub struct Quoter<'t> {
+    text: &'t str,
+    starts: Vec<usize>,
+    masks: &'t [Range<usize>],
+}
+
+/// A line as it may be shown, and what to point at in it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// The number of the line, from 1.
+    pub line: usize,
+    /// The column in the text itself, in characters, from 1.
+    pub column: usize,
+    /// The line, masked.
+    pub shown: String,
+    /// Characters before the marked part of `shown`.
+    pub indent: usize,
+    /// Characters to mark.
+    pub width: usize,
+}
+
+impl<'t> Quoter<'t> {
+    /// Prepares to quote `text`.
+    pub fn new(text: &'t str, masks: &'t [Range<usize>]) -> Self {
+        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let starts = std::iter::once(0).chain(breaks.map(|(at, _)| at + 1)).collect();
+        Self { text, starts, masks }
+    }
+
+    /// The line on which `span` begins. With `cut`, nothing behind its first `=` or `:` is shown:
+    /// what TOML could not read has no values to be masked one by one.
+    pub fn quote(&self, span: &Range<usize>, cut: bool) -> Option<Quote> {
+        let start = span.start.min(self.text.len());
+        let line = self.starts.partition_point(|begin| *begin <= start);
+        let begin = *self.starts.get(line.checked_sub(1)?)?;
+        let content = self.text.get(begin..)?.lines().next().unwrap_or_default();
+        let content = content.trim_end_matches('\r');
+        let end = begin + content.len();
+        let start = start.min(end);
+        let marked = start..span.end.clamp(start, end);
+        let column = self.text.get(begin..start)?.chars().count() + 1;
+
+        let mut shown = String::new();
+        let mut indent = None;
+        let mut width = 0;
+        let mut at = begin;
+        while at < end {
+            if at >= marked.start && indent.is_none() {
+                indent = Some(shown.chars().count());
+            }
+            let rest = self.text.get(at..end)?;
+            let mask = self.masks.iter().find(|mask| mask.contains(&at));
+            let (step, piece) = if let Some(mask) = mask {
+                (mask.end.min(end) - at, "***")
+            } else {
+                let length = rest.chars().next().map_or(1, char::len_utf8);
+                (length, rest.get(..length).unwrap_or_default())
+            };
+            // The marked part may lie inside a masked one.
+            if indent.is_none() && mask.is_some() && marked.start < at + step {
+                indent = Some(shown.chars().count());
+            }
+            if at < marked.end && indent.is_some() {
+                width += piece.chars().count();
+            }
+            shown.push_str(piece);
+            at += step;
+            if cut && matches!(piece, "=" | ":") {
+                shown.push_str(" …");
+                break;
+            }
+        }
+        let length = shown.chars().count();
+        let indent = indent.unwrap_or(length).min(length);
+        Some(Quote { line, column, shown, indent, width: width.max(1) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::document::parse;
+
+    fn quote(text: &str, marked: &str) -> Quote {
+        let masks = masks(&parse(text).0);
+        let start = text.find(marked).unwrap();
+        Quoter::new(text, &masks).quote(&(start..start + marked.len()), false).unwrap()
+    }
+
+    #[test]
+    fn what_is_known_to_be_harmless_is_shown_and_pointed_at() {
+        let quoted = quote("workers = 2\r\ndrain = \"soön\" # x\r\n", "\"soön\"");
+        assert_eq!(quoted.shown, "drain = \"soön\" # x");
+        assert_eq!((quoted.line, quoted.column, quoted.indent, quoted.width), (2, 9, 8, 6));
+    }
+
+    #[test]
+    fn secrets_are_masked_wherever_somebody_might_write_them() {
+        for line in [
+            "token = \"canary\"",
+            "token = 731946",
+            "token = [\"canary\"]",
+            "token = { value = \"canary\" }",
+            "token = { vlaue=\"canary\" }",
+            "token = { \"value\"\t= \"canary\" }",
+            "token = { exec = [\"pass\", \"canary\"] }",
+            "token = { exec = [\"echo canary\"] }",
+            "tokn = \"canary\"",
+            "set = { Authorization = \"Bearer canary\" }",
+            "values = { key = \"canary\" }",
+            "base_url = \"https://user:canary@h.test\"",
+            "base_url = \"https://h.test/?key=canary\"",
+            "request = { url = \"https://h.test\", json = { p = \"canary\" } }",
+            "username = \"u:canary\"",
+        ] {
+            let text = format!("[credential.a]\n{line}\n");
+            let key = line.split(' ').next().unwrap();
+            let quoted = quote(&text, key);
+            assert!(quoted.shown.contains("***"), "{quoted:?}");
+            assert!(!quoted.shown.contains("canary") && !quoted.shown.contains("731946"));
+        }
+        let inline = "listen = [{ address = \"x\", caller_token = \"canary\" }]\n";
+        let quoted = quote(inline, "\"canary\"");
+        assert_eq!(quoted.shown, "listen = [{ address = \"x\", caller_token = *** }]");
+        assert_eq!((quoted.indent, quoted.width), (42, 3));
+    }
+
+    #[test]
+    fn what_toml_cannot_read_is_cut() {
+        let text = "token: \"canary\"\n";
+        let quoted = Quoter::new(text, &[]).quote(&(5..6), true).unwrap();
+        assert_eq!(quoted.shown, "token: …");
+    }
+
+    #[test]
+    fn places_at_the_edges_of_lines_and_of_the_text_are_quoted() {
+        let text = "drain = \"x\r\n[[listen]]\r\n";
+        for start in 0..=text.len() + 1 {
+            for end in start..=text.len() + 2 {
+                Quoter::new(text, &[]).quote(&(start..end), false).unwrap();
+            }
+        }
+    }
+}
