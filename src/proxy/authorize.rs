@@ -101,8 +101,11 @@ async fn arrange(proxy: &Proxy, route: &Route, incoming: Incoming) -> Result<Con
     // What is small and may have to be sent twice is read first.
     let kept = u64::try_from(route.config.replay.max_body).unwrap_or(u64::MAX);
     let small = announced.is_some_and(|length| length <= kept);
+    // Other credentials may end while a slow caller sends; they are taken when all of it is here.
+    let signed_with_others = route.covers_body && route.identities.len() > 1;
     let room = proxy.budget.has_room_for(announced.unwrap_or(0));
-    if route.renewable && !route.covers_body && small && room {
+    let may_be_sent_twice = route.renewable && !route.covers_body && small && room;
+    if signed_with_others || may_be_sent_twice {
         let held = Held::read(incoming, &hold_limits(proxy, route), &proxy.budget, |_| {}).await?;
         return Ok(Content::Held(held));
     }

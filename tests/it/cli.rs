@@ -275,6 +275,40 @@ fn explain_shows_every_step_and_masks_what_is_secret() {
     insta::assert_snapshot!(text);
 }
 
+/// A signature over what other credentials add must not show it, whatever its field is called and
+/// however the secret begins.
+#[test]
+fn explain_masks_by_origin_and_not_by_looks() {
+    let (_directory, path) = written(
+        r#"
+[[listen]]
+address = "127.0.0.1:8080"
+[credential.q]
+kind = "query"
+set = { key = { env = "DEVO_KEY" } }
+[credential.f]
+kind = "fields"
+set = { "X-Key-Timestamp" = { env = "DEVO_SECRET" }, "X-Lt" = "<{v}", "X-Open" = "plain" }
+values = { v = { env = "DEVO_KEY" } }
+[credential.h]
+kind = "hmac"
+key = { env = "DEVO_SECRET" }
+base = ["query", { header = "x-lt" }, { header = "x-open" }, "timestamp"]
+set = { "X-Sign" = "{signature}", "X-Time" = "{timestamp}" }
+[[route]]
+name = "r"
+path = "/r"
+upstream = "https://api.example.com"
+credential = ["h", "q", "f"]
+"#,
+    );
+    let explained = explain(&path, &["GET", "/r/x?y=1", "--at", "1700000000000"]);
+    assert_eq!(status(&explained), 0, "{}", stderr(&explained));
+    let text = stdout(&explained);
+    assert!(!text.contains("canary"), "{text}");
+    assert!(text.contains("x-open: plain") && text.contains("x-time: 1700000000000"), "{text}");
+}
+
 #[test]
 fn explain_says_what_would_be_answered_instead() {
     let (_directory, path) = written(DEVO);

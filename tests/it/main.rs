@@ -21,6 +21,7 @@ mod answers;
 mod canary;
 mod devo;
 mod devo_sdk;
+mod edges;
 mod fields;
 mod listeners;
 mod login;
