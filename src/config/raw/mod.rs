@@ -1,0 +1,291 @@
+//! The configuration as the file says it. Doc comments here are what users read in the schema.
+//!
+//! Everything is optional: what must be there is decided where it is compiled, so that a missing
+//! key is reported together with all other problems.
+
+mod credential;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use credential::*;
+
+use crate::secret::Secret;
+
+/// countersign's configuration file.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawConfig {
+    /// Threads that serve requests. Default: one per core.
+    #[schemars(range(min = 1, max = 1024))]
+    pub workers: Option<u64>,
+    /// How long requests in flight may take to finish after SIGTERM. Default: "30s".
+    pub drain: Option<String>,
+    /// Bounds on what callers can make the process hold.
+    pub limits: RawLimits,
+    /// Logging.
+    pub log: RawLog,
+    /// Where callers connect.
+    pub listen: Vec<RawListen>,
+    /// The admin listener; off unless configured.
+    pub admin: Option<RawAdmin>,
+    /// What authenticates requests, by name.
+    pub credential: BTreeMap<String, RawCredential>,
+    /// Which requests go where, and with which credential.
+    pub route: Vec<RawRoute>,
+}
+
+/// A number of bytes: 65536, "64KiB", "1MiB", "2GB".
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawSize {
+    /// Bytes.
+    Bytes(u64),
+    /// With a unit: B, kB, MB, GB, KiB, MiB or GiB.
+    Text(String),
+}
+
+/// Bounds on what callers can make the process hold.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLimits {
+    /// Connections in all; more wait to be accepted. Default: 1024.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections: Option<u64>,
+    /// Connections from one address that is not loopback; more are closed. Default: 128.
+    #[schemars(range(min = 1))]
+    pub connections_per_address: Option<u64>,
+    /// Requests in flight; more are answered 503. Default: 1024.
+    #[schemars(range(min = 1))]
+    pub requests: Option<u64>,
+    /// Size of a request's head. Default: "32KiB".
+    pub header_bytes: Option<RawSize>,
+    /// Number of fields in a request's head. Default: 100.
+    #[schemars(range(min = 1, max = 1000))]
+    pub fields: Option<u64>,
+    /// Length of a request's target. Default: "8KiB".
+    pub target_bytes: Option<RawSize>,
+    /// Content held in memory for one request before it goes to a temporary file. Default: "1MiB".
+    pub memory_per_request: Option<RawSize>,
+    /// Content held in memory for all requests together; more are answered 503. Default: "256MiB".
+    pub memory: Option<RawSize>,
+    /// Where content beyond memory_per_request waits, in files without a name. Default: the
+    /// system's temporary directory.
+    pub spool_directory: Option<String>,
+    /// How long the head of a request may take to arrive. Default: "10s".
+    pub header_timeout: Option<String>,
+    /// How long a caller's connection may be idle between requests. Default: "60s".
+    pub idle_timeout: Option<String>,
+}
+
+/// Logging. Everything but data goes to standard error.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLog {
+    /// The least important messages that are written. Default: "info".
+    pub level: Option<RawLevel>,
+    /// "text" for people, "json" for machines; "auto" is text on a terminal, else json.
+    /// Default: "auto".
+    pub format: Option<RawLogFormat>,
+    /// One line per request: "off" (then still at level debug), "text" or "json".
+    /// Default: "off".
+    pub access: Option<RawAccess>,
+    /// Write to this file instead of standard error.
+    pub file: Option<String>,
+}
+
+/// A log level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum RawLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum RawLogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+/// How access lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum RawAccess {
+    Off,
+    Text,
+    Json,
+}
+
+/// A listener.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawListen {
+    /// "127.0.0.1:8080", "[::1]:8080" or "unix:/run/countersign.sock".
+    pub address: Option<String>,
+    /// Permissions of a Unix socket, in octal. Default: "0600".
+    pub mode: Option<String>,
+    /// Which HTTP versions are spoken; "http2" is with prior knowledge. Default: "auto".
+    pub protocol: Option<RawProtocol>,
+    /// Further host names under which callers may address this listener.
+    pub hosts: Option<Vec<String>>,
+    /// Browser origins that may call, such as "http://localhost:3000". Default: none.
+    pub origins: Option<Vec<String>>,
+    /// Addresses and networks that may connect, such as "10.1.0.0/16".
+    pub allow: Option<Vec<String>>,
+    /// A token that callers have to send as "Authorization: Bearer".
+    pub caller_token: Option<RawSecret>,
+    /// The field in which callers send the token instead.
+    pub caller_token_header: Option<String>,
+    /// Let everybody call who can connect, on an address that is not loopback.
+    pub open: Option<bool>,
+}
+
+/// Which HTTP versions a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawProtocol {
+    /// HTTP/1 and HTTP/2 with prior knowledge.
+    #[default]
+    Auto,
+    /// HTTP/1.0 and HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// The admin listener: health and status.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAdmin {
+    /// "127.0.0.1:8081". Must be loopback unless there is a token.
+    pub address: Option<String>,
+    /// Further host names under which it may be addressed.
+    pub hosts: Option<Vec<String>>,
+    /// A token that is asked for on everything but /livez and /readyz.
+    pub token: Option<RawSecret>,
+}
+
+/// Where a secret is. Exactly one key.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("x-secret" = true))]
+pub struct RawSecret {
+    /// The name of an environment variable.
+    pub env: Option<String>,
+    /// The path of a file; one trailing line break is not part of the secret.
+    pub file: Option<String>,
+    /// A command and its arguments; what it prints is the secret.
+    pub exec: Option<Vec<String>>,
+    /// The name of a systemd credential.
+    pub systemd: Option<String>,
+    /// The secret itself: for tests and demonstrations only.
+    #[serde(deserialize_with = "plain_secret", serialize_with = "masked")]
+    #[schemars(with = "Option<String>", extend("x-verbatim" = true))]
+    pub value: Option<Secret>,
+}
+
+fn plain_secret<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.map(Secret::new))
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
+fn masked<S: serde::Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(_) => to.serialize_some("***"),
+        None => to.serialize_none(),
+    }
+}
+
+/// A route.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRoute {
+    /// A name for logs and metrics.
+    pub name: Option<String>,
+    /// The host that callers address; default: any.
+    pub host: Option<String>,
+    /// The path prefix that callers use. Default: "/".
+    pub path: Option<String>,
+    /// The methods that are let through. Default: all.
+    pub methods: Option<Vec<String>>,
+    /// Where requests go: "https://api.example.com/base". The path replaces the prefix.
+    pub upstream: Option<String>,
+    /// The credential, or a list of several; none for pass-through.
+    pub credential: Option<RawNames>,
+    /// Path prefixes, as callers write them, that are answered 403.
+    pub deny: Option<Vec<String>>,
+    /// The largest content of a request. Default: "1GiB".
+    pub max_body: Option<RawSize>,
+    /// Time limits.
+    pub timeouts: RawTimeouts,
+    /// Plain fields to set on requests.
+    pub set: Option<BTreeMap<String, String>>,
+    /// Fields to remove from requests; a trailing * stands for any ending.
+    pub remove: Option<Vec<String>>,
+    /// TLS to the upstream.
+    pub tls: RawTls,
+    /// What a refusal by the upstream does.
+    pub replay: RawReplay,
+    /// Pass the caller's Authorization on although a credential is used. Default: false.
+    pub keep_caller_authorization: Option<bool>,
+    /// Allow a credential over plain HTTP to a host that is not loopback. Default: false.
+    pub allow_plaintext: Option<bool>,
+}
+
+/// A name or a list of names.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawNames {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+/// Time limits of a route.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTimeouts {
+    /// For connecting, the TLS handshake included. Default: "5s".
+    pub connect: Option<String>,
+    /// From the end of the request to the head of the answer. Default: "60s".
+    pub first_byte: Option<String>,
+    /// Between two pieces of content, in either direction. Default: "60s".
+    pub idle: Option<String>,
+    /// For the whole exchange. Default: none.
+    pub total: Option<String>,
+}
+
+/// TLS to a host.
+#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawTls {
+    /// A PEM file with the authorities to trust instead of the platform's.
+    pub ca: Option<String>,
+    /// A PEM file with our certificate chain.
+    pub client_certificate: Option<String>,
+    /// A PEM file with its key.
+    pub client_key: Option<String>,
+}
+
+/// What a refusal by the upstream does.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawReplay {
+    /// Statuses that mean "this token is not accepted". Default: [401]; an empty list is never.
+    pub statuses: Option<Vec<u16>>,
+    /// The largest content that is kept to be sent a second time. Default: "64KiB".
+    pub max_body: Option<RawSize>,
+}
