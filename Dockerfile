@@ -9,8 +9,9 @@
 #     -v ./config/example-secrets:/run/secrets:ro countersign
 #
 # --read-only --tmpfs /tmp: nothing is ever written but content beyond limits.memory_per_request that
-# waits to be signed; it is spooled to files without a name in the temporary directory. Size the
-# tmpfs by the largest content that routes take, or point limits.spool_directory at a volume.
+# has to be held, as for a signature; it is spooled to files without a name in the temporary
+# directory. Size the tmpfs by the largest content that routes take, or point limits.spool_directory
+# at a volume.
 #
 # Secrets come from files under /run/secrets, as { file = "/run/secrets/NAME" } in the configuration.
 # They have to be readable by the user below. A changed file is picked up within seconds.

@@ -4,9 +4,9 @@
 //!
 //! - [`secret`], [`clock`], [`values`], [`template`]: the small things everything is made of;
 //! - [`sign`]: applying a credential: from a request to the fields that authenticate it;
+//! - [`connect`], [`tls`]: reaching a host;
 //! - [`credential`]: getting one: sources, the task that renews, the cache that requests read;
 //! - [`config`]: from the text of the file to what runs;
-//! - [`connect`], [`tls`]: reaching a host;
 //! - [`proxy`]: one request, from the caller's head to the last byte of the answer;
 //! - [`server`]: listeners and workers; [`admin`]: the admin listener;
 //! - [`app`]: wiring; [`telemetry`]: logs; [`cli`]: the commands;

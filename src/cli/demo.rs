@@ -283,9 +283,12 @@ impl Stage {
         }
         let file = self.directory.path().join("countersign.toml");
         let hint = "See what is done to a request, without sending it:";
+        // The program itself: it may not be on the PATH.
+        let program = std::env::current_exe().unwrap_or_else(|_| "countersign".into());
         let _ = writeln!(
             text,
-            "\n{hint}\n\n  countersign explain --config {} POST /probio/domain --data '{{}}'\n",
+            "\n{hint}\n\n  '{}' explain --config '{}' POST /probio/domain --data '{{}}'\n",
+            program.display(),
             file.display()
         );
         text

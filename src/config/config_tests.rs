@@ -100,7 +100,7 @@ fn a_twinzo_device_expands_to_a_login() {
     for name in ["token", "client", "branch", "api-key", "mapi-key", "authorization", "cookie"] {
         assert!(credential.owned.contains(&name.parse().unwrap()), "{name}");
     }
-    for (base, rest) in [("/api", "/v3/Authorization/token"), ("", "/v3.0/authorization")] {
+    for (base, rest) in [("/a/b/c/d/e", "/v3/Authorization/token"), ("", "/v3.0/authorization")] {
         assert!(credential.deny.iter().any(|pattern| pattern.covers(base, rest)), "{base}{rest}");
     }
 }
@@ -460,4 +460,35 @@ fn the_schema_knows_every_key_of_the_contract() {
     ] {
         assert!(schema.contains(&format!("\"{key}\"")), "{key}");
     }
+}
+
+/// Every key of the schema has a place in the reference.
+#[test]
+fn every_key_is_documented() {
+    fn keys(schema: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+        match schema {
+            serde_json::Value::Object(object) => {
+                if let Some(serde_json::Value::Object(properties)) = object.get("properties") {
+                    found.extend(properties.keys().cloned());
+                }
+                object.values().for_each(|value| keys(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::String(_) => {}
+        }
+    }
+    let mut found = std::collections::BTreeSet::new();
+    keys(&shape::schema(), &mut found);
+    assert!(found.len() > 80, "{}", found.len());
+    let reference = include_str!("../../docs/configuration.md");
+    let known = |key: &&String| {
+        [format!("`{key}`"), format!("[{key}]"), format!("{key} =")]
+            .iter()
+            .any(|form| reference.contains(form))
+    };
+    let missing: Vec<&String> = found.iter().filter(|key| !known(key)).collect();
+    assert!(missing.is_empty(), "docs/configuration.md does not know {missing:?}");
 }

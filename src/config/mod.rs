@@ -195,8 +195,8 @@ pub enum SourceSpec {
     Login(LoginSpec),
 }
 
-/// A path pattern: segments compared without regard to case, `*` for any one segment. It covers
-/// everything below.
+/// A path pattern: segments compared without regard to case, a `*` at the end of one for any ending,
+/// `**` in front for any number of segments. It covers everything below.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DenyPattern(pub Vec<String>);
 

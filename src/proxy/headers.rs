@@ -1,5 +1,7 @@
 //! Field operations of a proxy (RFC 9110 §7.6), as functions over header maps.
 
+use std::sync::OnceLock;
+
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, USER_AGENT, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -28,20 +30,24 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 ///
 /// Nor are the fields with which some frameworks let another path or method take the place of the
 /// one that was checked.
-fn is_forwarding(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.starts_with("x-forwarded-")
-        || name.starts_with("x_forwarded_")
-        || matches!(
-            name,
-            "forwarded"
-                | "x-real-ip"
-                | "x-original-url"
-                | "x-rewrite-url"
-                | "x-http-method"
-                | "x-http-method-override"
-                | "x-method-override"
-        )
+fn forwarding() -> &'static OwnedFields {
+    static FIELDS: OnceLock<OwnedFields> = OnceLock::new();
+    FIELDS.get_or_init(|| {
+        let mut fields = OwnedFields::default();
+        fields.insert_prefix("x-forwarded-");
+        for name in [
+            "forwarded",
+            "x-real-ip",
+            "x-original-url",
+            "x-rewrite-url",
+            "x-http-method",
+            "x-http-method-override",
+            "x-method-override",
+        ] {
+            fields.insert(&HeaderName::from_static(name));
+        }
+        fields
+    })
 }
 
 /// Removes what must not travel on from a request: hop-by-hop fields, what the caller's `Connection`
@@ -51,9 +57,10 @@ fn is_forwarding(name: &HeaderName) -> bool {
 /// them in `Connection`.
 pub fn strip_request(headers: &mut HeaderMap, owned: &[&OwnedFields]) {
     strip_connection_named(headers);
+    let forwarding = forwarding();
     strip(headers, |name| {
         is_hop_by_hop(name)
-            || is_forwarding(name)
+            || forwarding.contains(name)
             || *name == HOST
             || *name == EXPECT
             || owned.iter().any(|owned| owned.contains(name))

@@ -55,6 +55,8 @@ fn owned_fields_forwarding_fields_and_twins_are_removed() {
         ("x-forwarded-for", "10.0.0.1"),
         ("forwarded", "for=10.0.0.1"),
         ("x-real-ip", "10.0.0.1"),
+        ("X_Original_URL", "/admin"),
+        ("x-http-method-override", "DELETE"),
         ("host", "evil.test"),
         ("expect", "100-continue"),
         ("accept", "*/*"),

@@ -110,14 +110,34 @@ pub(super) fn strip_prefix<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
 }
 
 impl DenyPattern {
-    /// True if the path `base` + `rest` is covered: the pattern's segments are its first ones.
+    /// True if the path `base` + `rest` is covered: the pattern's segments are its first ones, or,
+    /// after a leading `**`, stand one after the other anywhere in it.
     pub fn covers(&self, base: &str, rest: &str) -> bool {
         let Self(pattern) = self;
-        let mut segments = base.split('/').chain(rest.split('/')).filter(|one| !one.is_empty());
-        pattern.iter().filter(|one| !one.is_empty()).all(|wanted| match segments.next() {
-            Some(segment) => wanted == "*" || segment.eq_ignore_ascii_case(wanted),
-            None => false,
-        })
+        let pattern: Vec<&str> =
+            pattern.iter().map(String::as_str).filter(|one| !one.is_empty()).collect();
+        let segments: Vec<&str> =
+            base.split('/').chain(rest.split('/')).filter(|one| !one.is_empty()).collect();
+        let begins = |segments: &[&str], pattern: &[&str]| {
+            segments.len() >= pattern.len()
+                && segments.iter().zip(pattern).all(|(segment, wanted)| matches(segment, wanted))
+        };
+        match pattern.split_first() {
+            Some((&"**", pattern)) => (0..segments.len())
+                .any(|at| begins(segments.get(at..).unwrap_or_default(), pattern)),
+            _ => begins(&segments, &pattern),
+        }
+    }
+}
+
+/// True if a segment is the wanted one; a `*` at the end of that stands for any ending.
+fn matches(segment: &str, wanted: &str) -> bool {
+    match wanted.strip_suffix('*') {
+        None => segment.eq_ignore_ascii_case(wanted),
+        Some(beginning) => segment
+            .as_bytes()
+            .get(..beginning.len())
+            .is_some_and(|begun| begun.eq_ignore_ascii_case(beginning.as_bytes())),
     }
 }
 
@@ -183,5 +203,14 @@ mod tests {
         assert!(!pattern.covers("", "/v3/authorizations"));
         assert!(!pattern.covers("", "/authorization"));
         assert!(!pattern.covers("", "/v3"));
+    }
+
+    #[test]
+    fn two_stars_stand_for_any_number_of_segments() {
+        let pattern = DenyPattern(vec!["**".into(), "v*".into(), "authorization".into()]);
+        assert!(pattern.covers("", "/v3/authorization"));
+        assert!(pattern.covers("/a/b/c", "/d/e/V3.0/Authorization/token"));
+        assert!(!pattern.covers("", "/v3/devices/login/authorization"));
+        assert!(!pattern.covers("", "/authorization"));
     }
 }

@@ -311,3 +311,7 @@ fn dial_verdict(error: &DialError) -> Verdict {
     };
     Verdict { status, word, title, error }
 }
+
+#[cfg(test)]
+#[path = "respond_tests.rs"]
+mod tests;

@@ -22,8 +22,7 @@ const REMOVED: [&str; 7] =
 
 /// `{base}/v3/authorization`: its GET returns the shared token and its DELETE revokes it, so it is
 /// not for callers. The version is written in several ways, and the base may have a path of its own.
-const TOKEN_ENDPOINTS: [&str; 4] =
-    ["/*/authorization", "/*/*/authorization", "/*/*/*/authorization", "/*/*/*/*/authorization"];
+const TOKEN_ENDPOINTS: [&str; 1] = ["/**/v*/authorization"];
 
 pub(super) const DEVICE_KEYS: [(&str, &str); 4] = [
     ("request.url", "base_url"),

@@ -158,7 +158,8 @@ pub struct RawFields {
     pub values: Option<BTreeMap<String, RawSecret>>,
     /// Further fields to remove from what callers send; a trailing * stands for any ending.
     pub remove: Option<Vec<String>>,
-    /// Paths of the upstream that callers may not reach; * stands for one segment.
+    /// Paths of the upstream that callers may not reach; * stands for the rest of a segment, ** in
+    /// front for any number of them.
     pub deny: Option<Vec<String>>,
     /// The only origins that this credential may be used for.
     pub upstreams: Option<Vec<String>>,
@@ -221,7 +222,8 @@ pub struct RawLogin {
     pub set: Option<BTreeMap<String, RawValue>>,
     /// Further fields to remove from what callers send; a trailing * stands for any ending.
     pub remove: Option<Vec<String>>,
-    /// Paths of the upstream that callers may not reach; * stands for one segment.
+    /// Paths of the upstream that callers may not reach; * stands for the rest of a segment, ** in
+    /// front for any number of them.
     pub deny: Option<Vec<String>>,
     /// The only origins that this credential may be used for.
     pub upstreams: Option<Vec<String>>,
@@ -303,7 +305,8 @@ pub struct RawHmac {
     pub set: Option<BTreeMap<String, RawValue>>,
     /// Further fields to remove from what callers send; a trailing * stands for any ending.
     pub remove: Option<Vec<String>>,
-    /// Paths of the upstream that callers may not reach; * stands for one segment.
+    /// Paths of the upstream that callers may not reach; * stands for the rest of a segment, ** in
+    /// front for any number of them.
     pub deny: Option<Vec<String>>,
     /// The only origins that this credential may be used for.
     pub upstreams: Option<Vec<String>>,

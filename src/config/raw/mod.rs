@@ -69,7 +69,8 @@ pub struct RawLimits {
     pub target_bytes: Option<RawSize>,
     /// Content held in memory for one request before it goes to a temporary file. Default: "1MiB".
     pub memory_per_request: Option<RawSize>,
-    /// Content held in memory for all requests together; more are answered 503. Default: "256MiB".
+    /// Content held in memory for all requests together. A request whose content has to be held
+    /// beyond that is answered 503. Default: "256MiB".
     pub memory: Option<RawSize>,
     /// Where content beyond memory_per_request waits, in files without a name. Default: the
     /// system's temporary directory.

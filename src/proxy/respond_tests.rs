@@ -1,0 +1,95 @@
+use super::*;
+use crate::credential::FetchError;
+use crate::credential::Refusal;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// One of each.
+fn all() -> Vec<ProxyError> {
+    let second = Duration::from_secs(1);
+    let refused = FetchError::Refused(Refusal::Status(StatusCode::UNAUTHORIZED));
+    let failed = |error| ProxyError::Credential(Unavailable::Failed { error, retry_in: second });
+    vec![
+        ProxyError::NoRoute,
+        ProxyError::Method("GET, PUT".into()),
+        ProxyError::NeverForwarded,
+        ProxyError::Host,
+        ProxyError::Origin,
+        ProxyError::Peer,
+        ProxyError::CallerTokenMissing,
+        ProxyError::CallerToken,
+        ProxyError::Denied,
+        ProxyError::Malformed("there is no Host field"),
+        ProxyError::Path(AmbiguousPath::Routes),
+        ProxyError::Expectation,
+        ProxyError::Target,
+        ProxyError::Fields,
+        ProxyError::ContentTooLarge,
+        ProxyError::ContentTimeout,
+        ProxyError::ContentAborted,
+        ProxyError::Spool(std::io::ErrorKind::StorageFull),
+        ProxyError::Memory,
+        ProxyError::Busy,
+        ProxyError::Loop,
+        failed(refused),
+        failed(FetchError::Timeout(second)),
+        ProxyError::Credential(Unavailable::Waiting(second)),
+        ProxyError::Sign(SignError::AmbiguousField(HeaderName::from_static("date"))),
+        ProxyError::Dial(DialError::Name),
+        ProxyError::Dial(DialError::Refused),
+        ProxyError::Dial(DialError::Unroutable(std::io::ErrorKind::HostUnreachable)),
+        ProxyError::Dial(DialError::Timeout),
+        ProxyError::Dial(DialError::Certificate("expired".into())),
+        ProxyError::Dial(DialError::Handshake("no common version".into())),
+        ProxyError::Closed,
+        ProxyError::Protocol,
+        ProxyError::FirstByte,
+        ProxyError::Total,
+        ProxyError::Internal,
+    ]
+}
+
+#[test]
+fn every_answer_is_as_it_is_documented() {
+    let mut text = String::new();
+    for error in all() {
+        let response = error.response();
+        let _ = writeln!(text, "{}", response.status());
+        for (name, value) in response.headers() {
+            let _ = writeln!(text, "{name}: {}", value.to_str().unwrap());
+        }
+        let _ = writeln!(text, "{}\n", std::str::from_utf8(response.body()).unwrap());
+    }
+    insta::assert_snapshot!(text);
+
+    let documents = include_str!("../../docs/responses.md");
+    for error in all() {
+        let Verdict { status, word, error, .. } = error.verdict();
+        let row = documents.lines().find(|line| line.contains(&format!("`{word}`")));
+        let row = row.unwrap_or_else(|| panic!("docs/responses.md does not know `{word}`"));
+        assert!(row.contains(status.as_str()) && row.contains(error), "{word}: {row}");
+    }
+}
+
+#[test]
+fn every_cause_has_a_type_of_its_own() {
+    // The two ways of waiting for a credential are one cause to a caller.
+    let words: BTreeSet<&str> = all().iter().map(|error| error.verdict().word).collect();
+    assert_eq!(words.len(), all().len() - 1);
+}
+
+#[test]
+fn retry_after_is_rounded_up_and_given_only_where_it_helps() {
+    let wait = |error: &ProxyError| {
+        error.response().headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned())
+    };
+    let retry_in = Duration::from_millis(1200);
+    let error = FetchError::Timeout(retry_in);
+    let failed = ProxyError::Credential(Unavailable::Failed { error, retry_in });
+    assert_eq!(wait(&failed).as_deref(), Some("2"));
+    assert_eq!(wait(&ProxyError::Busy).as_deref(), Some("1"));
+    let error = FetchError::Refused(Refusal::Status(StatusCode::FORBIDDEN));
+    let refused = ProxyError::Credential(Unavailable::Failed { error, retry_in });
+    assert_eq!(wait(&refused), None, "a refused login is not helped by waiting");
+}
