@@ -2,7 +2,7 @@
 //!
 //! The phases run in one order, in [`Proxy::handle`]: guard, find, strip, retarget, forward,
 //! authorize and send, strip the answer. Each is a function in a file of its own; only
-//! [`authorize`] sees credentials, and none reads the configuration's text.
+//! [`mod@authorize`] sees credentials, and none reads the configuration's text.
 
 pub mod authorize;
 pub mod content;

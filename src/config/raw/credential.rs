@@ -51,7 +51,7 @@ pub enum RawCredential {
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTwinzoDevice {
-    /// The API's base URL, such as "https://api.platform.twinzo.eu"; it may have a path.
+    /// The API's base URL, such as `"https://api.platform.twinzo.eu"`; it may have a path.
     pub base_url: Option<String>,
     /// The client's name (not its GUID), as the login wants it.
     pub client: Option<String>,

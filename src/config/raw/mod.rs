@@ -133,7 +133,7 @@ pub enum RawAccess {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawListen {
-    /// "127.0.0.1:8080", "[::1]:8080" or "unix:/run/countersign.sock".
+    /// `"127.0.0.1:8080"`, `"[::1]:8080"` or `"unix:/run/countersign.sock"`.
     pub address: Option<String>,
     /// Permissions of a Unix socket, in octal. Default: "0600".
     pub mode: Option<String>,
@@ -221,7 +221,7 @@ pub struct RawRoute {
     pub path: Option<String>,
     /// The methods that are let through. Default: all.
     pub methods: Option<Vec<String>>,
-    /// Where requests go: "https://api.example.com/base". The path replaces the prefix.
+    /// Where requests go: `"https://api.example.com/base"`. The path replaces the prefix.
     pub upstream: Option<String>,
     /// The credential, or a list of several; none for pass-through.
     pub credential: Option<RawNames>,
@@ -285,7 +285,7 @@ pub struct RawTls {
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawReplay {
-    /// Statuses that mean "this token is not accepted". Default: [401]; an empty list is never.
+    /// Statuses that mean "this token is not accepted". Default: `[401]`; an empty list is never.
     pub statuses: Option<Vec<u16>>,
     /// The largest content that is kept to be sent a second time. Default: "64KiB".
     pub max_body: Option<RawSize>,
