@@ -348,6 +348,10 @@ impl Page {
             self.row("added", format!("query parameters {shown}"));
             request.secret_query = true;
             let owned = credential.scheme.sets_query();
+            let without = retarget::replace_query(&request.uri, &owned, "");
+            if without.is_some_and(|without| without.query() != request.uri.query()) {
+                self.row("removed", format!("query parameters {}", owned.join(", ")));
+            }
             request.uri =
                 retarget::replace_query(&request.uri, &owned, pairs).ok_or(ProxyError::Internal)?;
         }

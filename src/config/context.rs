@@ -90,6 +90,7 @@ impl Context<'_> {
 
     /// True if something at or below `path` was reported as misshapen.
     pub(super) fn was_removed_below(&self, path: &str) -> bool {
+        let path = &*self.as_written(path);
         let below = |removed: &String| {
             removed
                 .strip_prefix(path)
@@ -248,14 +249,17 @@ impl Context<'_> {
         let mut all = Vec::new();
         for (index, pattern) in patterns.iter().enumerate() {
             match pattern.strip_prefix('/') {
-                Some(rest) if !rest.contains(['?', '#', '%']) => {
+                Some(rest) if !rest.contains(['?', '#', '%']) && stars_fit(rest) => {
                     let segments = rest.trim_end_matches('/').split('/');
                     all.push(DenyPattern(segments.map(str::to_ascii_lowercase).collect()));
                 }
                 _ => self.error(
                     &format!("{path}[{index}]"),
                     format!("'{pattern}' is not a path"),
-                    Some("a path begins with '/' and is written without encoding"),
+                    Some(
+                        "a path begins with '/' and is written without encoding; '*' stands at the \
+                         end of a segment, '**' in front",
+                    ),
                 ),
             }
         }
@@ -320,4 +324,11 @@ impl Context<'_> {
             client_key: raw.client_key.as_ref().map(Into::into),
         }
     }
+}
+
+/// True if every `*` of a path pattern stands where it means something.
+fn stars_fit(pattern: &str) -> bool {
+    pattern.trim_end_matches('/').split('/').enumerate().all(|(at, segment)| {
+        (at == 0 && segment == "**") || !segment.strip_suffix('*').unwrap_or(segment).contains('*')
+    })
 }

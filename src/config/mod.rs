@@ -80,6 +80,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a connection may be idle between requests.
     pub idle_timeout: Duration,
+    /// How long a caller may take nothing of an answer.
+    pub write_timeout: Duration,
 }
 
 /// Logging.

@@ -52,8 +52,8 @@ fn collect<'n>(node: &'n Node, path: &mut Vec<&'n str>, masks: &mut Vec<Range<us
 /// True if the text at `path` may be shown.
 #[expect(clippy::match_same_arms, reason = "one arm per table of the file")]
 fn is_open(path: &[&str], text: &str) -> bool {
-    // A user and password before the host, or a key in the query.
-    if text.contains("://") && text.contains(['@', '?']) {
+    // A user and password before the host, or a key in the query, whether it is a URL yet or not.
+    if text.contains(['@', '?']) {
         return false;
     }
     match path {
@@ -210,6 +210,8 @@ mod tests {
             "values = { key = \"canary\" }",
             "base_url = \"https://user:canary@h.test\"",
             "base_url = \"https://h.test/?key=canary\"",
+            "base_url = \"https//u:canary@h.test\"",
+            "upstreams = [\"canary@x\"]",
             "request = { url = \"https://h.test\", json = { p = \"canary\" } }",
             "username = \"u:canary\"",
         ] {

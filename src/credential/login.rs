@@ -148,15 +148,19 @@ fn render(
 }
 
 impl RequestSpec {
-    /// Every template in the request.
-    pub fn templates(&self) -> Vec<&Template> {
-        let mut templates: Vec<&Template> =
-            self.headers.iter().map(|(_, template)| template).collect();
+    /// Every template in the request, with its place in it.
+    pub fn templates(&self) -> Vec<(String, &Template)> {
+        let headers = self.headers.iter().map(|(name, one)| (format!("headers.{name}"), one));
+        let mut templates: Vec<(String, &Template)> = headers.collect();
         match &self.content {
             ContentSpec::Empty => {}
-            ContentSpec::Json(json) => templates.extend(json.templates()),
-            ContentSpec::Form(pairs) => templates.extend(pairs.iter().map(|(_, value)| value)),
-            ContentSpec::Text(template) => templates.push(template),
+            ContentSpec::Json(json) => {
+                templates.extend(json.templates().into_iter().map(|one| ("json".to_owned(), one)));
+            }
+            ContentSpec::Form(pairs) => {
+                templates.extend(pairs.iter().map(|(name, one)| (format!("form.{name}"), one)));
+            }
+            ContentSpec::Text(template) => templates.push(("body".to_owned(), template)),
         }
         templates
     }

@@ -344,13 +344,16 @@ enum Answer {
 pub trait ExchangeGuard {
     /// A piece of the answer has passed.
     fn passed(&mut self, bytes: usize);
+    /// All of the answer has passed.
+    fn ended(&mut self);
     /// The answer broke off, for this reason.
     fn broke(&mut self, reason: &'static str);
 }
 
-impl<G> ResponseContent<G> {
+impl<G: ExchangeGuard> ResponseContent<G> {
     /// An answer of ours.
-    pub fn own(bytes: Bytes, guard: G) -> Self {
+    pub fn own(bytes: Bytes, mut guard: G) -> Self {
+        guard.ended();
         Self { source: Answer::Own((!bytes.is_empty()).then_some(bytes)), guard }
     }
 
@@ -359,8 +362,11 @@ impl<G> ResponseContent<G> {
         incoming: Incoming,
         idle: Duration,
         deadline: Option<Instant>,
-        guard: G,
+        mut guard: G,
     ) -> Self {
+        if incoming.is_end_stream() {
+            guard.ended();
+        }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let idle = IdleTimer::new(idle);
         Self { source: Answer::Upstream { incoming, idle, deadline }, guard }
@@ -407,6 +413,13 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
             && let Some(piece) = frame.data_ref()
         {
             guard.passed(piece.len());
+        }
+        let ended = match source {
+            Answer::Own(bytes) => bytes.is_none(),
+            Answer::Upstream { incoming, .. } => frame.is_none() || incoming.is_end_stream(),
+        };
+        if ended && !matches!(frame, Some(Err(_))) {
+            guard.ended();
         }
         Poll::Ready(frame)
     }

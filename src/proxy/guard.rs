@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, EXPECT, HOST, ORIGIN};
+use http::header::{AUTHORIZATION, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderName, Method, Version};
@@ -84,6 +84,11 @@ impl Gate {
         let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         if target.len() > self.target_bytes {
             return Err(ProxyError::Target);
+        }
+        // What it says about the content would be lost on the way (RFC 9112 §6.1).
+        let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            return Err(ProxyError::Malformed("a transfer coding other than chunked"));
         }
         // hyper counts them for HTTP/1 only.
         if parts.headers.len() > self.fields {

@@ -281,6 +281,8 @@ pub struct Exchange {
     in_flight: Arc<AtomicUsize>,
     started: Instant,
     route: Option<Arc<Route>>,
+    /// True once all of the answer has passed.
+    ended: bool,
     /// Only if somebody reads the line.
     line: Option<Box<Line>>,
 }
@@ -306,7 +308,8 @@ impl Exchange {
                 reason: "",
             })
         });
-        Self { in_flight: Arc::clone(in_flight), started: Instant::now(), route: None, line }
+        let in_flight = Arc::clone(in_flight);
+        Self { in_flight, started: Instant::now(), route: None, ended: false, line }
     }
 
     fn found(&mut self, route: &Arc<Route>) {
@@ -336,6 +339,10 @@ impl ExchangeGuard for Exchange {
         }
     }
 
+    fn ended(&mut self) {
+        self.ended = true;
+    }
+
     fn broke(&mut self, reason: &'static str) {
         tracing::warn!(route = self.route(), reason, "an answer broke off");
         if let Some(line) = &mut self.line {
@@ -347,7 +354,10 @@ impl ExchangeGuard for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if let Some(line) = self.line.take() {
+        if let Some(mut line) = self.line.take() {
+            if !self.ended && line.reason.is_empty() {
+                line.reason = "caller went away";
+            }
             // No query: it may hold secrets of the caller's.
             tracing::info!(
                 target: ACCESS,

@@ -123,7 +123,7 @@ impl DenyPattern {
                 && segments.iter().zip(pattern).all(|(segment, wanted)| matches(segment, wanted))
         };
         match pattern.split_first() {
-            Some((&"**", pattern)) => (0..segments.len())
+            Some((&"**", pattern)) => (0..=segments.len())
                 .any(|at| begins(segments.get(at..).unwrap_or_default(), pattern)),
             _ => begins(&segments, &pattern),
         }
@@ -212,5 +212,6 @@ mod tests {
         assert!(pattern.covers("/a/b/c", "/d/e/V3.0/Authorization/token"));
         assert!(!pattern.covers("", "/v3/devices/login/authorization"));
         assert!(!pattern.covers("", "/authorization"));
+        assert!(DenyPattern(vec!["**".into()]).covers("", "/"), "everything");
     }
 }

@@ -28,11 +28,16 @@ pub(super) struct Activity {
     multiplexed: Cell<bool>,
     idle: Duration,
     head: Duration,
+    write: Duration,
 }
 
 impl Activity {
-    /// A connection that was just accepted. It may be idle for `idle`, and take `head` for a head.
-    pub(super) fn new(idle: Duration, head: Duration) -> Rc<Self> {
+    /// A connection that was just accepted. It may be idle for `idle`, take `head` for a head, and
+    /// take nothing of an answer for `write`.
+    ///
+    /// `write` has to be long: a system says that there is room again only when a good part of its
+    /// buffers, which are megabytes, is free, so a slow caller looks stuck for minutes.
+    pub(super) fn new(idle: Duration, head: Duration, write: Duration) -> Rc<Self> {
         Rc::new(Self {
             requests: Cell::new(0),
             since: Cell::new(Instant::now()),
@@ -40,6 +45,7 @@ impl Activity {
             multiplexed: Cell::new(false),
             idle,
             head,
+            write,
         })
     }
 
@@ -94,7 +100,7 @@ impl<S> Patient<S> {
         Self { stream, activity, timer, stalled: None }
     }
 
-    /// Ends a write that the caller does not let through for as long as it may be idle.
+    /// Ends a write that the caller does not let through for too long.
     fn written<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -104,8 +110,8 @@ impl<S> Patient<S> {
             self.stalled = None;
             return polled;
         }
-        let idle = self.activity.idle;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        let write = self.activity.write;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -179,10 +185,11 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(60);
     const HEAD: Duration = Duration::from_secs(10);
+    const WRITE: Duration = Duration::from_secs(900);
 
     fn patient() -> (Patient<tokio::io::DuplexStream>, tokio::io::DuplexStream, Rc<Activity>) {
         let (ours, theirs) = tokio::io::duplex(64);
-        let activity = Activity::new(IDLE, HEAD);
+        let activity = Activity::new(IDLE, HEAD, WRITE);
         (Patient::new(ours, Rc::clone(&activity)), theirs, activity)
     }
 
@@ -239,7 +246,7 @@ mod tests {
         let begun = Instant::now();
         let error = stream.write_all(&[0; 1000]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(begun.elapsed(), IDLE);
+        assert_eq!(begun.elapsed(), WRITE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Connection;
 use super::bind::Accepted;
 use super::patience::{Activity, Busy, Patient};
-use crate::config::Protocol;
+use crate::config::{Limits, Protocol};
 use crate::proxy::Proxy;
 use crate::proxy::guard::{Ends, Gate};
 use crate::proxy::upstream::Pools;
@@ -65,7 +65,8 @@ async fn drive<S>(
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let builder = builder(protocol, &proxy);
-    let activity = Activity::new(proxy.limits.idle_timeout, proxy.limits.header_timeout);
+    let Limits { idle_timeout, header_timeout, write_timeout, .. } = proxy.limits;
+    let activity = Activity::new(idle_timeout, header_timeout, write_timeout);
     let stream = TokioIo::new(Patient::new(stream, Rc::clone(&activity)));
     let service = service_fn(move |request: Request<Incoming>| {
         let (proxy, pools, gate) = (Arc::clone(&proxy), Rc::clone(&pools), Arc::clone(&gate));

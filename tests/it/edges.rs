@@ -126,7 +126,7 @@ async fn a_caller_who_does_not_read_is_given_up_and_the_upstream_freed() {
     })
     .await;
     let config =
-        format!("limits = {{ idle_timeout = \"300ms\" }}\n{}", route(&upstream.url(), "", ""));
+        format!("limits = {{ write_timeout = \"300ms\" }}\n{}", route(&upstream.url(), "", ""));
     let proxy = Proxy::start(&config).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     let get = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address());

@@ -32,16 +32,18 @@ impl Builder<'_, '_> {
 
         let secret_names = names(&secrets);
         let reply_names: Vec<&str> = reply.values.iter().map(|(name, _)| name.as_str()).collect();
-        let both = [secret_names.clone(), reply_names].concat();
+        // What was misshapen is a name all the same.
+        let misshapen = self.context.removed_below(&self.at("values"));
+        let misshapen = misshapen.iter().map(String::as_str).collect();
+        let both = [secret_names.clone(), reply_names, misshapen].concat();
         let requests = [
             ("request", &request, &secret_names),
             ("renew", &refresh, &both),
             ("logout", &logout, &both),
         ];
         for (key, request, known) in requests {
-            let path = self.at(key);
-            for template in request.iter().flat_map(RequestSpec::templates) {
-                self.template_known(&path, template, known);
+            for (place, template) in request.iter().flat_map(RequestSpec::templates) {
+                self.template_known(&format!("{}.{place}", self.at(key)), template, known);
             }
         }
         self.names_known(raw.set.as_ref(), &set, &both);

@@ -104,5 +104,10 @@ fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {
             raw.idle_timeout.as_deref(),
             seconds(60),
         ),
+        write_timeout: context.duration(
+            "limits.write_timeout",
+            raw.write_timeout.as_deref(),
+            seconds(900),
+        ),
     }
 }

@@ -197,14 +197,13 @@ impl Builder<'_, '_> {
         // What a generous server reads otherwise could never match both readings.
         let odd = path.contains(['?', '#', '\\', '%', ' ', ';']) || !path.is_ascii();
         if !path.starts_with('/') || odd {
-            self.context.error(&at, format!("\"{path}\" is not a path"), Some(hint));
+            self.context.error(&at, "this is not a path", Some(hint));
             return None;
         }
         let prefix = path.trim_end_matches('/');
         let odd = |segment: &str| segment.is_empty() || segment == "." || segment == "..";
         if prefix.split('/').skip(1).any(odd) {
-            let message = format!("\"{path}\" has an empty or dot segment");
-            self.context.error(&at, message, Some(hint));
+            self.context.error(&at, "the path has an empty or dot segment", Some(hint));
             return None;
         }
         Some(prefix.to_owned())
@@ -218,7 +217,7 @@ impl Builder<'_, '_> {
         }
         let at = self.at("host");
         let hint = Some("a name without port, such as \"api-us.devo.com\"");
-        self.context.error(&at, format!("\"{host}\" is not a host"), hint);
+        self.context.error(&at, "this is not a host", hint);
         None
     }
 

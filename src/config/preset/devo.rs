@@ -34,7 +34,12 @@ pub(super) fn token(context: &mut Context<'_>, path: &str, raw: &RawDevoToken) -
     let token = context.require(raw.token.as_ref(), &format!("{path}.token"), hint);
     let token = token.cloned().unwrap_or_else(stand_in);
     let header = raw.header.clone().unwrap_or_else(|| "standAloneToken".to_owned());
-    let prefix = raw.prefix.as_deref().unwrap_or_default();
+    let mut prefix = raw.prefix.as_deref().unwrap_or_default();
+    if prefix.chars().any(char::is_control) {
+        let message = "this has a character that a field cannot hold";
+        context.error(&format!("{path}.prefix"), message, None);
+        prefix = "";
+    }
     let prefix = prefix.replace('{', "{{").replace('}', "}}");
     let value = RawValue::Template(format!("{prefix}{{token}}"));
     RawCredential::Fields(RawFields {
@@ -53,7 +58,11 @@ pub(super) fn signature(
 ) -> RawCredential {
     let hint = "api_secret = { env = \"DEVO_API_SECRET\" }";
     let secret = context.require(raw.api_secret.as_ref(), &format!("{path}.api_secret"), hint);
+    let unclear =
+        ["api", "sign_with"].iter().any(|key| context.was_removed_below(&format!("{path}.{key}")));
     let keys = match raw.api.unwrap_or_default() {
+        // Which keys belong there cannot be told.
+        _ if unclear => vec![("x-logtrust-apikey", "api_key", stand_in())],
         RawDevoApi::Provisioning => provisioning_keys(context, path, raw),
         RawDevoApi::Query => query_keys(context, path, raw),
     };

@@ -79,6 +79,9 @@ pub struct RawLimits {
     pub header_timeout: Option<String>,
     /// How long a caller's connection may be idle between requests. Default: "60s".
     pub idle_timeout: Option<String>,
+    /// How long a caller may take nothing of an answer. Buffers of the system make slow callers look
+    /// stuck for minutes. Default: "15m".
+    pub write_timeout: Option<String>,
 }
 
 /// Logging. Everything but data goes to standard error.
