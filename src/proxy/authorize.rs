@@ -63,7 +63,7 @@ pub async fn authorize(
     incoming: Incoming,
 ) -> Result<Response<Incoming>, ProxyError> {
     let mut content = arrange(proxy, route, incoming).await?;
-    let mut first = route.renewable.then(|| request.clone());
+    let mut first = replays(route).then(|| request.clone());
     let mut request = Some(request);
     loop {
         let attempt = request.take().ok_or(ProxyError::Internal)?;
@@ -78,6 +78,11 @@ pub async fn authorize(
         }
         request = first.take();
     }
+}
+
+/// True if a refusal by the upstream can lead to a second try.
+fn replays(route: &Route) -> bool {
+    route.renewable && !route.config.replay.statuses.is_empty()
 }
 
 /// The credentials of the route, one per identity.
@@ -104,7 +109,7 @@ async fn arrange(proxy: &Proxy, route: &Route, incoming: Incoming) -> Result<Con
     // Other credentials may end while a slow caller sends; they are taken when all of it is here.
     let signed_with_others = route.covers_body && route.identities.len() > 1;
     let room = proxy.budget.has_room_for(announced.unwrap_or(0));
-    let may_be_sent_twice = route.renewable && !route.covers_body && small && room;
+    let may_be_sent_twice = replays(route) && !route.covers_body && small && room;
     if signed_with_others || may_be_sent_twice {
         let held = Held::read(incoming, &hold_limits(proxy, route), &proxy.budget, |_| {}).await?;
         return Ok(Content::Held(held));
@@ -251,7 +256,7 @@ async fn send(
             let announced = incoming.size_hint().exact();
             let fits =
                 announced.is_none_or(|length| usize::try_from(length).is_ok_and(|l| l <= limit));
-            let copy = (route.renewable && fits).then(|| Copy::new(limit, &proxy.budget));
+            let copy = (replays(route) && fits).then(|| Copy::new(limit, &proxy.budget));
             if let Some(copy) = &copy {
                 *content = Content::Copied(Arc::clone(copy));
             }

@@ -15,6 +15,7 @@ pub mod retarget;
 pub mod route;
 pub mod upstream;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -99,6 +100,16 @@ impl Route {
             identities,
             strip,
         }
+    }
+}
+
+impl Route {
+    /// True if `path`, as callers write it, or what follows the prefix at the upstream is closed.
+    fn denies(&self, path: &str, rest: &str) -> bool {
+        let base = &self.config.upstream.base;
+        let mut of_credentials = self.identities.iter().flat_map(|identity| &identity.deny);
+        self.config.deny.iter().any(|pattern| pattern.covers("", path))
+            || of_credentials.any(|pattern| pattern.covers(base, rest))
     }
 }
 
@@ -256,20 +267,16 @@ pub fn find(
         Found::Nothing => return Err(ProxyError::NoRoute),
     };
     let route = snapshot.routes.get(index).ok_or(ProxyError::Internal)?;
-    // What is sent is the upstream's path and this rest, which must not lead out of that path.
     let rest = written.get(route.config.prefix.len()..).unwrap_or_default();
-    let read_rest = path::generous_reading(rest).map_err(ProxyError::Path)?;
-    for (path, rest) in [(written, rest), (&*read, &*read_rest)] {
-        let base = &route.config.upstream.base;
-        let denied = route.config.deny.iter().any(|pattern| pattern.covers("", path))
-            || route
-                .identities
-                .iter()
-                .flat_map(|identity| &identity.deny)
-                .any(|pattern| pattern.covers(base, rest));
-        if denied {
-            return Err(ProxyError::Denied);
-        }
+    let mut denied = route.denies(written, rest);
+    // Nearly always there is one reading only.
+    if let Cow::Owned(read) = read {
+        // What is sent is the upstream's path and this rest, which must not lead out of that path.
+        let rest = path::generous_reading(rest).map_err(ProxyError::Path)?;
+        denied |= route.denies(&read, &rest);
+    }
+    if denied {
+        return Err(ProxyError::Denied);
     }
     Ok(Arc::clone(route))
 }

@@ -114,20 +114,24 @@ impl DenyPattern {
     /// after a leading `**`, stand one after the other anywhere in it.
     pub fn covers(&self, base: &str, rest: &str) -> bool {
         let Self(pattern) = self;
-        let pattern: Vec<&str> =
-            pattern.iter().map(String::as_str).filter(|one| !one.is_empty()).collect();
-        let segments: Vec<&str> =
-            base.split('/').chain(rest.split('/')).filter(|one| !one.is_empty()).collect();
-        let begins = |segments: &[&str], pattern: &[&str]| {
-            segments.len() >= pattern.len()
-                && segments.iter().zip(pattern).all(|(segment, wanted)| matches(segment, wanted))
-        };
+        let mut segments = base.split('/').chain(rest.split('/')).filter(|one| !one.is_empty());
         match pattern.split_first() {
-            Some((&"**", pattern)) => (0..=segments.len())
-                .any(|at| begins(segments.get(at..).unwrap_or_default(), pattern)),
-            _ => begins(&segments, &pattern),
+            Some((first, pattern)) if first == "**" => loop {
+                if begin_with(segments.clone(), pattern) {
+                    return true;
+                }
+                if segments.next().is_none() {
+                    return false;
+                }
+            },
+            _ => begin_with(segments, pattern),
         }
     }
+}
+
+fn begin_with<'s>(mut segments: impl Iterator<Item = &'s str>, pattern: &[String]) -> bool {
+    let mut wanted = pattern.iter().filter(|one| !one.is_empty());
+    wanted.all(|wanted| segments.next().is_some_and(|segment| matches(segment, wanted)))
 }
 
 /// True if a segment is the wanted one; a `*` at the end of that stands for any ending.

@@ -111,27 +111,14 @@ async fn a_slow_caller_is_not_taken_for_a_slow_upstream() {
 
 #[tokio::test]
 async fn a_caller_who_does_not_read_is_given_up_and_the_upstream_freed() {
-    let (ended, mut told) = tokio::sync::mpsc::channel::<()>(1);
-    let upstream = Upstream::raw(move |mut stream| {
-        let ended = ended.clone();
-        async move {
-            read_head(&mut stream).await;
-            let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
-            let mut written = stream.write_all(head.as_bytes()).await;
-            while written.is_ok() {
-                written = stream.write_all(&[b'x'; 1 << 13]).await;
-            }
-            let _ = ended.send(()).await;
-        }
-    })
-    .await;
+    let (upstream, gone) = Upstream::endless().await;
     let config =
         format!("limits = {{ write_timeout = \"300ms\" }}\n{}", route(&upstream.url(), "", ""));
     let proxy = Proxy::start(&config).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     let get = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address());
     stream.write_all(get.as_bytes()).await.unwrap();
-    timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+    timeout(PATIENCE, gone.notified()).await.unwrap();
     drop(stream);
 }
 

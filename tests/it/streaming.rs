@@ -149,22 +149,7 @@ async fn an_answer_that_stalls_is_cut_off() {
 
 #[tokio::test]
 async fn a_caller_who_goes_away_during_the_answer_frees_the_upstream() {
-    let gone = Arc::new(Notify::new());
-    let tell = Arc::clone(&gone);
-    let upstream = Upstream::raw(move |mut stream| {
-        let tell = Arc::clone(&tell);
-        async move {
-            read_head(&mut stream).await;
-            let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
-            let mut written = stream.write_all(head.as_bytes()).await;
-            // The end of the connection is all that ends this.
-            while written.is_ok() {
-                written = stream.write_all(&[b'x'; 1 << 13]).await;
-            }
-            tell.notify_one();
-        }
-    })
-    .await;
+    let (upstream, gone) = Upstream::endless().await;
     let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
     let mut connection = Connection::open(proxy.address()).await;
     let get = request("GET", "/", &[], whole(""));

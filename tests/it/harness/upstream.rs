@@ -11,8 +11,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::ANY_PORT;
@@ -94,6 +95,26 @@ impl Upstream {
             }
         });
         Self { address, seen: Arc::default(), connections, task }
+    }
+
+    /// Answers every connection with content that only the end of the connection ends; then tells.
+    pub(crate) async fn endless() -> (Self, Arc<Notify>) {
+        let gone = Arc::new(Notify::new());
+        let tell = Arc::clone(&gone);
+        let upstream = Self::raw(move |mut stream| {
+            let tell = Arc::clone(&tell);
+            async move {
+                read_head(&mut stream).await;
+                let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
+                let mut written = stream.write_all(head.as_bytes()).await;
+                while written.is_ok() {
+                    written = stream.write_all(&[b'x'; 1 << 13]).await;
+                }
+                tell.notify_one();
+            }
+        })
+        .await;
+        (upstream, gone)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
