@@ -13,8 +13,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
-use crate::config::{Config, CredentialConfig, Origin, RouteConfig, SourceSpec};
-use crate::connect::{Dialer, InvalidHost};
+use crate::config::{
+    Config, ConnectionSettings, CredentialConfig, HeaderCase, Http2, ListenerConfig, Origin,
+    RouteConfig, SourceSpec, Way,
+};
+use crate::connect::{Dialer, ForwardProxy, InvalidHost, InvalidProxy};
 use crate::credential::cache::{CacheSettings, CredentialCache};
 use crate::credential::http::TokenClient;
 use crate::credential::login::LoginSource;
@@ -26,9 +29,9 @@ use crate::proxy::route::RouteTable;
 use crate::proxy::upstream::Target;
 use crate::proxy::{Identity, Proxy, Route, Snapshot};
 use crate::server::bind::{BindError, Socket};
-use crate::server::{Listener, Server};
+use crate::server::{Listener, Server, Syntax};
 use crate::sign::{BodyCoverage, Scheme, Signer};
-use crate::tls::{TlsError, TlsSettings, client_config};
+use crate::tls::{TlsError, TlsSettings, client_config, offering};
 use crate::values::Values;
 
 /// Everything that runs, put together but not started.
@@ -70,6 +73,9 @@ pub enum StartError {
     /// An upstream without a usable host.
     #[error(transparent)]
     Host(#[from] InvalidHost),
+    /// A proxy that the environment names and that cannot be used.
+    #[error("HTTPS_PROXY cannot be used: {0}; set NO_PROXY, or proxy = \"none\" on the route")]
+    Proxy(#[from] InvalidProxy),
     /// An address that cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -168,12 +174,24 @@ impl App {
             tracker.spawn(admin::serve(listener, Arc::new(admin), stop.clone()));
         }
         tracker.close();
-        let protocols = self.config.listeners.iter().map(|listener| listener.protocol);
+        let remember_case = self
+            .config
+            .routes
+            .iter()
+            .any(|route| route.connection.header_case == HeaderCase::Preserve);
         let listeners = self
             .listeners
             .into_iter()
-            .zip(protocols)
-            .map(|((socket, gate), protocol)| Listener { socket, protocol, gate })
+            .zip(&self.config.listeners)
+            .map(|((socket, gate), config)| {
+                let syntax = Syntax {
+                    protocol: config.protocol,
+                    header_case: config.header_case,
+                    remember_case,
+                    lenient: config.lenient,
+                };
+                Listener { socket, syntax, gate }
+            })
             .collect();
         let server = Server::start(listeners, &self.proxy, self.config.workers)?;
         Ok(Running {
@@ -342,7 +360,9 @@ pub fn identity(credential: &CredentialConfig, cache: CredentialCache<Signer>) -
 /// # Errors
 /// When TLS to an upstream cannot be set up.
 pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapshot, StartError> {
-    let mut targets = Targets::default();
+    let preserve = |listener: &ListenerConfig| listener.header_case == HeaderCase::Preserve;
+    let remember_case = config.listeners.iter().any(preserve);
+    let mut targets = Targets { remember_case, ..Targets::default() };
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
         let target = targets.target(route)?;
@@ -356,16 +376,17 @@ pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapsho
 /// Targets by what they consist of: routes to one place share their connections.
 #[derive(Default)]
 struct Targets {
-    targets: HashMap<(Origin, TlsSettings, Duration), Arc<Target>>,
+    all: HashMap<(Origin, TlsSettings, ConnectionSettings), Arc<Target>>,
     tls: HashMap<TlsSettings, Arc<ClientConfig>>,
+    remember_case: bool,
 }
 
 impl Targets {
     fn target(&mut self, route: &RouteConfig) -> Result<Arc<Target>, StartError> {
         let upstream = &route.upstream;
-        let connect = route.timeouts.connect;
-        let key = (upstream.origin.clone(), upstream.tls.clone(), connect);
-        if let Some(target) = self.targets.get(&key) {
+        let settings = route.connection.clone();
+        let key = (upstream.origin.clone(), upstream.tls.clone(), settings.clone());
+        if let Some(target) = self.all.get(&key) {
             return Ok(Arc::clone(target));
         }
         let tls = if upstream.origin.is_secure() { Some(self.tls(route)?) } else { None };
@@ -375,13 +396,31 @@ impl Targets {
             .path_and_query("/")
             .build()
             .map_err(std::io::Error::other)?;
+        let proxy = match &settings.way {
+            Way::Direct => None,
+            Way::Environment => ForwardProxy::of_environment(&url)?,
+            Way::Proxy(proxy) => Some(ForwardProxy::at(proxy)?),
+        };
+        let protocols: &[&[u8]] = match settings.http2 {
+            Http2::Never => &[b"http/1.1"],
+            Http2::Auto => &[b"h2", b"http/1.1"],
+            Http2::Always => &[b"h2"],
+        };
+        let dialer = |protocols| {
+            let tls = tls.as_ref().map(|tls| offering(tls, protocols));
+            Dialer::new(&url, tls.as_ref(), proxy.clone(), settings.connect_timeout)
+        };
         let target = Arc::new(Target {
-            id: self.targets.len(),
-            dialer: Dialer::new(&url, tls.as_ref(), connect)?,
+            id: self.all.len(),
+            dialer: dialer(protocols)?,
+            http1_dialer: dialer(&[b"http/1.1"])?,
+            origin: upstream.origin.clone(),
+            remember_case: self.remember_case,
             host: HeaderValue::from_str(upstream.origin.authority.as_str())
                 .map_err(std::io::Error::other)?,
+            settings,
         });
-        self.targets.insert(key, Arc::clone(&target));
+        self.all.insert(key, Arc::clone(&target));
         Ok(target)
     }
 

@@ -65,6 +65,13 @@ pub fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, TlsErr
     Ok(Arc::new(config))
 }
 
+/// `config`, offering these protocols (RFC 7301), the one it likes best first.
+pub fn offering(config: &ClientConfig, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Arc::new(config)
+}
+
 /// The platform's roots, or Mozilla's list built into the program where the platform has none, as
 /// in an empty container image.
 fn platform_roots() -> Arc<RootCertStore> {

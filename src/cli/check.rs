@@ -86,19 +86,22 @@ async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
     for route in &snapshot.routes {
         let what = format!("route {} → {}", route.config.name, upstream(&route.config));
         let outcome = match route.target.dialer.dial().await {
-            Ok(Stream::Plain(_)) => Ok("connected, without TLS".to_owned()),
-            Ok(Stream::Tls(tls)) => {
-                let version = tls.get_ref().1.protocol_version();
-                let version = version.and_then(|version| version.as_str().map(str::to_owned));
-                let version = version.unwrap_or_default().replace('_', ".").replace("TLSv", "TLS ");
-                Ok(format!("connected, {version}, certificate accepted"))
-            }
+            Ok(stream) => Ok(connected(&stream)),
             Err(error) => Err(error.to_string()),
         };
         all_good &= outcome.is_ok();
         print(line(&what, &outcome))?;
     }
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn connected(stream: &Stream) -> String {
+    let Some(version) = stream.tls_version() else {
+        return "connected, without TLS".to_owned();
+    };
+    let version = version.as_str().unwrap_or_default().replace('_', ".").replace("TLSv", "TLS ");
+    let http = if stream.negotiated_http2() { "HTTP/2" } else { "HTTP/1.1" };
+    format!("connected, {version}, certificate accepted, {http}")
 }
 
 fn line(what: &str, outcome: &Result<String, String>) -> String {

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::load::{Source, start_failure};
@@ -212,7 +213,7 @@ fn explain(
         .map(HeaderName::as_str)
         .collect();
     out.row("removed", if removed.is_empty() { "nothing".into() } else { removed.join(", ") });
-    let Some(uri) =
+    let Some(target) =
         retarget::retarget(&parts.uri, route.config.prefix.len(), &route.config.upstream)
     else {
         return Ok(Err(ProxyError::Malformed("the target cannot be forwarded")));
@@ -224,7 +225,7 @@ fn explain(
     parts.headers.insert(HOST, route.target.host.clone());
     let mut request = Outgoing {
         method: parts.method,
-        uri,
+        target,
         headers: parts.headers,
         added: Vec::new(),
         secret_query: false,
@@ -240,9 +241,9 @@ fn explain(
         out.row("credential", "none (pass-through)");
     }
     let target = if request.secret_query && !reveal {
-        format!("{}{}?…", route.config.upstream.origin, request.uri.path())
+        format!("{}{}?…", route.config.upstream.origin, request.target.path())
     } else {
-        request.uri.to_string()
+        format!("{}{}", route.config.upstream.origin, request.target)
     };
     out.row("sent as", format!("{} {target}", request.method));
     Ok(Ok(out.text))
@@ -272,7 +273,7 @@ fn signer(
 
 struct Outgoing {
     method: Method,
-    uri: Uri,
+    target: PathAndQuery,
     headers: HeaderMap,
     /// The fields that credentials have added, unless they hold no secret.
     added: Vec<HeaderName>,
@@ -303,8 +304,8 @@ impl Page {
         let signable = SignableRequest {
             method: &request.method,
             authority: route.config.upstream.origin.authority.as_str(),
-            path: request.uri.path(),
-            query: request.uri.query(),
+            path: request.target.path(),
+            query: request.target.query(),
             headers: &request.headers,
         };
         if let Signer::Hmac(hmac) = signer {
@@ -348,12 +349,12 @@ impl Page {
             self.row("added", format!("query parameters {shown}"));
             request.secret_query = true;
             let owned = credential.scheme.sets_query();
-            let without = retarget::replace_query(&request.uri, &owned, "");
-            if without.is_some_and(|without| without.query() != request.uri.query()) {
+            let without = retarget::replace_query(&request.target, &owned, "");
+            if without.is_some_and(|without| without.query() != request.target.query()) {
                 self.row("removed", format!("query parameters {}", owned.join(", ")));
             }
-            request.uri =
-                retarget::replace_query(&request.uri, &owned, pairs).ok_or(ProxyError::Internal)?;
+            request.target = retarget::replace_query(&request.target, &owned, pairs)
+                .ok_or(ProxyError::Internal)?;
         }
         Ok(())
     }

@@ -65,9 +65,10 @@ pub(super) fn start_failure(error: StartError) -> Failure {
             }
             Failure::configuration(message)
         }
-        StartError::Tls { .. } | StartError::Credential { .. } | StartError::Host(_) => {
-            Failure::configuration(super::output::chain(&error))
-        }
+        StartError::Tls { .. }
+        | StartError::Credential { .. }
+        | StartError::Host(_)
+        | StartError::Proxy(_) => Failure::configuration(super::output::chain(&error)),
         StartError::Bind(_) | StartError::System(_) => Failure::runtime(&error),
     }
 }

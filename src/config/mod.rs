@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme as UriScheme};
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ipnet::IpNet;
 
 use crate::credential::fixed::FixedSpec;
@@ -31,8 +31,10 @@ use crate::sign::Scheme;
 use crate::sign::owned::OwnedFields;
 use crate::tls::TlsSettings;
 use problem::Problem;
-pub use raw::RawProtocol as Protocol;
 pub use raw::{RawAccess as AccessLog, RawLevel as Level, RawLogFormat as LogFormat};
+pub use raw::{
+    RawAnswers as Answers, RawHeaderCase as HeaderCase, RawHttp2 as Http2, RawProtocol as Protocol,
+};
 
 /// A configuration that can run.
 #[derive(Debug, Clone)]
@@ -129,6 +131,10 @@ pub struct ListenerConfig {
     pub protocol: Protocol,
     /// Who may call.
     pub access: AccessRules,
+    /// How names of fields are written in answers.
+    pub header_case: HeaderCase,
+    /// Bear with odd syntax.
+    pub lenient: bool,
 }
 
 /// Who may call a listener.
@@ -142,6 +148,8 @@ pub struct AccessRules {
     pub allow: Vec<IpNet>,
     /// The token that callers send.
     pub caller_token: Option<CallerToken>,
+    /// How refusals and failures are put to them.
+    pub answers: Answers,
 }
 
 /// A token that callers send.
@@ -268,6 +276,47 @@ pub struct RouteConfig {
     pub replay: Replay,
     /// Pass the caller's `Authorization` on although a credential is used.
     pub keep_caller_authorization: bool,
+    /// Forward WebSocket handshakes.
+    pub websocket: bool,
+    /// Point redirects and cookies of the upstream to this route.
+    pub rewrite_location: bool,
+    /// Requests in flight on this route.
+    pub max_in_flight: Option<usize>,
+    /// How connections to the upstream are made and kept.
+    pub connection: ConnectionSettings,
+}
+
+/// How connections to an upstream are made and kept. Routes to one origin that agree in this share
+/// their connections.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConnectionSettings {
+    /// Which HTTP versions.
+    pub http2: Http2,
+    /// How names of fields are written.
+    pub header_case: HeaderCase,
+    /// Bear with odd syntax.
+    pub lenient: bool,
+    /// For connecting, the TLS handshake included.
+    pub connect_timeout: Duration,
+    /// The way there.
+    pub way: Way,
+    /// Connections without a request that are kept, per worker.
+    pub pool_size: usize,
+    /// How long one may wait for its next request.
+    pub idle_timeout: Duration,
+    /// How old one may get.
+    pub max_age: Duration,
+}
+
+/// The way to an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// As `HTTPS_PROXY` and `NO_PROXY` say.
+    Environment,
+    /// Straight.
+    Direct,
+    /// Through this proxy.
+    Proxy(Uri),
 }
 
 /// Where a route's requests go.
@@ -286,14 +335,14 @@ pub struct UpstreamConfig {
 /// Time limits of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For connecting.
-    pub connect: Duration,
     /// From the end of the request to the head of the answer.
     pub first_byte: Duration,
     /// Between two pieces of content.
     pub idle: Duration,
     /// For the whole exchange.
     pub total: Option<Duration>,
+    /// How long a WebSocket may be silent.
+    pub websocket: Duration,
 }
 
 /// What a refusal by the upstream does.

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::reply::{ReplyError, ReplyTime};
 use super::{FetchError, Refusal};
 use crate::clock::{Clock, Now};
-use crate::connect::Dialer;
+use crate::connect::{Dialer, ForwardProxy};
 
 /// The largest answer that is read. Tokens are small.
 pub const MAX_REPLY: usize = 64 * 1024;
@@ -69,7 +69,9 @@ impl TokenClient {
             authority: authority.clone(),
             reason: error.to_string(),
         };
-        let dialer = Dialer::new(&request.url, self.tls.as_ref(), self.connect_timeout)
+        let proxy = ForwardProxy::of_environment(&request.url)
+            .map_err(|error| FetchError::Request(error.to_string()))?;
+        let dialer = Dialer::new(&request.url, self.tls.as_ref(), proxy, self.connect_timeout)
             .map_err(|error| FetchError::Request(error.to_string()))?;
         let stream = dialer
             .dial()

@@ -1,21 +1,22 @@
 //! The phase that sees credentials: get them, sign, send; on a refusal reject them and do it once
-//! more.
+//! more. A request that may be sent twice is sent once more, too, when its connection breaks.
 //!
 //! Signing is the last change before sending. A second try is signed anew, so it has a timestamp of
 //! its own.
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::PathAndQuery;
+use http::{Extensions, HeaderMap, HeaderValue, Method};
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::content::{Copy, Kept, Progress, RequestContent};
+use super::content::{Copy, Kept, Progress, RequestContent, Streaming};
 use super::hold::{Held, HoldLimits};
 use super::respond::ProxyError;
 use super::retarget::replace_query;
-use super::upstream::Pools;
+use super::upstream::{Answer, Fate, Needs, Outgoing, Pools, SendError};
 use super::{Identity, Proxy, Route};
 use crate::credential::cache::{Issued, Rejection};
 use crate::sign::hmac::ContentDigest;
@@ -26,16 +27,22 @@ use crate::sign::{AuthFields, SignableRequest, Signer};
 pub struct Unsigned {
     /// The method.
     pub method: Method,
-    /// Where it goes: the upstream's scheme and authority, and the target.
-    pub uri: Uri,
+    /// Path and query at the upstream.
+    pub target: PathAndQuery,
     /// The fields.
     pub headers: HeaderMap,
+    /// How the caller wrote the names of fields, where that is to be kept.
+    pub extensions: Extensions,
+    /// What it needs beyond the ordinary.
+    pub needs: Needs,
+    /// Trailers may follow the content.
+    pub trailers: bool,
 }
 
 /// Method and path only: a query credential ends up in the target.
 impl std::fmt::Debug for Unsigned {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Unsigned({} {})", self.method, self.uri.path())
+        write!(f, "Unsigned({} {})", self.method, self.target.path())
     }
 }
 
@@ -61,28 +68,69 @@ pub async fn authorize(
     route: &Route,
     request: Unsigned,
     incoming: Incoming,
-) -> Result<Response<Incoming>, ProxyError> {
-    let mut content = arrange(proxy, route, incoming).await?;
-    let mut first = replays(route).then(|| request.clone());
-    let mut request = Some(request);
+) -> Result<Answer, ProxyError> {
+    let resends = resends(route, &request.method);
+    let mut content = arrange(proxy, route, resends, incoming).await?;
+    // Once because of the connection, and once because of the credential.
+    let mut resend = resends.then(|| request.clone());
+    let mut replay = None;
+    let mut attempt = request;
     loop {
-        let attempt = request.take().ok_or(ProxyError::Internal)?;
         let issued = credentials(route).await?;
-        let attempt = sign(proxy, route, &issued, attempt, &mut content).await?;
-        let (response, progress) = send(proxy, pools, route, attempt, &mut content).await?;
-        if first.is_none() || !route.config.replay.statuses.contains(&response.status()) {
-            return Ok(response);
+        let method = attempt.method.clone();
+        let signed = sign(proxy, route, &issued, attempt, &mut content).await?;
+        let progress = Progress::new();
+        match send(proxy, pools, route, signed, resends, &mut content, &progress).await {
+            Err(failed) => {
+                let again = if may_resend(failed.fate, &method) { resend.take() } else { None };
+                let Some(mut again) = again.filter(|_| keep_for_replay(&mut content, &progress))
+                else {
+                    return Err(failed.error);
+                };
+                tracing::debug!(
+                    route = %route.config.name, error = %failed.error,
+                    "a connection of the upstream broke; sending once more over another"
+                );
+                replay = replay.or_else(|| replays(route).then(|| again.clone()));
+                again.needs.fresh_connection = true;
+                attempt = again;
+            }
+            Ok(answer) => {
+                let refused = route.config.replay.statuses.contains(&answer.response.status());
+                if !refused || !replays(route) {
+                    return Ok(answer);
+                }
+                let Some(again) = resend.take().or_else(|| replay.take()) else {
+                    return Ok(answer);
+                };
+                if !reject(route, &issued) || !keep_for_replay(&mut content, &progress) {
+                    return Ok(answer);
+                }
+                attempt = again;
+            }
         }
-        if !reject(route, &issued) || !keep_for_replay(&mut content, &progress) {
-            return Ok(response);
-        }
-        request = first.take();
     }
 }
 
 /// True if a refusal by the upstream can lead to a second try.
 fn replays(route: &Route) -> bool {
     route.renewable && !route.config.replay.statuses.is_empty()
+}
+
+/// True if a request may have to be sent a second time: with another credential, over another
+/// connection because it is idempotent, or because HTTP/2 says that nothing was done with it.
+fn resends(route: &Route, method: &Method) -> bool {
+    replays(route) || method.is_idempotent() || route.target.may_speak_http2()
+}
+
+/// True if a request that failed so may be sent again: the upstream acts on it at most once, or it
+/// makes no difference how often.
+fn may_resend(fate: Fate, method: &Method) -> bool {
+    match fate {
+        Fate::Unprocessed => true,
+        Fate::Unknown => method.is_idempotent(),
+        Fate::Final => false,
+    }
 }
 
 /// The credentials of the route, one per identity.
@@ -95,7 +143,12 @@ async fn credentials(route: &Route) -> Result<Vec<Arc<Issued<Signer>>>, ProxyErr
 }
 
 /// Decides what happens to the content before it is sent.
-async fn arrange(proxy: &Proxy, route: &Route, incoming: Incoming) -> Result<Content, ProxyError> {
+async fn arrange(
+    proxy: &Proxy,
+    route: &Route,
+    resends: bool,
+    incoming: Incoming,
+) -> Result<Content, ProxyError> {
     if incoming.is_end_stream() {
         return Ok(Content::Empty);
     }
@@ -109,7 +162,7 @@ async fn arrange(proxy: &Proxy, route: &Route, incoming: Incoming) -> Result<Con
     // Other credentials may end while a slow caller sends; they are taken when all of it is here.
     let signed_with_others = route.covers_body && route.identities.len() > 1;
     let room = proxy.budget.has_room_for(announced.unwrap_or(0));
-    let may_be_sent_twice = replays(route) && !route.covers_body && small && room;
+    let may_be_sent_twice = resends && !route.covers_body && small && room;
     if signed_with_others || may_be_sent_twice {
         let held = Held::read(incoming, &hold_limits(proxy, route), &proxy.budget, |_| {}).await?;
         return Ok(Content::Held(held));
@@ -211,8 +264,8 @@ fn signable<'r>(route: &'r Route, request: &'r Unsigned) -> SignableRequest<'r> 
     SignableRequest {
         method: &request.method,
         authority: route.config.upstream.origin.authority.as_str(),
-        path: request.uri.path(),
-        query: request.uri.query(),
+        path: request.target.path(),
+        query: request.target.query(),
         headers: &request.headers,
     }
 }
@@ -223,7 +276,7 @@ fn apply(
     request: &mut Unsigned,
 ) -> Result<(), ProxyError> {
     if let Some(pairs) = &fields.query {
-        request.uri = replace_query(&request.uri, &identity.owned_query, pairs)
+        request.target = replace_query(&request.target, &identity.owned_query, pairs)
             .ok_or(ProxyError::Internal)?;
     }
     for (name, value) in fields.fields {
@@ -237,11 +290,13 @@ async fn send(
     pools: &Pools,
     route: &Route,
     request: Unsigned,
+    resends: bool,
     content: &mut Content,
-) -> Result<(Response<Incoming>, Arc<Progress>), ProxyError> {
-    let progress = Progress::new();
-    let shared = Arc::clone(&progress);
+    progress: &Arc<Progress>,
+) -> Result<Answer, SendError> {
+    let shared = Arc::clone(progress);
     let timeouts = &route.config.timeouts;
+    let Unsigned { method, target, headers, extensions, needs, trailers } = request;
     let outgoing = match std::mem::replace(content, Content::Gone) {
         Content::Empty => {
             *content = Content::Empty;
@@ -256,37 +311,30 @@ async fn send(
             let announced = incoming.size_hint().exact();
             let fits =
                 announced.is_none_or(|length| usize::try_from(length).is_ok_and(|l| l <= limit));
-            let copy = (replays(route) && fits).then(|| Copy::new(limit, &proxy.budget));
+            let copy = (resends && fits).then(|| Copy::new(limit, &proxy.budget));
             if let Some(copy) = &copy {
                 *content = Content::Copied(Arc::clone(copy));
             }
-            let max_body = route.config.max_body;
-            RequestContent::stream(incoming, max_body, timeouts.idle, copy, shared)
+            let streaming = Streaming {
+                max_body: route.config.max_body,
+                idle: timeouts.idle,
+                copy,
+                on_demand: needs.go_ahead,
+                trailers: trailers.then(|| Arc::clone(&route.strip)),
+            };
+            RequestContent::stream(incoming, streaming, shared)
         }
         Content::Kept(kept) => {
             let bytes = kept.bytes.clone();
             *content = Content::Kept(kept);
             RequestContent::memory(bytes, shared)
         }
-        Content::Copied(_) | Content::Gone => return Err(ProxyError::Internal),
+        Content::Copied(_) | Content::Gone => {
+            return Err(SendError { error: ProxyError::Internal, fate: Fate::Final });
+        }
     };
-    let mut outgoing = Request::new(outgoing);
-    *outgoing.method_mut() = request.method;
-    *outgoing.uri_mut() = request.uri;
-    *outgoing.headers_mut() = request.headers;
-    // Without it hyper takes GET and HEAD to have no content, and drops what there is.
-    let streams = !outgoing.body().is_end_stream() && outgoing.body().size_hint().exact().is_none();
-    if streams {
-        let chunked = HeaderValue::from_static("chunked");
-        outgoing.headers_mut().insert(TRANSFER_ENCODING, chunked);
-    }
-    *outgoing.version_mut() = Version::HTTP_11;
-    let response = pools.send(&route.target, outgoing, &progress, timeouts.first_byte).await?;
-    // Nobody asked for another protocol: Upgrade is not forwarded.
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(ProxyError::Protocol);
-    }
-    Ok((response, progress))
+    let outgoing = Outgoing { method, target, headers, extensions, content: outgoing, needs };
+    pools.send(&route.target, outgoing, progress, timeouts).await
 }
 
 /// True if another try may fare better: somebody has replaced, or is replacing, a credential.

@@ -9,17 +9,50 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::headers;
 use super::hold::{Budget, Held, Share, read_piece};
 use super::respond::ProxyError;
+use super::upstream::Lease;
+use crate::sign::owned::OwnedFields;
 
-/// Why content broke off. The reason for the caller is in [`Progress`].
+/// How long the content of a caller that waits to be asked for it is held back, if the upstream
+/// says nothing (RFC 9110 §10.1.1: not for ever).
+const GO_AHEAD: Duration = Duration::from_secs(1);
+
+/// Why content broke off. The reason for the caller is in [`Progress`]; hyper looks in the source
+/// for the reason with which HTTP/2 ends a stream.
 #[derive(Debug, thiserror::Error)]
 #[error("the content broke off")]
-pub struct ContentError;
+pub struct ContentError(#[source] Option<hyper::Error>);
+
+/// Holds content back until the upstream asks for it (`100 Continue`).
+#[derive(Debug, Default)]
+pub struct Gate {
+    open: AtomicBool,
+    waiting: AtomicWaker,
+}
+
+impl Gate {
+    /// Lets the content pass.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.waiting.wake();
+    }
+
+    fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.open.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        self.waiting.register(cx.waker());
+        // It may have been opened in between.
+        if self.open.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
 
 /// How far the content of one request has come; shared between the content and whoever waits for
 /// the answer.
@@ -105,6 +138,23 @@ struct Stream {
     left: u64,
     idle: IdleTimer,
     copy: Option<Arc<Copy>>,
+    gate: Option<(Arc<Gate>, IdleTimer)>,
+    trailers: Option<Arc<OwnedFields>>,
+}
+
+/// How content is streamed.
+#[derive(Debug)]
+pub struct Streaming {
+    /// The most that may come, in bytes.
+    pub max_body: u64,
+    /// How long the caller may be silent.
+    pub idle: Duration,
+    /// Where a copy is kept.
+    pub copy: Option<Arc<Copy>>,
+    /// Hold the content back until the upstream asks for it.
+    pub on_demand: bool,
+    /// Let trailers pass, without these fields; otherwise they are dropped.
+    pub trailers: Option<Arc<OwnedFields>>,
 }
 
 /// A copy of streamed content, kept up to a limit so that it can be sent a second time.
@@ -172,18 +222,21 @@ impl RequestContent {
         Self { source: Source::Memory(bytes), progress }
     }
 
-    /// Content as it comes from the caller: at most `max_body` bytes, never silent for longer than
-    /// `idle`.
-    pub fn stream(
-        incoming: Incoming,
-        max_body: u64,
-        idle: Duration,
-        copy: Option<Arc<Copy>>,
-        progress: Arc<Progress>,
-    ) -> Self {
+    /// Content as it comes from the caller.
+    pub fn stream(incoming: Incoming, streaming: Streaming, progress: Arc<Progress>) -> Self {
+        let Streaming { max_body, idle, copy, on_demand, trailers } = streaming;
+        let gate = on_demand.then(|| (Arc::default(), IdleTimer::new(GO_AHEAD)));
         let idle = IdleTimer::new(idle);
-        let stream = Stream { incoming, left: max_body, idle, copy };
+        let stream = Stream { incoming, left: max_body, idle, copy, gate, trailers };
         Self { source: Source::Stream(Box::new(stream)), progress }
+    }
+
+    /// What holds the content back, if anything does.
+    pub fn gate(&self) -> Option<Arc<Gate>> {
+        match &self.source {
+            Source::Stream(stream) => stream.gate.as_ref().map(|(gate, _)| Arc::clone(gate)),
+            Source::Empty | Source::Memory(_) | Source::File { .. } => None,
+        }
     }
 }
 
@@ -201,7 +254,7 @@ impl Body for RequestContent {
             Source::Empty => None,
             Source::Memory(bytes) => {
                 let bytes = std::mem::take(bytes);
-                (!bytes.is_empty()).then_some(Ok(bytes))
+                (!bytes.is_empty()).then_some(Ok(Frame::data(bytes)))
             }
             Source::File { held, offset, reading } => {
                 if *offset >= held.length() {
@@ -217,13 +270,20 @@ impl Body for RequestContent {
                     match piece {
                         Ok(piece) if !piece.is_empty() => {
                             *offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
-                            Some(Ok(piece))
+                            Some(Ok(Frame::data(piece)))
                         }
-                        _ => Some(Err(UNREADABLE)),
+                        _ => Some(Err((UNREADABLE, None))),
                     }
                 }
             }
             Source::Stream(stream) => {
+                if let Some((gate, patience)) = &mut stream.gate {
+                    if gate.poll_open(cx).is_pending() {
+                        ready!(patience.poll_expired(cx));
+                    }
+                    stream.gate = None;
+                    progress.moved();
+                }
                 let piece = stream.poll_piece(cx);
                 progress.waiting.store(piece.is_pending(), Ordering::Relaxed);
                 ready!(piece)
@@ -234,10 +294,10 @@ impl Body for RequestContent {
                 progress.complete.store(true, Ordering::Relaxed);
                 None
             }
-            Some(Ok(piece)) => Some(Ok(Frame::data(piece))),
-            Some(Err(failure)) => {
+            Some(Ok(piece)) => Some(Ok(piece)),
+            Some(Err((failure, cause))) => {
                 progress.fail(failure);
-                Some(Err(ContentError))
+                Some(Err(ContentError(cause)))
             }
         })
     }
@@ -271,32 +331,44 @@ impl Body for RequestContent {
     }
 }
 
+/// A piece of content, or why there is none, and the cause of that.
+type Piece = Result<Frame<Bytes>, (u8, Option<hyper::Error>)>;
+
 impl Stream {
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, u8>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
         loop {
             let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Pending => {
                     ready!(self.idle.poll_expired(cx));
-                    return Poll::Ready(Some(Err(TIMED_OUT)));
+                    return Poll::Ready(Some(Err((TIMED_OUT, None))));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(ABORTED))),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Some(Err((ABORTED, Some(error)))));
+                }
                 Poll::Ready(Some(Ok(frame))) => frame,
             };
             self.idle.reset();
-            // Trailers are dropped: a field in them would arrive behind everything that was checked.
-            let Ok(piece) = frame.into_data() else {
-                continue;
+            let piece = match frame.into_data() {
+                Ok(piece) => piece,
+                // A field in a trailer would arrive behind everything that was checked.
+                Err(frame) => match (frame.into_trailers(), &self.trailers) {
+                    (Ok(mut trailers), Some(strip)) => {
+                        headers::strip_trailers(&mut trailers, strip);
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                    }
+                    _ => continue,
+                },
             };
             let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
             if length > self.left {
-                return Poll::Ready(Some(Err(TOO_LARGE)));
+                return Poll::Ready(Some(Err((TOO_LARGE, None))));
             }
             self.left -= length;
             if let Some(copy) = &self.copy {
                 copy.keep(&piece);
             }
-            return Poll::Ready(Some(Ok(piece)));
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
     }
 }
@@ -332,12 +404,18 @@ impl IdleTimer {
 pub struct ResponseContent<G> {
     source: Answer,
     /// Told how it ended, and dropped with the content: whatever lasts as long as the exchange.
-    guard: G,
+    guard: Option<G>,
 }
 
 enum Answer {
     Own(Option<Bytes>),
-    Upstream { incoming: Incoming, idle: IdleTimer, deadline: Option<Pin<Box<Sleep>>> },
+    Upstream {
+        incoming: Incoming,
+        /// Given back at the end.
+        lease: Option<Lease>,
+        idle: IdleTimer,
+        deadline: Option<Pin<Box<Sleep>>>,
+    },
 }
 
 /// What lasts as long as an exchange.
@@ -354,22 +432,35 @@ impl<G: ExchangeGuard> ResponseContent<G> {
     /// An answer of ours.
     pub fn own(bytes: Bytes, mut guard: G) -> Self {
         guard.ended();
-        Self { source: Answer::Own((!bytes.is_empty()).then_some(bytes)), guard }
+        let source = Answer::Own((!bytes.is_empty()).then_some(bytes));
+        Self { source, guard: Some(guard) }
     }
 
-    /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`.
+    /// No content, because another protocol follows; the exchange lasts on.
+    pub fn switched() -> Self {
+        Self { source: Answer::Own(None), guard: None }
+    }
+
+    /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`. The
+    /// connection is given back at its end.
     pub fn upstream(
         incoming: Incoming,
+        lease: Lease,
         idle: Duration,
         deadline: Option<Instant>,
         mut guard: G,
     ) -> Self {
-        if incoming.is_end_stream() {
+        let lease = if incoming.is_end_stream() {
             guard.ended();
-        }
+            lease.give_back();
+            None
+        } else {
+            Some(lease)
+        };
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let idle = IdleTimer::new(idle);
-        Self { source: Answer::Upstream { incoming, idle, deadline }, guard }
+        let source = Answer::Upstream { incoming, lease, idle, deadline };
+        Self { source, guard: Some(guard) }
     }
 }
 
@@ -382,46 +473,53 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
         let Self { source, guard } = self.get_mut();
-        let frame = match source {
-            Answer::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Answer::Upstream { incoming, idle, deadline } => {
-                if let Some(deadline) = deadline
-                    && deadline.as_mut().poll(cx).is_ready()
-                {
-                    guard.broke("total timeout");
-                    return Poll::Ready(Some(Err(ContentError)));
-                }
-                match Pin::new(incoming).poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => {
-                        idle.reset();
-                        Some(Ok(frame))
-                    }
-                    Poll::Ready(Some(Err(_))) => {
-                        guard.broke("upstream broke off");
-                        Some(Err(ContentError))
-                    }
-                    Poll::Ready(None) => None,
-                    Poll::Pending => {
-                        ready!(idle.poll_expired(cx));
-                        guard.broke("upstream idle timeout");
-                        Some(Err(ContentError))
-                    }
-                }
+        let (incoming, lease, idle, deadline) = match source {
+            Answer::Own(bytes) => {
+                let frame = bytes.take().map(|bytes| Ok(Frame::data(bytes)));
+                return Poll::Ready(frame);
+            }
+            Answer::Upstream { incoming, lease, idle, deadline } => {
+                (incoming, lease, idle, deadline)
             }
         };
-        if let Some(Ok(frame)) = &frame
-            && let Some(piece) = frame.data_ref()
-        {
-            guard.passed(piece.len());
-        }
-        let ended = match source {
-            Answer::Own(bytes) => bytes.is_none(),
-            Answer::Upstream { incoming, .. } => frame.is_none() || incoming.is_end_stream(),
+        let mut broke = |reason, cause| {
+            if let Some(guard) = guard {
+                guard.broke(reason);
+            }
+            // Closed, if nobody else uses it.
+            drop(lease.take());
+            Poll::Ready(Some(Err(ContentError(cause))))
         };
-        if ended && !matches!(frame, Some(Err(_))) {
-            guard.ended();
+        if let Some(deadline) = deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return broke("total timeout", None);
         }
-        Poll::Ready(frame)
+        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                idle.reset();
+                Some(frame)
+            }
+            Poll::Ready(Some(Err(error))) => return broke("upstream broke off", Some(error)),
+            Poll::Ready(None) => None,
+            Poll::Pending => {
+                ready!(idle.poll_expired(cx));
+                return broke("upstream idle timeout", None);
+            }
+        };
+        let frame = frame.map(without_hop_by_hop);
+        if let Some(guard) = guard {
+            if let Some(piece) = frame.as_ref().and_then(Frame::data_ref) {
+                guard.passed(piece.len());
+            }
+            if frame.is_none() || incoming.is_end_stream() {
+                guard.ended();
+                if let Some(lease) = lease.take() {
+                    lease.give_back();
+                }
+            }
+        }
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -439,6 +537,20 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
             }
             Answer::Upstream { incoming, .. } => incoming.size_hint(),
         }
+    }
+}
+
+/// A frame of an answer, its trailers without what must not travel on.
+fn without_hop_by_hop(frame: Frame<Bytes>) -> Frame<Bytes> {
+    if frame.is_data() {
+        return frame;
+    }
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            headers::strip_response_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 

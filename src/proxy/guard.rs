@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 
 use super::respond::ProxyError;
 use super::route::RouteTable;
-use crate::config::{AccessRules, CallerToken, Limits};
+use crate::config::{AccessRules, Answers, CallerToken, Limits};
 use crate::credential::secrets::Secrets;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -55,6 +55,11 @@ impl Gate {
     ) -> Self {
         let Limits { target_bytes, fields, .. } = *limits;
         Self { rules, bound, target_bytes, fields, secrets }
+    }
+
+    /// How refusals and failures are put to callers.
+    pub fn answers(&self) -> Answers {
+        self.rules.answers
     }
 
     /// Lets a request pass, or says why not.

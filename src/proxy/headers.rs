@@ -2,7 +2,9 @@
 
 use std::sync::OnceLock;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, USER_AGENT, VIA};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRAILER, USER_AGENT, VIA,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use crate::credential::http::USER_AGENT_VALUE;
@@ -84,10 +86,65 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes hop-by-hop fields from an answer.
+/// Removes hop-by-hop fields from an answer. `Trailer` stays, because trailers do.
 pub fn strip_response(headers: &mut HeaderMap) {
     strip_connection_named(headers);
-    strip(headers, is_hop_by_hop);
+    strip(headers, |name| is_hop_by_hop(name) && *name != TRAILER);
+}
+
+/// Fields that have no business behind the content: they frame, route, authenticate or modify the
+/// request (RFC 9110 §6.5.1).
+fn is_forbidden_in_trailers(name: &HeaderName) -> bool {
+    is_hop_by_hop(name)
+        || name.as_str().starts_with("content-")
+        || matches!(
+            name.as_str(),
+            "authorization"
+                | "cache-control"
+                | "cookie"
+                | "expect"
+                | "host"
+                | "max-forwards"
+                | "range"
+                | "set-cookie"
+                | "via"
+        )
+}
+
+/// Removes from the trailers of a request what must not travel on, `owned` included.
+pub fn strip_trailers(trailers: &mut HeaderMap, owned: &OwnedFields) {
+    let forwarding = forwarding();
+    strip(trailers, |name| {
+        is_forbidden_in_trailers(name) || forwarding.contains(name) || owned.contains(name)
+    });
+}
+
+/// Removes from the trailers of an answer what must not travel on.
+pub fn strip_response_trailers(trailers: &mut HeaderMap) {
+    strip(trailers, is_forbidden_in_trailers);
+}
+
+/// True if the caller takes trailers (RFC 9110 §10.1.4).
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    lists(headers, TE, b"trailers")
+}
+
+/// True if the content is a gRPC message.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let rest = value.strip_prefix(b"application/grpc".as_slice());
+    rest.is_some_and(|rest| rest.is_empty() || matches!(rest.first(), Some(b'+' | b';' | b' ')))
+}
+
+/// True if the list-valued field `name` has `token` in it, in whatever case and with whatever
+/// parameters.
+pub fn lists(headers: &HeaderMap, name: HeaderName, token: &[u8]) -> bool {
+    let values = headers.get_all(name);
+    let mut members = values.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    members.any(|member| {
+        let bare = member.split(|byte| *byte == b';').next().unwrap_or_default();
+        bare.trim_ascii().eq_ignore_ascii_case(token)
+    })
 }
 
 fn strip_connection_named(headers: &mut HeaderMap) {

@@ -12,8 +12,10 @@ pub mod hold;
 pub mod path;
 pub mod respond;
 pub mod retarget;
+pub mod rewrite;
 pub mod route;
 pub mod upstream;
+pub mod websocket;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,12 +24,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::header::EXPECT;
+use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{DenyPattern, Limits, RouteConfig};
+use crate::config::{DenyPattern, HeaderCase, Limits, RouteConfig};
 use crate::credential::cache::CredentialCache;
 use crate::sign::Signer;
 use crate::sign::owned::OwnedFields;
@@ -38,7 +42,8 @@ use headers::Via;
 use hold::Budget;
 use respond::ProxyError;
 use route::{Found, RouteTable};
-use upstream::{Pools, Target};
+use upstream::{Answer, Needs, Pools, Target};
+use websocket::Tunnel;
 
 /// The tracing target of the line per request.
 pub const ACCESS: &str = "access";
@@ -74,11 +79,15 @@ pub struct Route {
     /// Its credentials, in the order of signing.
     pub identities: Vec<Arc<Identity>>,
     /// Everything that is removed from the caller's request.
-    pub strip: OwnedFields,
+    pub strip: Arc<OwnedFields>,
     /// True if a signature covers the content.
     pub covers_body: bool,
     /// True if a refused credential can be replaced.
     pub renewable: bool,
+    /// Its requests in flight.
+    in_flight: AtomicUsize,
+    /// Cancelled when the route is no longer served: tunnels end then.
+    removed: CancellationToken,
 }
 
 impl Route {
@@ -98,7 +107,9 @@ impl Route {
             config,
             target,
             identities,
-            strip,
+            strip: Arc::new(strip),
+            in_flight: AtomicUsize::new(0),
+            removed: CancellationToken::new(),
         }
     }
 }
@@ -155,28 +166,55 @@ impl Proxy {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Serves one request, whatever becomes of it.
+    /// Serves by `snapshot` from now on. Tunnels of routes that are not in it end; requests in
+    /// flight finish.
+    pub fn replace(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        let before = self.snapshot.swap(Arc::clone(&snapshot));
+        let stays = |route| snapshot.routes.iter().any(|other| Arc::ptr_eq(route, other));
+        for route in before.routes.iter().filter(|route| !stays(route)) {
+            route.removed.cancel();
+        }
+    }
+
+    /// Serves one request, whatever becomes of it. With an answer that switches to another protocol
+    /// comes what follows it on the caller's connection.
     pub async fn handle(
         &self,
         pools: &Pools,
         gate: &Gate,
         ends: Ends,
         request: Request<Incoming>,
-    ) -> Response<ResponseContent<Exchange>> {
+    ) -> (Response<ResponseContent<Exchange>>, Option<Tunnel>) {
         let mut exchange = Exchange::begin(&self.in_flight, &request);
         let without_content = request.method() == Method::HEAD;
         match self.serve(pools, gate, ends, request, &mut exchange).await {
-            Ok((response, route)) => {
+            Ok((answer, route)) => {
+                let Answer { mut response, lease } = answer;
+                let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
                 let (mut head, incoming) = response.into_parts();
                 headers::strip_response(&mut head.headers);
+                if route.config.rewrite_location {
+                    let config = &route.config;
+                    rewrite::rewrite(&mut head.headers, &config.upstream, &config.prefix);
+                }
                 // Our own version, whatever the upstream's; hyper adapts it to the caller's.
                 head.version = Version::HTTP_11;
                 exchange.status(head.status.as_u16(), "");
                 let timeouts = &route.config.timeouts;
+                if let Some(upstream) = upgrade {
+                    websocket::accept(&mut head.headers);
+                    let idle = timeouts.websocket;
+                    let removed = route.removed.clone();
+                    let tunnel = Tunnel { upstream, idle, removed, exchange, lease };
+                    let response = Response::from_parts(head, ResponseContent::switched());
+                    return (response, Some(tunnel));
+                }
                 let deadline = timeouts.total.map(|total| exchange.started + total);
                 let content =
-                    ResponseContent::upstream(incoming, timeouts.idle, deadline, exchange);
-                Response::from_parts(head, content)
+                    ResponseContent::upstream(incoming, lease, timeouts.idle, deadline, exchange);
+                (Response::from_parts(head, content), None)
             }
             Err(error) => {
                 let verdict = error.verdict();
@@ -187,11 +225,11 @@ impl Proxy {
                     );
                 }
                 exchange.status(verdict.status.as_u16(), verdict.word);
-                let (mut head, bytes) = error.response().into_parts();
+                let (mut head, bytes) = error.response(gate.answers()).into_parts();
                 let length = HeaderValue::from(bytes.len());
                 head.headers.insert(http::header::CONTENT_LENGTH, length);
                 let bytes = if without_content { Bytes::new() } else { bytes };
-                Response::from_parts(head, ResponseContent::own(bytes, exchange))
+                (Response::from_parts(head, ResponseContent::own(bytes, exchange)), None)
             }
         }
     }
@@ -204,7 +242,7 @@ impl Proxy {
         ends: Ends,
         request: Request<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<(Response<Incoming>, Arc<Route>), ProxyError> {
+    ) -> Result<(Answer, Arc<Route>), ProxyError> {
         if self.in_flight() > self.limits.requests {
             return Err(ProxyError::Busy);
         }
@@ -217,27 +255,57 @@ impl Proxy {
         let route = find(&snapshot, &admitted.host, &head.method, head.uri.path())?;
         drop(snapshot);
         exchange.found(&route);
+        if exchange.is_one_too_many() {
+            return Err(ProxyError::RouteBusy);
+        }
 
+        let needs = Needs {
+            upgrade: route.config.websocket && websocket::is_handshake(&head),
+            go_ahead: head.headers.contains_key(EXPECT),
+            trailers: head.version == Version::HTTP_2 && headers::takes_trailers(&head.headers),
+            fresh_connection: false,
+        };
         if let Some(token_field) = &admitted.token_field {
             head.headers.remove(token_field);
         }
         headers::strip_request(&mut head.headers, &[&route.strip]);
-        let uri = retarget::retarget(&head.uri, route.config.prefix.len(), &route.config.upstream)
-            .ok_or(ProxyError::Malformed("the target cannot be forwarded"))?;
+        let target =
+            retarget::retarget(&head.uri, route.config.prefix.len(), &route.config.upstream)
+                .ok_or(ProxyError::Malformed("the target cannot be forwarded"))?;
         self.via.add(&mut head.headers, head.version);
         headers::ensure_user_agent(&mut head.headers);
         for (name, value) in &route.config.set {
             head.headers.insert(name.clone(), value.clone());
         }
-        let unsigned = Unsigned { method: head.method, uri, headers: head.headers };
+        // The server adds how names were written, and more that is not the upstream's business.
+        let extensions = if route.config.connection.header_case == HeaderCase::Preserve {
+            std::mem::take(&mut head.extensions)
+        } else {
+            Extensions::new()
+        };
+        let unsigned = Unsigned {
+            // Only gRPC cannot do without them.
+            trailers: needs.trailers && headers::is_grpc(&head.headers),
+            method: head.method,
+            target,
+            headers: head.headers,
+            extensions,
+            needs,
+        };
         let sent = authorize(self, pools, &route, unsigned, incoming);
-        let response = match route.config.timeouts.total {
+        let answer = match route.config.timeouts.total {
             None => sent.await?,
             Some(total) => {
                 tokio::time::timeout(total, sent).await.map_err(|_| ProxyError::Total)??
             }
         };
-        Ok((response, route))
+        let response = &answer.response;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && !(needs.upgrade && websocket::is_accepted(response.headers()))
+        {
+            return Err(ProxyError::Protocol);
+        }
+        Ok((answer, route))
     }
 }
 
@@ -320,7 +388,16 @@ impl Exchange {
     }
 
     fn found(&mut self, route: &Arc<Route>) {
+        route.in_flight.fetch_add(1, Ordering::Relaxed);
         self.route = Some(Arc::clone(route));
+    }
+
+    /// True if the route has more requests in flight than it may have.
+    fn is_one_too_many(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| {
+            let most = route.config.max_in_flight;
+            most.is_some_and(|most| route.in_flight.load(Ordering::Relaxed) > most)
+        })
     }
 
     fn route(&self) -> &str {
@@ -361,6 +438,9 @@ impl ExchangeGuard for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(route) = &self.route {
+            route.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(mut line) = self.line.take() {
             if !self.ended && line.reason.is_empty() {
                 line.reason = "caller went away";

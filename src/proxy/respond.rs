@@ -7,6 +7,7 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::path::AmbiguousPath;
+use crate::config::Answers;
 use crate::connect::DialError;
 use crate::credential::cache::Unavailable;
 use crate::sign::SignError;
@@ -79,6 +80,9 @@ pub enum ProxyError {
     /// Too many requests.
     #[error("too many requests are in flight; 'limits.requests' is the bound")]
     Busy,
+    /// Too many requests of one route.
+    #[error("too many requests of this route are in flight; 'max_in_flight' is the bound")]
+    RouteBusy,
     /// The request came through before.
     #[error("the request came through this proxy before")]
     Loop,
@@ -185,6 +189,12 @@ impl ProxyError {
                 "Too many requests in flight",
                 "connection_limit_reached",
             ),
+            Self::RouteBusy => verdict(
+                S::SERVICE_UNAVAILABLE,
+                "route-busy",
+                "Too many requests of this route in flight",
+                "connection_limit_reached",
+            ),
             Self::Loop => verdict(S::LOOP_DETECTED, "loop", "Loop detected", "proxy_loop_detected"),
             Self::Credential(Unavailable::Failed { error, .. }) if error.is_refusal() => verdict(
                 S::BAD_GATEWAY,
@@ -238,24 +248,37 @@ impl ProxyError {
         if let Self::Credential(Unavailable::Failed { retry_in, error }) = self {
             return (!error.is_refusal()).then_some(*retry_in);
         }
-        let soon =
-            matches!(self, Self::Busy | Self::Memory | Self::Credential(Unavailable::Waiting(_)));
+        let soon = matches!(
+            self,
+            Self::Busy | Self::RouteBusy | Self::Memory | Self::Credential(Unavailable::Waiting(_))
+        );
         soon.then_some(Duration::from_secs(1))
     }
 
-    /// The answer.
-    pub fn response(&self) -> Response<Bytes> {
-        let verdict = self.verdict();
+    /// The problem document (RFC 9457).
+    fn problem(&self, verdict: Verdict) -> String {
         let problem = serde_json::json!({
             "type": format!("urn:countersign:problem:{}", verdict.word),
             "title": verdict.title,
             "status": verdict.status.as_u16(),
             "detail": self.to_string(),
         });
-        let mut response = Response::new(Bytes::from(problem.to_string()));
+        problem.to_string()
+    }
+
+    /// The answer, in the form that `answers` says.
+    pub fn response(&self, answers: Answers) -> Response<Bytes> {
+        let verdict = self.verdict();
+        let (content_type, content) = match answers {
+            Answers::Problem => ("application/problem+json", self.problem(verdict)),
+            Answers::Text => {
+                ("text/plain", format!("{} {}\n", verdict.status.as_u16(), verdict.title))
+            }
+        };
+        let mut response = Response::new(Bytes::from(content));
         *response.status_mut() = verdict.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         let status = format!("countersign; error={}; details=\"{}\"", verdict.error, verdict.word);
         if let Ok(status) = HeaderValue::try_from(status) {
             headers.insert(PROXY_STATUS, status);
@@ -308,6 +331,12 @@ fn dial_verdict(error: &DialError) -> Verdict {
         DialError::Handshake(_) => {
             (StatusCode::BAD_GATEWAY, "upstream-tls", "Upstream TLS failure", "tls_protocol_error")
         }
+        DialError::Proxy(_) => (
+            StatusCode::BAD_GATEWAY,
+            "upstream-proxy",
+            "Proxy to the upstream failed",
+            "destination_unavailable",
+        ),
     };
     Verdict { status, word, title, error }
 }

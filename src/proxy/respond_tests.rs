@@ -54,7 +54,7 @@ fn all() -> Vec<ProxyError> {
 fn every_answer_is_as_it_is_documented() {
     let mut text = String::new();
     for error in all() {
-        let response = error.response();
+        let response = error.response(Answers::Problem);
         let _ = writeln!(text, "{}", response.status());
         for (name, value) in response.headers() {
             let _ = writeln!(text, "{name}: {}", value.to_str().unwrap());
@@ -82,7 +82,11 @@ fn every_cause_has_a_type_of_its_own() {
 #[test]
 fn retry_after_is_rounded_up_and_given_only_where_it_helps() {
     let wait = |error: &ProxyError| {
-        error.response().headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned())
+        error
+            .response(Answers::Problem)
+            .headers()
+            .get(RETRY_AFTER)
+            .map(|value| value.to_str().unwrap().to_owned())
     };
     let retry_in = Duration::from_millis(1200);
     let error = FetchError::Timeout(retry_in);

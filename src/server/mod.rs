@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Limits, Protocol};
+use crate::config::{HeaderCase, Limits, Protocol};
 use crate::proxy::Proxy;
 use crate::proxy::guard::{Ends, Gate};
 use bind::{Accepted, Socket};
@@ -33,17 +33,30 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener {
     /// The open socket.
     pub socket: Socket,
-    /// Which HTTP versions.
-    pub protocol: Protocol,
+    /// What is spoken.
+    pub syntax: Syntax,
     /// Who may call.
     pub gate: Arc<Gate>,
+}
+
+/// What a listener speaks, and how strictly.
+#[derive(Debug, Clone, Copy)]
+pub struct Syntax {
+    /// Which HTTP versions.
+    pub protocol: Protocol,
+    /// How names of fields are written in answers.
+    pub header_case: HeaderCase,
+    /// Requests remember how the caller wrote the names of fields.
+    pub remember_case: bool,
+    /// Bear with odd syntax.
+    pub lenient: bool,
 }
 
 /// A connection on its way to a worker.
 struct Connection {
     accepted: Accepted,
     ends: Ends,
-    protocol: Protocol,
+    syntax: Syntax,
     gate: Arc<Gate>,
     _slots: Slots,
 }
@@ -118,7 +131,7 @@ struct Dealer {
 
 impl Dealer {
     async fn accept(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
-        let Listener { socket, protocol, gate } = listener;
+        let Listener { socket, syntax, gate } = listener;
         let bound = match socket.attach() {
             Ok(bound) => bound,
             Err(error) => {
@@ -160,7 +173,7 @@ impl Dealer {
             self.deal(Connection {
                 accepted,
                 ends,
-                protocol,
+                syntax,
                 gate: Arc::clone(&gate),
                 _slots: Slots { _total: permit, _peer: peer },
             });

@@ -12,8 +12,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+/// Enough for most heads, so that the first request of a connection is read at once.
+const FIRST_READ: usize = 1024;
 
 /// What a connection is doing; shared between its stream and its requests.
 #[derive(Debug)]
@@ -88,6 +92,8 @@ impl Drop for Busy {
 /// A caller's stream that ends when patience does.
 pub(super) struct Patient<S> {
     stream: S,
+    /// What was read to find out what is spoken.
+    read_ahead: Bytes,
     activity: Rc<Activity>,
     timer: Pin<Box<Sleep>>,
     /// Set while a write waits for the caller to read.
@@ -97,7 +103,7 @@ pub(super) struct Patient<S> {
 impl<S> Patient<S> {
     pub(super) fn new(stream: S, activity: Rc<Activity>) -> Self {
         let timer = Box::pin(tokio::time::sleep(activity.head.min(activity.idle)));
-        Self { stream, activity, timer, stalled: None }
+        Self { stream, read_ahead: Bytes::new(), activity, timer, stalled: None }
     }
 
     /// Ends a write that the caller does not let through for too long.
@@ -117,6 +123,30 @@ impl<S> Patient<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Patient<S> {
+    /// True if the first bytes are these. They stay to be read.
+    ///
+    /// # Errors
+    /// When reading fails, or patience ends.
+    pub(super) async fn begins_with(&mut self, expected: &[u8]) -> io::Result<bool> {
+        let mut begun = BytesMut::with_capacity(FIRST_READ);
+        let is_expected = loop {
+            if self.read_buf(&mut begun).await? == 0 {
+                break false;
+            }
+            let length = begun.len().min(expected.len());
+            if begun.get(..length) != expected.get(..length) {
+                break false;
+            }
+            if begun.len() >= expected.len() {
+                break true;
+            }
+        };
+        self.read_ahead = begun.freeze();
+        Ok(is_expected)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -124,6 +154,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.read_ahead.is_empty() {
+            let length = this.read_ahead.len().min(buffer.remaining());
+            buffer.put_slice(this.read_ahead.get(..length).unwrap_or_default());
+            this.read_ahead.advance(length);
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buffer) {
             if buffer.filled().len() > before {

@@ -1,5 +1,6 @@
 //! Serving one connection: HTTP/1 or HTTP/2, whichever the caller speaks.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -11,20 +12,24 @@ use bytes::Bytes;
 use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::Connection;
 use super::bind::Accepted;
 use super::patience::{Activity, Busy, Patient};
-use crate::config::{Limits, Protocol};
+use super::{Connection, Syntax};
+use crate::config::{HeaderCase, Limits, Protocol};
+use crate::local::LocalExecutor;
 use crate::proxy::Proxy;
 use crate::proxy::guard::{Ends, Gate};
 use crate::proxy::upstream::Pools;
+use crate::proxy::websocket::Tunnel;
+
+/// How a caller begins who speaks HTTP/2 with prior knowledge (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
@@ -36,18 +41,18 @@ pub(super) async fn serve(
     pools: Rc<Pools>,
     stop: CancellationToken,
 ) {
-    let Connection { accepted, ends, protocol, gate, _slots } = connection;
+    let Connection { accepted, ends, syntax, gate, _slots } = connection;
     match accepted {
         Accepted::Tcp(stream) => {
             let _ = stream.set_nodelay(true);
             match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => drive(stream, protocol, ends, gate, proxy, pools, stop).await,
+                Ok(stream) => drive(stream, syntax, ends, gate, proxy, pools, stop).await,
                 Err(error) => tracing::warn!(%error, "a connection cannot be served"),
             }
         }
         #[cfg(unix)]
         Accepted::Unix(stream) => match tokio::net::UnixStream::from_std(stream) {
-            Ok(stream) => drive(stream, protocol, ends, gate, proxy, pools, stop).await,
+            Ok(stream) => drive(stream, syntax, ends, gate, proxy, pools, stop).await,
             Err(error) => tracing::warn!(%error, "a connection cannot be served"),
         },
     }
@@ -55,7 +60,7 @@ pub(super) async fn serve(
 
 async fn drive<S>(
     stream: S,
-    protocol: Protocol,
+    syntax: Syntax,
     ends: Ends,
     gate: Arc<Gate>,
     proxy: Arc<Proxy>,
@@ -64,20 +69,68 @@ async fn drive<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let builder = builder(protocol, &proxy);
     let Limits { idle_timeout, header_timeout, write_timeout, .. } = proxy.limits;
     let activity = Activity::new(idle_timeout, header_timeout, write_timeout);
-    let stream = TokioIo::new(Patient::new(stream, Rc::clone(&activity)));
+    let mut stream = Patient::new(stream, Rc::clone(&activity));
+    let http2 = match syntax.protocol {
+        Protocol::Http1 => false,
+        Protocol::Http2 => true,
+        Protocol::Auto => {
+            let begun = tokio::select! {
+                begun = stream.begins_with(PREFACE) => begun,
+                // Nothing was asked yet.
+                () = stop.cancelled() => return,
+            };
+            match begun {
+                Ok(http2) => http2,
+                Err(error) => {
+                    tracing::debug!(%error, "a caller's connection ended before a request");
+                    return;
+                }
+            }
+        }
+    };
+    let stream = TokioIo::new(stream);
+    let limits = proxy.limits.clone();
+    let tunnel: Rc<Cell<Option<(Tunnel, Busy)>>> = Rc::default();
+    let tunnels = Rc::clone(&tunnel);
     let service = service_fn(move |request: Request<Incoming>| {
         let (proxy, pools, gate) = (Arc::clone(&proxy), Rc::clone(&pools), Arc::clone(&gate));
         let busy = activity.request(request.version() == Version::HTTP_2);
+        let tunnels = Rc::clone(&tunnels);
         async move {
-            let response = proxy.handle(&pools, &gate, ends, request).await;
+            let (response, tunnel) = proxy.handle(&pools, &gate, ends, request).await;
+            let busy = match tunnel {
+                Some(tunnel) => {
+                    tunnels.set(Some((tunnel, busy)));
+                    None
+                }
+                None => Some(busy),
+            };
             Ok::<_, Infallible>(response.map(|content| Occupied { content, _busy: busy }))
         }
     });
-    let serving = builder.serve_connection(stream, service);
-    tokio::pin!(serving);
+    if http2 {
+        let serving = http2_builder(&limits).serve_connection(stream, service);
+        let serving = std::pin::pin!(serving);
+        return until_done(serving, http2::Connection::graceful_shutdown, &stop).await;
+    }
+    let mut serving = http1_builder(syntax, &limits).serve_connection(stream, service);
+    until_done(Pin::new(&mut serving), http1::Connection::graceful_shutdown, &stop).await;
+    if let Some((tunnel, _busy)) = tunnel.take() {
+        let parts = serving.into_parts();
+        tunnel.run(parts.io.into_inner(), parts.read_buf).await;
+    }
+}
+
+/// Waits until a connection has ended, which it does gracefully when told to stop.
+async fn until_done<C>(
+    mut serving: Pin<&mut C>,
+    end: impl Fn(Pin<&mut C>),
+    stop: &CancellationToken,
+) where
+    C: Future<Output = hyper::Result<()>>,
+{
     let mut stopping = false;
     loop {
         tokio::select! {
@@ -89,28 +142,32 @@ async fn drive<S>(
             }
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
-                serving.as_mut().graceful_shutdown();
+                end(serving.as_mut());
             }
         }
     }
 }
 
-fn builder(protocol: Protocol, proxy: &Proxy) -> auto::Builder<LocalExecutor> {
-    let limits = &proxy.limits;
-    let mut builder = match protocol {
-        Protocol::Auto => auto::Builder::new(LocalExecutor),
-        Protocol::Http1 => auto::Builder::new(LocalExecutor).http1_only(),
-        Protocol::Http2 => auto::Builder::new(LocalExecutor).http2_only(),
-    };
+fn http1_builder(syntax: Syntax, limits: &Limits) -> http1::Builder {
+    let Syntax { header_case, remember_case, lenient, .. } = syntax;
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         // Patience is the stream's, which tells a caller that is idle from one that is slow.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes)
-        .max_headers(limits.fields);
+        .max_headers(limits.fields)
+        .title_case_headers(header_case != HeaderCase::Lower)
+        .preserve_header_case(header_case == HeaderCase::Preserve || remember_case)
+        .half_close(lenient)
+        .ignore_invalid_headers(lenient)
+        .allow_multiple_spaces_in_request_line_delimiters(lenient);
     builder
-        .http2()
+}
+
+fn http2_builder(limits: &Limits) -> http2::Builder<LocalExecutor> {
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
@@ -120,7 +177,7 @@ fn builder(protocol: Protocol, proxy: &Proxy) -> auto::Builder<LocalExecutor> {
 /// An answer during which the connection counts as busy.
 struct Occupied<B> {
     content: B,
-    _busy: Busy,
+    _busy: Option<Busy>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Occupied<B> {
@@ -140,18 +197,5 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Occupied<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.content.size_hint()
-    }
-}
-
-/// Runs what hyper spawns on the worker's own thread.
-#[derive(Debug, Clone, Copy)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> Executor<F> for LocalExecutor
-where
-    F::Output: 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }

@@ -73,8 +73,15 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
         let hint = Some("its mode and directory say who may connect");
         context.error(&format!("{path}.allow"), "a Unix socket has no peer address", hint);
     }
-    let access = AccessRules { hosts, origins, allow, caller_token };
-    Some(ListenerConfig { address, protocol: raw.protocol.unwrap_or_default(), access })
+    let answers = raw.answers.unwrap_or_default();
+    let access = AccessRules { hosts, origins, allow, caller_token, answers };
+    Some(ListenerConfig {
+        address,
+        protocol: raw.protocol.unwrap_or_default(),
+        access,
+        header_case: raw.header_case.unwrap_or_default(),
+        lenient: raw.lenient == Some(true),
+    })
 }
 
 const AUTHORIZATION: HeaderName = http::header::AUTHORIZATION;

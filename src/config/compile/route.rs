@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::config::context::Context;
 use crate::config::raw::{RawNames, RawReplay, RawRoute, RawTimeouts};
 use crate::config::shape::nearest;
 use crate::config::{
-    Address, CredentialConfig, ListenerConfig, Origin, Replay, RouteConfig, Scheme, SourceSpec,
-    Timeouts, UpstreamConfig,
+    Address, ConnectionSettings, CredentialConfig, HeaderCase, Http2, ListenerConfig, Origin,
+    Replay, RouteConfig, Scheme, SourceSpec, Timeouts, UpstreamConfig, Way,
 };
+use crate::connect::ForwardProxy;
 use crate::sign::BodyCoverage;
 
 pub(super) fn routes(
@@ -121,6 +122,7 @@ impl Builder<'_, '_> {
         let methods = self.methods(raw.methods.as_deref().unwrap_or_default());
         let credentials = self.credentials(names);
         let timeouts = self.timeouts(&raw.timeouts);
+        let connection = self.connection(raw);
         let replay = self.replay(&raw.replay);
         let at = self.at("max_body");
         let max_body = self.context.size(&at, raw.max_body.as_ref(), 1 << 30);
@@ -175,7 +177,74 @@ impl Builder<'_, '_> {
             remove,
             replay,
             keep_caller_authorization: raw.keep_caller_authorization == Some(true),
+            websocket: raw.websocket == Some(true),
+            rewrite_location: raw.rewrite_location != Some(false),
+            max_in_flight: raw.max_in_flight.and_then(|most| usize::try_from(most).ok()),
+            connection,
         })
+    }
+
+    fn connection(&mut self, raw: &RawRoute) -> ConnectionSettings {
+        let at = self.at("http2");
+        let http2 = raw.http2.unwrap_or_default();
+        let header_case = raw.header_case.unwrap_or_default();
+        if http2 == Http2::Always && raw.websocket == Some(true) {
+            let hint = "leave http2 out: WebSockets get an HTTP/1.1 connection of their own";
+            self.context.error(&at, "a WebSocket begins with HTTP/1.1", Some(hint));
+        }
+        if http2 == Http2::Always && header_case != HeaderCase::Lower {
+            let at = self.at("header_case");
+            let hint = Some("leave header_case or http2 out");
+            self.context.error(&at, "HTTP/2 has lower case names only", hint);
+        }
+        // Whoever asks for a case asks for the version that has one.
+        let http2 = if header_case == HeaderCase::Lower { http2 } else { Http2::Never };
+        let at = self.at("pool");
+        let mut duration = |key: &str, text: Option<&str>, default: u64| {
+            let default = Duration::from_secs(default);
+            self.context.duration(&format!("{at}.{key}"), text, default)
+        };
+        let idle_timeout = duration("idle_timeout", raw.pool.idle_timeout.as_deref(), 15);
+        let max_age = duration("max_age", raw.pool.max_age.as_deref(), 300);
+        let at = self.at("timeouts.connect");
+        let connect = raw.timeouts.connect.as_deref();
+        ConnectionSettings {
+            http2,
+            header_case,
+            lenient: raw.lenient == Some(true),
+            connect_timeout: self.context.duration(&at, connect, Duration::from_secs(5)),
+            way: self.way(raw.proxy.as_deref()),
+            pool_size: raw.pool.size.map_or(256, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+            idle_timeout,
+            max_age,
+        }
+    }
+
+    fn way(&mut self, proxy: Option<&str>) -> Way {
+        let Some(text) = proxy else { return Way::Environment };
+        if text == "none" {
+            return Way::Direct;
+        }
+        let at = self.at("proxy");
+        let hint = "proxy = \"http://proxy.example.com:3128\", or \"none\"";
+        let parsed: Option<Uri> = text.parse().ok();
+        let usable = parsed.filter(|url| {
+            let userinfo =
+                url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+            let bare = url.path_and_query().is_none_or(|path| path.as_str() == "/");
+            ForwardProxy::at(url).is_ok() && bare && !userinfo
+        });
+        if let Some(url) = usable {
+            Way::Proxy(url)
+        } else {
+            let message = if text.contains('@') {
+                "a login of the proxy belongs into HTTPS_PROXY, not into this file"
+            } else {
+                "this is not the URL of a proxy that can be used"
+            };
+            self.context.error(&at, message, Some(hint));
+            Way::Direct
+        }
     }
 
     fn upstream(&mut self, url: &str, raw: &RawRoute) -> Option<UpstreamConfig> {
@@ -339,10 +408,10 @@ impl Builder<'_, '_> {
             self.context.duration(&format!("{at}.{key}"), text, default)
         };
         Timeouts {
-            connect: duration("connect", raw.connect.as_deref(), 5),
             first_byte: duration("first_byte", raw.first_byte.as_deref(), 60),
             idle: duration("idle", raw.idle.as_deref(), 60),
             total: raw.total.as_deref().map(|text| duration("total", Some(text), 300)),
+            websocket: duration("websocket", raw.websocket.as_deref(), 600),
         }
     }
 

@@ -154,6 +154,39 @@ pub struct RawListen {
     pub caller_token_header: Option<String>,
     /// Let everybody call who can connect, on an address that is not loopback.
     pub open: Option<bool>,
+    /// How names of fields are written in answers over HTTP/1: "lower", "title", or "preserve", which
+    /// is as the upstream wrote them. Default: "lower".
+    pub header_case: Option<RawHeaderCase>,
+    /// The form of countersign's own answers: "problem" is a problem document, "text" one line of
+    /// plain text. Default: "problem".
+    pub answers: Option<RawAnswers>,
+    /// Bear with callers that send malformed field lines, which are dropped, or close their half of
+    /// the connection after the request. Default: false.
+    pub lenient: Option<bool>,
+}
+
+/// How names of fields are written in HTTP/1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawHeaderCase {
+    /// `content-type`.
+    #[default]
+    Lower,
+    /// `Content-Type`.
+    Title,
+    /// As they came; what countersign adds is written `Like-This`.
+    Preserve,
+}
+
+/// The form of countersign's own answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawAnswers {
+    /// A problem document (RFC 9457).
+    #[default]
+    Problem,
+    /// One line of plain text.
+    Text,
 }
 
 /// Which HTTP versions a listener speaks.
@@ -246,6 +279,52 @@ pub struct RawRoute {
     pub keep_caller_authorization: Option<bool>,
     /// Allow a credential over plain HTTP to a host that is not loopback. Default: false.
     pub allow_plaintext: Option<bool>,
+    /// HTTP/2 to the upstream: "auto" where it is negotiated under TLS, "always" (without TLS, with
+    /// prior knowledge), "never". Default: "auto".
+    pub http2: Option<RawHttp2>,
+    /// Forward WebSocket handshakes and what follows. Default: false.
+    pub websocket: Option<bool>,
+    /// How names of fields are written in requests over HTTP/1: "lower", "title", or "preserve", which
+    /// is as the caller wrote them. Default: "lower".
+    pub header_case: Option<RawHeaderCase>,
+    /// Bear with an upstream that sends malformed, folded or oddly spaced field lines.
+    /// Default: false.
+    pub lenient: Option<bool>,
+    /// Point redirects and cookies of the upstream's own origin to this route. Default: true.
+    pub rewrite_location: Option<bool>,
+    /// Requests in flight on this route; more are answered 503. Default: limits.requests.
+    #[schemars(range(min = 1))]
+    pub max_in_flight: Option<u64>,
+    /// Connections to the upstream that are kept.
+    pub pool: RawPool,
+    /// `"http://proxy.example.com:3128"` reaches the upstream through that proxy, "none" directly.
+    /// Default: what HTTPS_PROXY and NO_PROXY say, for https.
+    pub proxy: Option<String>,
+}
+
+/// Whether an upstream is spoken to by HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawHttp2 {
+    /// Where it is negotiated under TLS.
+    #[default]
+    Auto,
+    /// Always; without TLS with prior knowledge.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Connections to an upstream that are kept for further requests. Every worker has its own.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawPool {
+    /// Connections without a request that are kept, per worker. Default: 256.
+    pub size: Option<u64>,
+    /// How long one may wait for its next request. Less if the upstream says so. Default: "15s".
+    pub idle_timeout: Option<String>,
+    /// How old one may get; then the host's name is looked up anew. Default: "5m".
+    pub max_age: Option<String>,
 }
 
 /// A name or a list of names.
@@ -270,6 +349,8 @@ pub struct RawTimeouts {
     pub idle: Option<String>,
     /// For the whole exchange. Default: none.
     pub total: Option<String>,
+    /// How long a WebSocket may be silent in both directions. Default: "10m".
+    pub websocket: Option<String>,
 }
 
 /// TLS to a host.

@@ -1,21 +1,24 @@
-//! Dialling: from a configured host to a connected stream, plain or under TLS.
+//! Dialling: from a configured host to a connected stream, plain or under TLS, directly or through
+//! a proxy.
+
+mod race;
+mod stream;
+mod tunnel;
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
 use http::uri::Authority;
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+
+pub use stream::{Received, Stream};
+pub use tunnel::{ForwardProxy, InvalidProxy};
 
 /// How long a connection may be silent before the kernel asks whether the other side lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -26,6 +29,7 @@ pub struct Dialer {
     host: Arc<str>,
     port: u16,
     tls: Option<(ServerName<'static>, TlsConnector)>,
+    proxy: Option<ForwardProxy>,
     timeout: Duration,
 }
 
@@ -37,6 +41,7 @@ impl Dialer {
     pub fn new(
         url: &Uri,
         tls: Option<&Arc<ClientConfig>>,
+        proxy: Option<ForwardProxy>,
         timeout: Duration,
     ) -> Result<Self, InvalidHost> {
         let invalid = || InvalidHost(url.authority().map(Authority::to_string).unwrap_or_default());
@@ -51,7 +56,7 @@ impl Dialer {
             None
         };
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        Ok(Self { host: host.into(), port, tls, timeout })
+        Ok(Self { host: host.into(), port, tls, proxy, timeout })
     }
 
     /// Connects, and shakes hands where the scheme is https, within the time limit.
@@ -66,46 +71,45 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<Stream, DialError> {
-        let addresses: Vec<_> = tokio::net::lookup_host((&*self.host, self.port))
-            .await
-            .map_err(|_| DialError::Name)?
-            .collect();
-        // Each address gets its share of the time, so that one that swallows packets does not keep
-        // the others from being tried.
-        let share = self.timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-        let mut failure = DialError::Name;
-        let mut connected = None;
-        for address in addresses {
-            match tokio::time::timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(tcp)) => {
-                    connected = Some(tcp);
-                    break;
-                }
-                Ok(Err(error)) => failure = DialError::from_connect(&error),
-                Err(_) => failure = DialError::Timeout,
+        let tcp = match &self.proxy {
+            None => connect_tcp(&self.host, self.port).await?,
+            Some(proxy) => {
+                let tcp = connect_tcp(&proxy.host, proxy.port).await;
+                let tcp = tcp.map_err(|error| DialError::Proxy(error.to_string()))?;
+                proxy.tunnel(tcp, &self.host, self.port).await?
             }
-        }
-        let Some(tcp) = connected else { return Err(failure) };
-        // Failing to tune a socket is no reason not to use it.
-        let _ = tcp.set_nodelay(true);
-        let _ = SockRef::from(&tcp).set_tcp_keepalive(
-            &TcpKeepalive::new().with_time(KEEPALIVE).with_interval(Duration::from_secs(10)),
-        );
+        };
         match &self.tls {
-            None => Ok(Stream::Plain(tcp)),
+            None => Ok(Stream::plain(tcp)),
             Some((name, connector)) => {
                 let handshake = connector.connect(name.clone(), tcp).await;
-                handshake
-                    .map(|stream| Stream::Tls(Box::new(stream)))
-                    .map_err(|error| DialError::from_handshake(&error))
+                handshake.map(Stream::tls).map_err(|error| DialError::from_handshake(&error))
             }
         }
     }
 }
 
+async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
+    // Asked anew for every connection, so that a host that moves is found.
+    let addresses = tokio::net::lookup_host((host, port)).await.map_err(|_| DialError::Name)?;
+    let connected = race::race(addresses.collect(), TcpStream::connect).await;
+    let tcp = connected
+        .map_err(|error| error.map_or(DialError::Name, |error| DialError::from_connect(&error)))?;
+    // Failing to tune a socket is no reason not to use it.
+    let _ = tcp.set_nodelay(true);
+    let _ = SockRef::from(&tcp).set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE).with_interval(Duration::from_secs(10)),
+    );
+    Ok(tcp)
+}
+
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Dialer({}:{}, tls: {})", self.host, self.port, self.tls.is_some())
+        write!(f, "Dialer({}:{}, tls: {}", self.host, self.port, self.tls.is_some())?;
+        if let Some(proxy) = &self.proxy {
+            write!(f, ", {proxy:?}")?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -135,6 +139,9 @@ pub enum DialError {
     /// The TLS handshake failed otherwise.
     #[error("the TLS handshake failed: {0}")]
     Handshake(String),
+    /// The proxy on the way to it cannot be reached, or opens no tunnel.
+    #[error("the proxy on the way to it does not let us through: {0}")]
+    Proxy(String),
 }
 
 impl DialError {
@@ -155,79 +162,6 @@ impl DialError {
             }
             Some(other) => Self::Handshake(other.to_string()),
             None => Self::Handshake(error.kind().to_string()),
-        }
-    }
-}
-
-/// A connection to an upstream or a token endpoint.
-#[derive(Debug)]
-pub enum Stream {
-    /// TCP.
-    Plain(TcpStream),
-    /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

@@ -1,0 +1,221 @@
+//! What the upstream says about places, in the caller's terms: redirects and cookies that point to
+//! the upstream itself point to the route instead. A redirect is never followed.
+
+use http::header::{CONTENT_LOCATION, HeaderName, LOCATION, SET_COOKIE};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue};
+
+use crate::config::UpstreamConfig;
+
+/// Rewrites the fields of an answer from `upstream` for callers of the route at `prefix`.
+pub fn rewrite(headers: &mut HeaderMap, upstream: &UpstreamConfig, prefix: &str) {
+    for name in [LOCATION, CONTENT_LOCATION] {
+        rewrite_location(headers, &name, upstream, prefix);
+    }
+    if headers.contains_key(SET_COOKIE) {
+        rewrite_cookies(headers, upstream, prefix);
+    }
+}
+
+fn rewrite_location(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    upstream: &UpstreamConfig,
+    prefix: &str,
+) {
+    let Some(location) = headers.get(name).and_then(|value| value.to_str().ok()) else { return };
+    let rewritten = local(location, upstream, prefix).and_then(|l| HeaderValue::try_from(l).ok());
+    if let Some(rewritten) = rewritten {
+        headers.insert(name.clone(), rewritten);
+    }
+}
+
+/// `location` as a path of ours; `None` if it is not below the upstream, or needs no change.
+///
+/// A path without host (RFC 9110 §10.2.2 allows it) is right however the caller addresses us.
+fn local(location: &str, upstream: &UpstreamConfig, prefix: &str) -> Option<String> {
+    let (path, was_absolute) = path_at(location, upstream)?;
+    let rest = below(path, &upstream.base)?;
+    if !was_absolute && upstream.base == prefix {
+        return None;
+    }
+    let bare = prefix.is_empty() && !rest.starts_with('/');
+    // Two slashes in front would name a host.
+    let (slash, rest) = if prefix.is_empty() && rest.starts_with("//") {
+        ("/.", rest)
+    } else {
+        (if bare { "/" } else { "" }, rest)
+    };
+    Some(format!("{prefix}{slash}{rest}"))
+}
+
+/// The path, query and fragment of `location` if it leads to the upstream, and whether it said so
+/// in full.
+fn path_at<'l>(location: &'l str, upstream: &UpstreamConfig) -> Option<(&'l str, bool)> {
+    let after_scheme = match location.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains(['/', '?', '#']) => {
+            if !scheme.eq_ignore_ascii_case(upstream.origin.scheme.as_str()) {
+                return None;
+            }
+            Some(rest)
+        }
+        _ => location.strip_prefix("//"),
+    };
+    let Some(rest) = after_scheme else {
+        return location.starts_with('/').then_some((location, false));
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at_checked(end)?;
+    let authority: Authority = authority.parse().ok()?;
+    let default = if upstream.origin.is_secure() { 443 } else { 80 };
+    let port = authority.port_u16().unwrap_or(default);
+    let same = !authority.as_str().contains('@')
+        && authority.host().eq_ignore_ascii_case(upstream.origin.authority.host())
+        && port == upstream.origin.port();
+    same.then_some((path, true))
+}
+
+/// What of `path` follows `base`, on a segment boundary.
+fn below<'p>(path: &'p str, base: &str) -> Option<&'p str> {
+    let rest = path.strip_prefix(base)?;
+    (rest.is_empty() || rest.starts_with(['/', '?', '#'])).then_some(rest)
+}
+
+fn rewrite_cookies(headers: &mut HeaderMap, upstream: &UpstreamConfig, prefix: &str) {
+    let cookies: Vec<HeaderValue> = headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .map(|cookie| rewritten_cookie(cookie, upstream, prefix).unwrap_or_else(|| cookie.clone()))
+        .collect();
+    headers.remove(SET_COOKIE);
+    for cookie in cookies {
+        headers.append(SET_COOKIE, cookie);
+    }
+}
+
+/// `cookie` for our host and path; `None` if it needs no change.
+///
+/// A `Domain` that is the upstream's host is left out, which makes the cookie the host's that was
+/// asked (RFC 6265 §5.3). Any other is for more hosts than this one and stays.
+fn rewritten_cookie(
+    cookie: &HeaderValue,
+    upstream: &UpstreamConfig,
+    prefix: &str,
+) -> Option<HeaderValue> {
+    let text = cookie.to_str().ok()?;
+    let mut changed = false;
+    let mut parts = Vec::new();
+    for (index, part) in text.split(';').enumerate() {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let (name, value) = (name.trim(), value.trim());
+        let host = upstream.origin.authority.host();
+        if index > 0
+            && name.eq_ignore_ascii_case("domain")
+            && value.strip_prefix('.').unwrap_or(value).eq_ignore_ascii_case(host)
+        {
+            changed = true;
+        } else if index > 0
+            && name.eq_ignore_ascii_case("path")
+            && upstream.base != prefix
+            && let Some(rest) = below(value, &upstream.base)
+        {
+            changed = true;
+            let path = if prefix.is_empty() && rest.is_empty() { "/" } else { prefix };
+            parts.push(format!(" Path={path}{rest}"));
+        } else {
+            parts.push(part.to_owned());
+        }
+    }
+    let cookie = HeaderValue::try_from(parts.join(";")).ok()?;
+    changed.then_some(cookie)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+    use crate::tls::TlsSettings;
+    use http::Uri;
+
+    fn upstream(url: &str) -> UpstreamConfig {
+        let uri: Uri = url.parse().unwrap();
+        UpstreamConfig {
+            origin: Origin {
+                scheme: uri.scheme().unwrap().clone(),
+                authority: uri.authority().unwrap().clone(),
+            },
+            base: uri.path().trim_end_matches('/').to_owned(),
+            trailing_slash: false,
+            tls: TlsSettings::default(),
+        }
+    }
+
+    fn location(url: &str, prefix: &str, location: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(LOCATION, location.parse().unwrap());
+        rewrite(&mut headers, &upstream(url), prefix);
+        headers[LOCATION].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_redirect_to_the_upstream_leads_to_the_route() {
+        let moved = |to| location("https://h.test/base", "/devo", to);
+        assert_eq!(moved("https://h.test/base/x?a=1#f"), "/devo/x?a=1#f");
+        assert_eq!(moved("https://H.TEST:443/base"), "/devo");
+        assert_eq!(moved("//h.test/base/x"), "/devo/x");
+        assert_eq!(moved("/base/x"), "/devo/x");
+        let root = |to| location("http://h.test:8080", "", to);
+        assert_eq!(root("http://h.test:8080/x"), "/x");
+        assert_eq!(root("http://h.test:8080"), "/");
+        assert_eq!(root("http://h.test:8080?q"), "/?q");
+        assert_eq!(root("http://h.test:8080//evil.test/x"), "/.//evil.test/x", "no host");
+    }
+
+    #[test]
+    fn a_redirect_to_anywhere_else_is_left_alone() {
+        let url = "https://h.test/base";
+        for elsewhere in [
+            "http://h.test/base/x",
+            "https://h.test:8443/base/x",
+            "https://other.test/base/x",
+            "https://user@h.test/base/x",
+            "https://h.test/elsewhere",
+            "https://h.test/baseless",
+            "https://h.test.evil.test/base",
+            "/elsewhere",
+            "relative/x",
+            "?q=https://h.test/base/x",
+        ] {
+            assert_eq!(location(url, "/devo", elsewhere), elsewhere);
+        }
+        assert_eq!(location("https://h.test", "", "/x"), "/x");
+    }
+
+    fn cookie(url: &str, prefix: &str, cookie: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.append(SET_COOKIE, cookie.parse().unwrap());
+        rewrite(&mut headers, &upstream(url), prefix);
+        headers[SET_COOKIE].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_cookie_of_the_upstream_is_one_of_ours() {
+        let mapped = |text| cookie("https://h.test/base", "/devo", text);
+        assert_eq!(mapped("a=b; Domain=h.test; Secure"), "a=b; Secure");
+        assert_eq!(mapped("a=b; domain=.H.test"), "a=b");
+        assert_eq!(mapped("a=b; Path=/base/x; HttpOnly"), "a=b; Path=/devo/x; HttpOnly");
+        assert_eq!(mapped("a=b; Path=/"), "a=b; Path=/");
+        assert_eq!(mapped("a=b; Domain=test"), "a=b; Domain=test");
+        assert_eq!(mapped("Domain=h.test"), "Domain=h.test", "a cookie of that name");
+    }
+
+    #[test]
+    fn every_cookie_stays() {
+        let mut headers = HeaderMap::new();
+        headers.append(SET_COOKIE, "a=1; Domain=h.test".parse().unwrap());
+        headers.append(SET_COOKIE, "b=2".parse().unwrap());
+        rewrite(&mut headers, &upstream("https://h.test"), "/p");
+        let all: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
+        assert_eq!(all, ["a=1", "b=2"]);
+    }
+}

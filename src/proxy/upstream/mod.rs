@@ -1,0 +1,179 @@
+//! Sending a request to its upstream, over connections that one worker keeps for itself.
+
+mod http1;
+mod http2;
+mod pool;
+
+use std::cell::RefCell;
+use std::error::Error as _;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Response};
+use hyper::body::Incoming;
+
+use super::content::{Progress, RequestContent};
+use super::respond::ProxyError;
+use crate::config::{ConnectionSettings, Http2, Origin, Timeouts};
+use crate::connect::Dialer;
+pub use pool::Lease;
+use pool::Pool;
+
+/// An upstream as every worker sees it.
+#[derive(Debug)]
+pub struct Target {
+    /// Tells targets apart, and counts from zero.
+    pub id: usize,
+    /// How to connect; negotiates what the settings say.
+    pub dialer: Dialer,
+    /// How to connect where only HTTP/1.1 will do.
+    pub http1_dialer: Dialer,
+    /// Where it is.
+    pub origin: Origin,
+    /// The `Host` field.
+    pub host: HeaderValue,
+    /// How connections are made and kept.
+    pub settings: ConnectionSettings,
+    /// Answers remember how the upstream wrote the names of their fields.
+    pub remember_case: bool,
+}
+
+/// A request, ready to be sent.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The method.
+    pub method: Method,
+    /// Path and query.
+    pub target: PathAndQuery,
+    /// The fields, `Host` included.
+    pub headers: HeaderMap,
+    /// How the caller wrote the names of fields, where that is to be kept.
+    pub extensions: Extensions,
+    /// The content.
+    pub content: RequestContent,
+    /// What this request needs beyond the ordinary.
+    pub needs: Needs,
+}
+
+/// What a request needs beyond the ordinary.
+#[expect(clippy::struct_excessive_bools, reason = "each is a need of its own")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// To become another protocol, which only HTTP/1.1 can.
+    pub upgrade: bool,
+    /// The caller waits to be asked for the content (`Expect: 100-continue`).
+    pub go_ahead: bool,
+    /// The caller takes trailers (`TE: trailers`).
+    pub trailers: bool,
+    /// A connection that no request was sent over before.
+    pub fresh_connection: bool,
+}
+
+/// The upstream's answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The head, and the content as it comes.
+    pub response: Response<Incoming>,
+    /// The connection; whoever reads the content to its end gives it back.
+    pub lease: Lease,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub struct SendError {
+    /// What to tell the caller.
+    pub error: ProxyError,
+    /// What the upstream may have done with the request.
+    pub fate: Fate,
+}
+
+/// What the upstream may have done with a request that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It never got it, or said that it did nothing with it: safe to send again.
+    Unprocessed,
+    /// It may have acted on it, and nothing of an answer came: only what is idempotent may be sent
+    /// again (RFC 9110 §9.2.2).
+    Unknown,
+    /// Sending it again would not help, or an answer has begun.
+    Final,
+}
+
+impl Target {
+    /// True if the upstream may be spoken to by HTTP/2.
+    pub fn may_speak_http2(&self) -> bool {
+        match self.settings.http2 {
+            Http2::Always => true,
+            Http2::Auto => self.origin.is_secure(),
+            Http2::Never => false,
+        }
+    }
+}
+
+impl SendError {
+    fn last(error: ProxyError) -> Self {
+        Self { error, fate: Fate::Final }
+    }
+}
+
+/// One worker's connections.
+#[derive(Debug, Default)]
+pub struct Pools {
+    /// By the number of the target.
+    pools: RefCell<Vec<Option<Rc<Pool>>>>,
+}
+
+impl Pools {
+    fn pool(&self, target: &Arc<Target>) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        if pools.len() <= target.id {
+            pools.resize(target.id + 1, None);
+        }
+        match pools.get_mut(target.id) {
+            Some(Some(pool)) => Rc::clone(pool),
+            place => {
+                let pool = Rc::new(Pool::new(Arc::clone(target)));
+                if let Some(place) = place {
+                    *place = Some(Rc::clone(&pool));
+                }
+                pool
+            }
+        }
+    }
+
+    /// Sends `outgoing` and waits for the head of the answer, at most `timeouts.first_byte` after
+    /// the last piece of the request was taken.
+    ///
+    /// # Errors
+    /// With the answer to give, and whether the request may be sent again.
+    pub async fn send(
+        &self,
+        target: &Arc<Target>,
+        outgoing: Outgoing,
+        progress: &Arc<Progress>,
+        timeouts: &Timeouts,
+    ) -> Result<Answer, SendError> {
+        self.pool(target).send(outgoing, progress, timeouts.first_byte).await
+    }
+}
+
+/// What a failed exchange means to the caller.
+fn classify(error: &hyper::Error) -> ProxyError {
+    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
+        return ProxyError::Protocol;
+    }
+    ProxyError::Closed
+}
+
+/// The reason of an HTTP/2 failure, if it is one.
+fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        if let Some(found) = current.downcast_ref::<h2::Error>() {
+            return Some(found);
+        }
+        cause = current.source();
+    }
+    None
+}

@@ -1,0 +1,315 @@
+//! The connections of one worker to one upstream: which one a request gets, and what becomes of it
+//! afterwards.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::http1::{self, Failure, Http1};
+use super::http2::{self, Http2};
+use super::{Answer, Fate, Outgoing, SendError, Target};
+use crate::config::Http2 as Protocols;
+use crate::connect::{DialError, Stream};
+use crate::proxy::content::Progress;
+use crate::proxy::respond::ProxyError;
+
+/// Connections to one target.
+#[derive(Debug)]
+pub(super) struct Pool {
+    target: Arc<Target>,
+    /// HTTP/1.1 connections without a request; the one used last is at the end.
+    idle: RefCell<Vec<Idle>>,
+    /// HTTP/2 connections, with and without requests.
+    shared: RefCell<Vec<Rc<Http2>>>,
+    /// What the upstream chose last, where it may choose.
+    speaks_http2: Cell<Option<bool>>,
+    /// Held by whoever connects on behalf of all others who could share that connection.
+    connecting: tokio::sync::Mutex<()>,
+    /// Failed attempts so far, and what came of the last, for those who waited for it.
+    failures: RefCell<(u64, Option<DialError>)>,
+    sweeping: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Http1,
+    until: Instant,
+}
+
+/// When a connection made now is too old for another request: about `max_age` from now, spread so
+/// that connections made together do not end together.
+pub(super) fn retirement(max_age: Duration) -> Instant {
+    Instant::now() + max_age.mul_f64(0.9 + 0.1 * fastrand::f64())
+}
+
+impl Pool {
+    pub(super) fn new(target: Arc<Target>) -> Self {
+        let speaks_http2 = match target.settings.http2 {
+            Protocols::Never => Some(false),
+            Protocols::Always => Some(true),
+            Protocols::Auto => (!target.origin.is_secure()).then_some(false),
+        };
+        Self {
+            target,
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            speaks_http2: Cell::new(speaks_http2),
+            connecting: tokio::sync::Mutex::default(),
+            failures: RefCell::default(),
+            sweeping: Cell::new(false),
+        }
+    }
+
+    pub(super) async fn send(
+        self: &Rc<Self>,
+        outgoing: Outgoing,
+        progress: &Arc<Progress>,
+        first_byte: Duration,
+    ) -> Result<Answer, SendError> {
+        if outgoing.needs.upgrade {
+            let stream = self.target.http1_dialer.dial().await.map_err(not_connected)?;
+            let connection = Http1::begin(stream, &self.target).await?;
+            return self.send_http1(connection, outgoing, progress, first_byte).await;
+        }
+        if !outgoing.needs.fresh_connection
+            && self.speaks_http2.get() != Some(true)
+            && let Some(connection) = self.take_idle()
+        {
+            return self.send_http1(connection, outgoing, progress, first_byte).await;
+        }
+        let connection = match self.speaks_http2.get() {
+            Some(false) => self.connect().await?,
+            Some(true) | None => self.shared_or_new().await?,
+        };
+        match connection {
+            Connection::Http1(connection) => {
+                self.send_http1(connection, outgoing, progress, first_byte).await
+            }
+            Connection::Http2(stream) => {
+                let request = http2::request(outgoing, &self.target)?;
+                let response = stream.0.exchange(request, progress, first_byte).await?;
+                Ok(Answer { response, lease: Lease(Leased::Http2 { _stream: stream }) })
+            }
+        }
+    }
+
+    async fn send_http1(
+        self: &Rc<Self>,
+        mut connection: Http1,
+        outgoing: Outgoing,
+        progress: &Arc<Progress>,
+        first_byte: Duration,
+    ) -> Result<Answer, SendError> {
+        let mut request = http1::request(outgoing);
+        loop {
+            match connection.exchange(request, progress, first_byte).await {
+                Ok(response) => {
+                    let leased = Leased::Http1 {
+                        connection,
+                        pool: Rc::downgrade(self),
+                        progress: Arc::clone(progress),
+                    };
+                    return Ok(Answer { response, lease: Lease(leased) });
+                }
+                Err(Failure::Sent(error)) => return Err(error),
+                // It was closed while it waited for a request: nothing was written, so nothing is
+                // sent twice.
+                Err(Failure::Unsent(unsent)) => request = *unsent,
+            }
+            connection = if let Some(connection) = self.take_idle() {
+                connection
+            } else {
+                let stream = self.target.http1_dialer.dial().await.map_err(not_connected)?;
+                Http1::begin(stream, &self.target).await?
+            };
+        }
+    }
+
+    /// The idle connection that was used last, and therefore has the longest to live.
+    fn take_idle(&self) -> Option<Http1> {
+        let mut idle = self.idle.borrow_mut();
+        if idle.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        while let Some(Idle { connection, until }) = idle.pop() {
+            if now < until && connection.is_open() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// A connection that others may use as well; a new one where none has room.
+    async fn shared_or_new(self: &Rc<Self>) -> Result<Connection, SendError> {
+        if let Some(stream) = self.with_room() {
+            return Ok(Connection::Http2(stream));
+        }
+        let failures = self.failures.borrow().0;
+        let connecting = self.connecting.lock().await;
+        if let Some(stream) = self.with_room() {
+            return Ok(Connection::Http2(stream));
+        }
+        if self.speaks_http2.get() == Some(false) {
+            drop(connecting);
+            return self.connect().await;
+        }
+        // Whoever waited for an attempt that failed does not begin one more.
+        let failed = match &*self.failures.borrow() {
+            (number, Some(error)) if *number != failures => Some(error.clone()),
+            _ => None,
+        };
+        if let Some(error) = failed {
+            return Err(not_connected(error));
+        }
+        self.connect().await
+    }
+
+    /// A shared connection that has room.
+    fn with_room(&self) -> Option<SharedStream> {
+        let now = Instant::now();
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|connection| connection.is_open());
+        let found = shared.iter().find(|connection| connection.has_room(now));
+        found.map(|connection| SharedStream::begin(Rc::clone(connection)))
+    }
+
+    async fn connect(self: &Rc<Self>) -> Result<Connection, SendError> {
+        let stream: Stream = match self.target.dialer.dial().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                let mut failures = self.failures.borrow_mut();
+                *failures = (failures.0 + 1, Some(error.clone()));
+                return Err(not_connected(error));
+            }
+        };
+        let http2 = match self.target.settings.http2 {
+            Protocols::Always => true,
+            Protocols::Auto => stream.negotiated_http2(),
+            Protocols::Never => false,
+        };
+        self.speaks_http2.set(Some(http2));
+        if http2 {
+            let connection = Rc::new(Http2::begin(stream, &self.target).await?);
+            self.shared.borrow_mut().push(Rc::clone(&connection));
+            self.sweep();
+            return Ok(Connection::Http2(SharedStream::begin(connection)));
+        }
+        Ok(Connection::Http1(Http1::begin(stream, &self.target).await?))
+    }
+
+    fn give_back(self: Rc<Self>, connection: Http1) {
+        let now = Instant::now();
+        let until = connection.retires_at.min(now + connection.idle_timeout);
+        let mut idle = self.idle.borrow_mut();
+        if !connection.is_open() || until <= now || idle.len() >= self.target.settings.pool_size {
+            return;
+        }
+        if connection.is_ready() {
+            idle.push(Idle { connection, until });
+            drop(idle);
+            self.sweep();
+        } else {
+            // The last bytes of the exchange are still on their way.
+            drop(idle);
+            let pool = Rc::downgrade(&self);
+            tokio::task::spawn_local(async move {
+                if let Some(connection) = http1::settle(connection).await
+                    && let Some(pool) = pool.upgrade()
+                {
+                    pool.give_back(connection);
+                }
+            });
+        }
+    }
+
+    /// Closes connections whose time is over, for as long as there are any.
+    fn sweep(self: &Rc<Self>) {
+        if self.sweeping.replace(true) {
+            return;
+        }
+        let pool = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            while let Some(next) = sweep_once(&pool) {
+                tokio::time::sleep_until(next).await;
+            }
+        });
+    }
+}
+
+/// Closes what is over, and says when to look again; `None` if there is nothing left to close.
+fn sweep_once(pool: &Weak<Pool>) -> Option<Instant> {
+    let pool = pool.upgrade()?;
+    let now = Instant::now();
+    // Not more often than is of use.
+    let idle_timeout = pool.target.settings.idle_timeout.max(Duration::from_millis(10));
+    let mut idle = pool.idle.borrow_mut();
+    idle.retain(|idle| now < idle.until && idle.connection.is_open());
+    let mut shared = pool.shared.borrow_mut();
+    let ends =
+        |connection: &Http2| connection.retires_at.min(connection.idle_since.get() + idle_timeout);
+    shared.retain(|connection| {
+        connection.is_open() && !(connection.is_idle() && ends(connection) <= now)
+    });
+    let next = idle.iter().map(|idle| idle.until).min();
+    let next_shared = shared
+        .iter()
+        .map(|connection| if connection.is_idle() { ends(connection) } else { now + idle_timeout })
+        .min();
+    let next = next.into_iter().chain(next_shared).min();
+    if next.is_none() {
+        pool.sweeping.set(false);
+    }
+    next
+}
+
+fn not_connected(error: DialError) -> SendError {
+    SendError { error: ProxyError::Dial(error), fate: Fate::Final }
+}
+
+enum Connection {
+    Http1(Http1),
+    Http2(SharedStream),
+}
+
+/// One exchange on a shared connection.
+#[derive(Debug)]
+struct SharedStream(Rc<Http2>);
+
+impl SharedStream {
+    fn begin(connection: Rc<Http2>) -> Self {
+        connection.begin_stream();
+        Self(connection)
+    }
+}
+
+impl Drop for SharedStream {
+    fn drop(&mut self) {
+        self.0.end_stream();
+    }
+}
+
+/// The connection of an exchange under way. Dropped early, it is closed, unless others use it too.
+#[derive(Debug)]
+pub struct Lease(Leased);
+
+#[derive(Debug)]
+enum Leased {
+    Http1 { connection: Http1, pool: Weak<Pool>, progress: Arc<Progress> },
+    Http2 { _stream: SharedStream },
+}
+
+impl Lease {
+    /// The answer has ended as it should: the connection may serve the next request.
+    pub fn give_back(self) {
+        if let Leased::Http1 { connection, pool, progress } = self.0
+            && progress.is_complete()
+            && let Some(pool) = pool.upgrade()
+        {
+            pool.give_back(connection);
+        }
+    }
+}

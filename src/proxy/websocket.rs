@@ -1,0 +1,221 @@
+//! WebSocket (RFC 6455): recognising a handshake, and the tunnel that follows it.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Version};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Exchange;
+use super::content::ExchangeGuard as _;
+use super::headers::lists;
+use super::upstream::Lease;
+
+/// True if this is the handshake of a WebSocket (RFC 6455 §4.2.1). What merely looks like one is an
+/// ordinary request.
+pub fn is_handshake(head: &Parts) -> bool {
+    let headers = &head.headers;
+    let once = |name: HeaderName| headers.get_all(name).iter().count() == 1;
+    head.method == Method::GET
+        && head.version == Version::HTTP_11
+        && lists(headers, CONNECTION, b"upgrade")
+        && once(UPGRADE)
+        && headers.get(UPGRADE).is_some_and(is_websocket)
+        && once(SEC_WEBSOCKET_KEY)
+        && once(SEC_WEBSOCKET_VERSION)
+        && !headers.contains_key(TRANSFER_ENCODING)
+        && headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0")
+}
+
+fn is_websocket(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"websocket")
+}
+
+/// True if an answer with status 101 and these fields says that WebSocket follows.
+pub fn is_accepted(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(is_websocket)
+}
+
+/// Says in the fields of an answer that WebSocket follows on this connection.
+pub fn accept(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// What follows an accepted handshake: bytes in both directions.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// The connection of the upstream, once it is no longer HTTP.
+    pub upstream: OnUpgrade,
+    /// How long both sides may be silent.
+    pub idle: Duration,
+    /// Ends with the route.
+    pub removed: CancellationToken,
+    /// Lasts as long as this.
+    pub exchange: Exchange,
+    /// Keeps the connection's task until the tunnel has taken over.
+    pub lease: Lease,
+}
+
+impl Tunnel {
+    /// Carries bytes between `caller`, which has already sent `early`, and the upstream, until one
+    /// side ends, nothing moves for too long, or the route is removed.
+    pub async fn run(self, caller: impl AsyncRead + AsyncWrite + Unpin, early: Bytes) {
+        let Self { upstream, idle, removed, mut exchange, lease } = self;
+        let upstream = match upstream.await {
+            Ok(upgraded) => TokioIo::new(upgraded),
+            Err(error) => {
+                tracing::debug!(%error, "a tunnel does not begin");
+                exchange.broke("upstream broke off");
+                return;
+            }
+        };
+        // The task of the connection has ended: it has handed the stream over.
+        drop(lease);
+        let moved = Rc::new(Cell::new(Instant::now()));
+        let mut caller = Watched { stream: caller, early, moved: Rc::clone(&moved) };
+        let mut upstream =
+            Watched { stream: upstream, early: Bytes::new(), moved: Rc::clone(&moved) };
+        let silence = async {
+            loop {
+                let end = moved.get() + idle;
+                if end <= Instant::now() {
+                    return;
+                }
+                tokio::time::sleep_until(end).await;
+            }
+        };
+        tokio::select! {
+            copied = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => match copied {
+                Ok((_, to_caller)) => {
+                    exchange.passed(usize::try_from(to_caller).unwrap_or(usize::MAX));
+                    exchange.ended();
+                }
+                // One side is gone without a word, as WebSockets often are.
+                Err(error) => {
+                    tracing::debug!(%error, "a tunnel ended early");
+                    exchange.ended();
+                }
+            },
+            () = silence => exchange.broke("tunnel idle timeout"),
+            () = removed.cancelled() => exchange.broke("route removed"),
+        }
+    }
+}
+
+/// A stream that says when it moves, and begins with what came before it was one.
+struct Watched<S> {
+    stream: S,
+    early: Bytes,
+    moved: Rc<Cell<Instant>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.early.is_empty() {
+            let length = this.early.len().min(buffer.remaining());
+            buffer.put_slice(this.early.get(..length).unwrap_or_default());
+            this.early.advance(length);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
+        if buffer.filled().len() > before {
+            this.moved.set(Instant::now());
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
+        this.moved.set(Instant::now());
+        Poll::Ready(written)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn head(fields: &[(&str, &str)]) -> Parts {
+        let mut request = Request::get("/socket");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    const HANDSHAKE: [(&str, &str); 4] = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("sec-websocket-version", "13"),
+    ];
+
+    #[test]
+    fn a_handshake_has_all_its_parts() {
+        assert!(is_handshake(&head(&HANDSHAKE)));
+        for missing in 0..HANDSHAKE.len() {
+            let mut fields = HANDSHAKE.to_vec();
+            let (name, _) = fields.remove(missing);
+            assert!(!is_handshake(&head(&fields)), "without {name}");
+        }
+    }
+
+    #[test]
+    fn what_merely_looks_like_a_handshake_is_none() {
+        let with = |name, value| {
+            let mut fields = HANDSHAKE.to_vec();
+            fields.push((name, value));
+            is_handshake(&head(&fields))
+        };
+        assert!(!with("upgrade", "h2c"), "two protocols");
+        assert!(!with("sec-websocket-key", "another"), "two keys");
+        assert!(!with("content-length", "5"), "content");
+        assert!(!with("transfer-encoding", "chunked"), "content");
+        let mut h2c = HANDSHAKE.to_vec();
+        h2c[1] = ("upgrade", "h2c");
+        assert!(!is_handshake(&head(&h2c)));
+        let mut parts = head(&HANDSHAKE);
+        parts.method = Method::POST;
+        assert!(!is_handshake(&parts));
+        let mut parts = head(&HANDSHAKE);
+        parts.version = Version::HTTP_10;
+        assert!(!is_handshake(&parts));
+    }
+}
