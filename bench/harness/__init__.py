@@ -1,0 +1,1 @@
+"""What the rows are measured with: processes, load, accounts and the report."""
