@@ -164,13 +164,21 @@ impl<T> CredentialCache<T> {
     /// # Errors
     /// When the last attempt failed and the next is not due, or takes too long.
     pub async fn get(&self) -> Result<Arc<Issued<T>>, Unavailable> {
-        let now = self.shared.clock.now();
+        self.get_at(self.shared.clock.now()).await
+    }
+
+    /// The same for somebody who has just read the clocks.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_at(&self, now: Now) -> Result<Arc<Issued<T>>, Unavailable> {
         if let Some(issued) = &self.shared.slot.load().issued
             && issued.is_usable(now)
         {
             return Ok(Arc::clone(issued));
         }
-        self.wait().await
+        // Boxed, so that what is rare does not make every request's future larger.
+        Box::pin(self.wait()).await
     }
 
     #[cold]

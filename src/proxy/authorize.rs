@@ -18,6 +18,7 @@ use super::respond::ProxyError;
 use super::retarget::replace_query;
 use super::upstream::{Answer, Fate, Needs, Outgoing, Pools, SendError};
 use super::{Identity, Proxy, Route};
+use crate::clock::Now;
 use crate::credential::cache::{Issued, Rejection};
 use crate::sign::hmac::ContentDigest;
 use crate::sign::{AuthFields, SignableRequest, Signer};
@@ -76,10 +77,11 @@ pub async fn authorize(
     let mut replay = None;
     let mut attempt = request;
     loop {
-        let issued = credentials(route).await?;
+        let now = proxy.clock.now();
+        let issued = credentials(route, now).await?;
         let method = attempt.method.clone();
-        let signed = sign(proxy, route, &issued, attempt, &mut content).await?;
-        let progress = Progress::new();
+        let signed = sign(proxy, route, now, &issued, attempt, &mut content).await?;
+        let progress = Progress::new(tokio::time::Instant::now());
         match send(proxy, pools, route, signed, resends, &mut content, &progress).await {
             Err(failed) => {
                 let again = if may_resend(failed.fate, &method) { resend.take() } else { None };
@@ -134,10 +136,10 @@ fn may_resend(fate: Fate, method: &Method) -> bool {
 }
 
 /// The credentials of the route, one per identity.
-async fn credentials(route: &Route) -> Result<Vec<Arc<Issued<Signer>>>, ProxyError> {
+async fn credentials(route: &Route, now: Now) -> Result<Vec<Arc<Issued<Signer>>>, ProxyError> {
     let mut issued = Vec::with_capacity(route.identities.len());
     for identity in &route.identities {
-        issued.push(identity.cache.get().await.map_err(ProxyError::Credential)?);
+        issued.push(identity.cache.get_at(now).await.map_err(ProxyError::Credential)?);
     }
     Ok(issued)
 }
@@ -164,7 +166,9 @@ async fn arrange(
     let room = proxy.budget.has_room_for(announced.unwrap_or(0));
     let may_be_sent_twice = resends && !route.covers_body && small && room;
     if signed_with_others || may_be_sent_twice {
-        let held = Held::read(incoming, &hold_limits(proxy, route), &proxy.budget, |_| {}).await?;
+        let limits = hold_limits(proxy, route);
+        // Boxed, here and below: what is rare does not make every request's future larger.
+        let held = Box::pin(Held::read(incoming, &limits, &proxy.budget, |_| {})).await?;
         return Ok(Content::Held(held));
     }
     Ok(Content::Stream(incoming))
@@ -183,6 +187,7 @@ fn hold_limits(proxy: &Proxy, route: &Route) -> HoldLimits {
 async fn sign(
     proxy: &Proxy,
     route: &Route,
+    now: Now,
     issued: &[Arc<Issued<Signer>>],
     mut request: Unsigned,
     content: &mut Content,
@@ -191,12 +196,13 @@ async fn sign(
     for (identity, issued) in route.identities.iter().zip(issued) {
         let signer = &issued.item;
         let digest = if identity.covers_body {
-            read_and_digest(proxy, route, signer, &mut request, content).await?
+            Box::pin(read_and_digest(proxy, route, signer, &mut request, content)).await?
         } else {
             None
         };
         let signable = signable(route, &request);
-        let at = proxy.clock.wall();
+        // Now, and not before the content has come: a signature's time is checked.
+        let at = if signer.is_timed() { proxy.clock.wall() } else { now.wall };
         let fields = signer.sign(&signable, digest, at).map_err(ProxyError::Sign)?;
         apply(identity, fields, &mut request)?;
     }
@@ -272,15 +278,15 @@ fn signable<'r>(route: &'r Route, request: &'r Unsigned) -> SignableRequest<'r> 
 
 fn apply(
     identity: &Identity,
-    fields: AuthFields,
+    fields: AuthFields<'_>,
     request: &mut Unsigned,
 ) -> Result<(), ProxyError> {
     if let Some(pairs) = &fields.query {
         request.target = replace_query(&request.target, &identity.owned_query, pairs)
             .ok_or(ProxyError::Internal)?;
     }
-    for (name, value) in fields.fields {
-        request.headers.insert(name, value);
+    for (name, value) in fields.fields.iter() {
+        request.headers.insert(name.clone(), value.clone());
     }
     Ok(())
 }

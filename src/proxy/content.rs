@@ -73,15 +73,20 @@ const ABORTED: u8 = 3;
 const UNREADABLE: u8 = 4;
 
 impl Progress {
-    /// Nothing has moved yet.
-    pub fn new() -> Arc<Self> {
+    /// Nothing has moved yet, at `now`.
+    pub fn new(now: Instant) -> Arc<Self> {
         Arc::new(Self {
-            started: Instant::now(),
+            started: now,
             moved_at: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             complete: AtomicBool::new(false),
             failure: AtomicU8::new(0),
         })
+    }
+
+    /// When the exchange with the upstream began.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     fn moved(&self) {

@@ -100,10 +100,13 @@ impl Gate {
             return Err(ProxyError::Fields);
         }
         let host = match authority(parts)? {
-            Some(authority) if self.accepts(&authority, ends, table) => {
-                authority.host().to_ascii_lowercase()
+            Some(authority) => {
+                let host = authority.host().to_ascii_lowercase();
+                if !self.accepts(&authority, &host, ends, table) {
+                    return Err(ProxyError::Host);
+                }
+                host
             }
-            Some(_) => return Err(ProxyError::Host),
             None => String::new(),
         };
         self.check_origin(parts)?;
@@ -118,14 +121,13 @@ impl Gate {
 
     /// Names under which this listener may be addressed. A name that an attacker's DNS server can
     /// point here (DNS rebinding) is none of them; literal addresses cannot be pointed anywhere.
-    fn accepts(&self, authority: &Authority, ends: Ends, table: &RouteTable) -> bool {
-        let host = authority.host().to_ascii_lowercase();
+    fn accepts(&self, authority: &Authority, host: &str, ends: Ends, table: &RouteTable) -> bool {
         let port = authority.port_u16();
         let configured =
             self.rules.hosts.iter().any(|accepted| {
-                accepted.eq_ignore_ascii_case(authority.as_str()) || *accepted == host
+                accepted.eq_ignore_ascii_case(authority.as_str()) || accepted == host
             });
-        if configured || table.names_host(&host) {
+        if configured || table.names_host(host) {
             return true;
         }
         let bound_port = self.bound.map(|bound| bound.port());

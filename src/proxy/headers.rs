@@ -148,14 +148,14 @@ pub fn lists(headers: &HeaderMap, name: HeaderName, token: &[u8]) -> bool {
 }
 
 fn strip_connection_named(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
-        return;
-    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .map(<[u8]>::trim_ascii)
+        // What nearly all say, and what names no field.
+        .filter(|token| !matches!(*token, b"keep-alive" | b"close"))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         // The length of the content frames the message whatever a caller calls it.
         .filter(|name| *name != CONTENT_LENGTH)
         .collect();

@@ -296,7 +296,8 @@ impl Proxy {
         let answer = match route.config.timeouts.total {
             None => sent.await?,
             Some(total) => {
-                tokio::time::timeout(total, sent).await.map_err(|_| ProxyError::Total)??
+                let sent = Box::pin(tokio::time::timeout(total, sent));
+                sent.await.map_err(|_| ProxyError::Total)??
             }
         };
         let response = &answer.response;

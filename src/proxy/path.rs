@@ -36,9 +36,11 @@ pub enum AmbiguousPath {
 /// # Errors
 /// When there is no such reading.
 pub fn generous_reading(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
-    let plain = !path.bytes().any(|b| matches!(b, b'%' | b'\\' | b';'))
-        && !path.contains("//")
-        && !path.contains("/.");
+    let mut before = 0;
+    let plain = path.bytes().all(|byte| {
+        let pair = (std::mem::replace(&mut before, byte), byte);
+        !matches!(pair, (_, b'%' | b'\\' | b';') | (b'/', b'/' | b'.'))
+    });
     if plain {
         return Ok(Cow::Borrowed(path));
     }

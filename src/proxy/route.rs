@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use foldhash::fast::RandomState;
 use http::Method;
 
 use crate::config::RouteConfig;
@@ -12,14 +13,14 @@ use crate::config::RouteConfig;
 #[derive(Debug, Default)]
 pub struct RouteTable {
     any_host: Prefixes,
-    hosts: HashMap<Box<str>, Prefixes>,
+    hosts: HashMap<Box<str>, Prefixes, RandomState>,
     methods: Vec<Vec<Method>>,
 }
 
 #[derive(Debug, Default)]
 struct Prefixes {
     /// Routes with one prefix differ in their methods.
-    routes: HashMap<Box<str>, Vec<usize>>,
+    routes: HashMap<Box<str>, Vec<usize>, RandomState>,
     /// The longest prefix, so that a long path does not cost a look-up per segment.
     longest: usize,
 }

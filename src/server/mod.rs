@@ -6,6 +6,7 @@
 pub mod bind;
 mod patience;
 mod serve;
+mod stopping;
 mod worker;
 
 use std::collections::HashMap;

@@ -16,10 +16,10 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::CancellationToken;
 
 use super::bind::Accepted;
 use super::patience::{Activity, Busy, Patient};
+use super::stopping::Ear;
 use super::{Connection, Syntax};
 use crate::config::{HeaderCase, Limits, Protocol};
 use crate::local::LocalExecutor;
@@ -39,20 +39,20 @@ pub(super) async fn serve(
     connection: Connection,
     proxy: Arc<Proxy>,
     pools: Rc<Pools>,
-    stop: CancellationToken,
+    stopping: Ear,
 ) {
     let Connection { accepted, ends, syntax, gate, _slots } = connection;
     match accepted {
         Accepted::Tcp(stream) => {
             let _ = stream.set_nodelay(true);
             match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => drive(stream, syntax, ends, gate, proxy, pools, stop).await,
+                Ok(stream) => drive(stream, syntax, ends, gate, proxy, pools, stopping).await,
                 Err(error) => tracing::warn!(%error, "a connection cannot be served"),
             }
         }
         #[cfg(unix)]
         Accepted::Unix(stream) => match tokio::net::UnixStream::from_std(stream) {
-            Ok(stream) => drive(stream, syntax, ends, gate, proxy, pools, stop).await,
+            Ok(stream) => drive(stream, syntax, ends, gate, proxy, pools, stopping).await,
             Err(error) => tracing::warn!(%error, "a connection cannot be served"),
         },
     }
@@ -65,7 +65,7 @@ async fn drive<S>(
     gate: Arc<Gate>,
     proxy: Arc<Proxy>,
     pools: Rc<Pools>,
-    stop: CancellationToken,
+    mut stopping: Ear,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -76,17 +76,22 @@ async fn drive<S>(
         Protocol::Http1 => false,
         Protocol::Http2 => true,
         Protocol::Auto => {
-            let begun = tokio::select! {
-                begun = stream.begins_with(PREFACE) => begun,
-                // Nothing was asked yet.
-                () = stop.cancelled() => return,
-            };
-            match begun {
-                Ok(http2) => http2,
-                Err(error) => {
+            let mut begun = std::pin::pin!(stream.begins_with(PREFACE));
+            let begun = std::future::poll_fn(|cx| {
+                // Nothing was asked yet, so nothing is lost.
+                if stopping.is_told(cx) {
+                    Poll::Ready(None)
+                } else {
+                    begun.as_mut().poll(cx).map(Some)
+                }
+            });
+            match begun.await {
+                Some(Ok(http2)) => http2,
+                Some(Err(error)) => {
                     tracing::debug!(%error, "a caller's connection ended before a request");
                     return;
                 }
+                None => return,
             }
         }
     };
@@ -112,39 +117,33 @@ async fn drive<S>(
     });
     if http2 {
         let serving = http2_builder(&limits).serve_connection(stream, service);
-        let serving = std::pin::pin!(serving);
-        return until_done(serving, http2::Connection::graceful_shutdown, &stop).await;
+        let mut serving = Box::pin(serving);
+        let end = http2::Connection::graceful_shutdown;
+        return until_done(serving.as_mut(), end, &mut stopping).await;
     }
     let mut serving = http1_builder(syntax, &limits).serve_connection(stream, service);
-    until_done(Pin::new(&mut serving), http1::Connection::graceful_shutdown, &stop).await;
+    until_done(Pin::new(&mut serving), http1::Connection::graceful_shutdown, &mut stopping).await;
     if let Some((tunnel, _busy)) = tunnel.take() {
         let parts = serving.into_parts();
-        tunnel.run(parts.io.into_inner(), parts.read_buf).await;
+        Box::pin(tunnel.run(parts.io.into_inner(), parts.read_buf)).await;
     }
 }
 
 /// Waits until a connection has ended, which it does gracefully when told to stop.
-async fn until_done<C>(
-    mut serving: Pin<&mut C>,
-    end: impl Fn(Pin<&mut C>),
-    stop: &CancellationToken,
-) where
+async fn until_done<C>(mut serving: Pin<&mut C>, end: impl Fn(Pin<&mut C>), stopping: &mut Ear)
+where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            ended = serving.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a caller's connection ended early");
-                }
-                return;
-            }
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                end(serving.as_mut());
-            }
+    let mut ending = false;
+    let ended = std::future::poll_fn(|cx| {
+        if !ending && stopping.is_told(cx) {
+            ending = true;
+            end(serving.as_mut());
         }
+        serving.as_mut().poll(cx)
+    });
+    if let Err(error) = ended.await {
+        tracing::debug!(%error, "a caller's connection ended early");
     }
 }
 

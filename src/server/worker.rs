@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::Connection;
 use super::serve::serve;
+use super::stopping::Stopping;
 use crate::proxy::Proxy;
 use crate::proxy::upstream::Pools;
 
@@ -115,27 +115,27 @@ async fn work(
     cut_off: CancellationToken,
 ) {
     let pools = Rc::new(Pools::default());
-    let tracker = TaskTracker::new();
+    let stopping = Rc::new(Stopping::default());
+    let mut told = false;
     loop {
         let connection = tokio::select! {
             connection = inbox.recv() => connection,
+            () = stop.cancelled(), if !told => {
+                told = true;
+                stopping.tell();
+                continue;
+            }
             () = cut_off.cancelled() => None,
         };
-        let Some(connection) = connection else { break };
+        // What is served then ends with the set of tasks, whose owner returns.
+        let Some(connection) = connection else { return };
         let served = Served(Arc::clone(&connections));
-        let proxy = Arc::clone(&proxy);
-        let pools = Rc::clone(&pools);
-        let (stop, cut_off) = (stop.clone(), cut_off.clone());
-        tracker.spawn_local(async move {
-            tokio::select! {
-                () = serve(connection, proxy, pools, stop) => {}
-                () = cut_off.cancelled() => {}
-            }
+        let serving = serve(connection, Arc::clone(&proxy), Rc::clone(&pools), stopping.ear());
+        tokio::task::spawn_local(async move {
+            serving.await;
             drop(served);
         });
     }
-    tracker.close();
-    tracker.wait().await;
 }
 
 /// Counts a connection as long as it is served, also when serving it panics.

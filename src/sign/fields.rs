@@ -1,5 +1,7 @@
 //! The `fields` scheme: fields filled from a credential's values, the same for every request.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, HeaderValue};
 
 use super::{AuthFields, BindError, sensitive_value};
@@ -41,8 +43,8 @@ impl FieldsSigner {
         &self.fields
     }
 
-    pub(super) fn sign(&self) -> AuthFields {
-        AuthFields { fields: self.fields.clone(), query: None }
+    pub(super) fn sign(&self) -> AuthFields<'_> {
+        AuthFields { fields: Cow::Borrowed(&self.fields), query: None }
     }
 }
 
@@ -59,8 +61,9 @@ mod tests {
     #[test]
     fn values_are_set_as_they_are_and_marked_sensitive() {
         let values = Values::from_iter([("token", Secret::new("Zm9v="))]);
-        let signed = scheme("{token}").bind(&values).unwrap().sign();
-        assert_eq!(signed.fields, [("token".parse().unwrap(), "Zm9v=".parse().unwrap())]);
+        let signer = scheme("{token}").bind(&values).unwrap();
+        let signed = signer.sign();
+        assert_eq!(*signed.fields, [("token".parse().unwrap(), "Zm9v=".parse().unwrap())]);
         assert!(signed.fields[0].1.is_sensitive());
         assert!(!format!("{signed:?}").contains("Zm9v"));
     }

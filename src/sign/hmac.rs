@@ -1,5 +1,6 @@
 //! The `hmac` scheme: a keyed hash (RFC 2104) over parts of the request.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -217,7 +218,7 @@ impl HmacSigner {
         request: &SignableRequest<'_>,
         content: Option<ContentDigest>,
         at: SystemTime,
-    ) -> Result<AuthFields, SignError> {
+    ) -> Result<AuthFields<'static>, SignError> {
         let ContentDigest { mut keyed, next, covers_raw, body_hash, timestamp } = match content {
             Some(content) => content,
             None => self.digest(request, at)?,
@@ -258,7 +259,7 @@ impl HmacSigner {
             };
             fields.push((name.clone(), value));
         }
-        Ok(AuthFields { fields, query: None })
+        Ok(AuthFields { fields: Cow::Owned(fields), query: None })
     }
 
     /// The name of the hash function.

@@ -13,6 +13,7 @@ pub mod hmac;
 pub mod owned;
 pub mod query;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -50,15 +51,16 @@ pub enum BodyCoverage {
 
 /// What authenticates one request. All values are marked sensitive.
 #[derive(Clone, Default)]
-pub struct AuthFields {
-    /// Fields to set; each replaces every field of its name.
-    pub fields: Vec<(HeaderName, HeaderValue)>,
+pub struct AuthFields<'s> {
+    /// Fields to set; each replaces every field of its name. The signer's own where they are the
+    /// same for every request.
+    pub fields: Cow<'s, [(HeaderName, HeaderValue)]>,
     /// Query parameters to append, encoded, without a leading `?` or `&`.
     pub query: Option<Arc<str>>,
 }
 
 /// Only the names of the fields.
-impl std::fmt::Debug for AuthFields {
+impl std::fmt::Debug for AuthFields<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names = self.fields.iter().map(|(name, _)| name);
         f.debug_set().entries(names).entries(self.query.iter().map(|_| "(query)")).finish()
@@ -169,6 +171,11 @@ impl Signer {
         }
     }
 
+    /// True if what it adds depends on the time of signing.
+    pub fn is_timed(&self) -> bool {
+        matches!(self, Self::Hmac(_))
+    }
+
     /// The fields for one request, at the time `at`.
     ///
     /// `content` is the digest begun by [`Signer::digest`] after it has read the whole content;
@@ -181,7 +188,7 @@ impl Signer {
         request: &SignableRequest<'_>,
         content: Option<ContentDigest>,
         at: SystemTime,
-    ) -> Result<AuthFields, SignError> {
+    ) -> Result<AuthFields<'_>, SignError> {
         match self {
             Self::Fields(signer) => Ok(signer.sign()),
             Self::Query(signer) => Ok(signer.sign()),

@@ -1,5 +1,6 @@
 //! The `query` scheme: query parameters filled from a credential's values.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -45,8 +46,8 @@ pub struct QuerySigner {
 }
 
 impl QuerySigner {
-    pub(super) fn sign(&self) -> AuthFields {
-        AuthFields { fields: Vec::new(), query: Some(Arc::clone(&self.pairs)) }
+    pub(super) fn sign(&self) -> AuthFields<'_> {
+        AuthFields { fields: Cow::Borrowed(&[]), query: Some(Arc::clone(&self.pairs)) }
     }
 }
 
@@ -65,7 +66,8 @@ mod tests {
     fn parameters_are_percent_encoded() {
         let scheme = QueryScheme { set: vec![("api key".into(), Template::value("key"))] };
         let values = Values::from_iter([("key", Secret::new("a&b=c d/ü~"))]);
-        let signed = scheme.bind(&values).unwrap().sign();
+        let signer = scheme.bind(&values).unwrap();
+        let signed = signer.sign();
         assert_eq!(signed.query.as_deref(), Some("api%20key=a%26b%3Dc%20d%2F%C3%BC~"));
     }
 }

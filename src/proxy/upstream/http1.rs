@@ -1,6 +1,5 @@
 //! One HTTP/1.1 connection to an upstream: one exchange at a time.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,7 +101,7 @@ impl Http1 {
         first_byte: Duration,
     ) -> Result<Response<Incoming>, Failure> {
         let received_before = self.received.bytes();
-        let mut wait_until = Instant::now() + first_byte;
+        let mut wait_until = progress.started() + first_byte;
         let answer = self.sender.try_send_request(request);
         tokio::pin!(answer);
         let sent = loop {

@@ -70,19 +70,19 @@ impl Pool {
         first_byte: Duration,
     ) -> Result<Answer, SendError> {
         if outgoing.needs.upgrade {
-            let stream = self.target.http1_dialer.dial().await.map_err(not_connected)?;
-            let connection = Http1::begin(stream, &self.target).await?;
+            let connection = Box::pin(self.connect_http1()).await?;
             return self.send_http1(connection, outgoing, progress, first_byte).await;
         }
         if !outgoing.needs.fresh_connection
             && self.speaks_http2.get() != Some(true)
-            && let Some(connection) = self.take_idle()
+            && let Some(connection) = self.take_idle(progress.started())
         {
             return self.send_http1(connection, outgoing, progress, first_byte).await;
         }
         let connection = match self.speaks_http2.get() {
-            Some(false) => self.connect().await?,
-            Some(true) | None => self.shared_or_new().await?,
+            // Boxed, here and below: what is rare does not make every request's future larger.
+            Some(false) => Box::pin(self.connect()).await?,
+            Some(true) | None => Box::pin(self.shared_or_new()).await?,
         };
         match connection {
             Connection::Http1(connection) => {
@@ -90,7 +90,8 @@ impl Pool {
             }
             Connection::Http2(stream) => {
                 let request = http2::request(outgoing, &self.target)?;
-                let response = stream.0.exchange(request, progress, first_byte).await?;
+                let exchange = stream.0.exchange(request, progress, first_byte);
+                let response = Box::pin(exchange).await?;
                 Ok(Answer { response, lease: Lease(Leased::Http2 { _stream: stream }) })
             }
         }
@@ -119,22 +120,17 @@ impl Pool {
                 // sent twice.
                 Err(Failure::Unsent(unsent)) => request = *unsent,
             }
-            connection = if let Some(connection) = self.take_idle() {
+            connection = if let Some(connection) = self.take_idle(progress.started()) {
                 connection
             } else {
-                let stream = self.target.http1_dialer.dial().await.map_err(not_connected)?;
-                Http1::begin(stream, &self.target).await?
+                Box::pin(self.connect_http1()).await?
             };
         }
     }
 
     /// The idle connection that was used last, and therefore has the longest to live.
-    fn take_idle(&self) -> Option<Http1> {
+    fn take_idle(&self, now: Instant) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
-        if idle.is_empty() {
-            return None;
-        }
-        let now = Instant::now();
         while let Some(Idle { connection, until }) = idle.pop() {
             if now < until && connection.is_open() {
                 return Some(connection);
@@ -199,6 +195,12 @@ impl Pool {
             return Ok(Connection::Http2(SharedStream::begin(connection)));
         }
         Ok(Connection::Http1(Http1::begin(stream, &self.target).await?))
+    }
+
+    /// A connection for HTTP/1.1, whatever the upstream prefers.
+    async fn connect_http1(&self) -> Result<Http1, SendError> {
+        let stream = self.target.http1_dialer.dial().await.map_err(not_connected)?;
+        Http1::begin(stream, &self.target).await
     }
 
     fn give_back(self: Rc<Self>, connection: Http1) {
