@@ -1,6 +1,5 @@
 //! Where requests and answers begin and end: HTTP/1.0, interim answers, `Expect`, absolute targets.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -105,8 +104,9 @@ async fn a_request_without_content_says_nothing_about_content() {
         assert_eq!(last.field("content-type"), None, "{method}");
     }
     for method in ["POST", "PUT"] {
-        let lines = [&format!("{method} /x HTTP/1.1"), "Content-Length: 0"];
-        assert_eq!(raw_head(proxy.address(), &lines).await.status, 200, "{method}");
+        let first = format!("{method} /x HTTP/1.1");
+        let reply = raw_head(proxy.address(), &[&first, "Content-Length: 0"]).await;
+        assert_eq!(reply.status, 200, "{method}");
         assert_eq!(upstream.last().field("content-length"), Some("0"), "{method}");
     }
 }
@@ -347,7 +347,7 @@ async fn curl_may_use_it_as_its_proxy_for_configured_hosts() {
             .args(["--silent", "--show-error", "--write-out", "\n%{http_code}", url])
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("HOME", Path::new("/nonexistent"))
+            .env("HOME", "/nonexistent")
             .env("http_proxy", format!("http://{}", proxy.address()))
             .kill_on_drop(true)
             .output();
