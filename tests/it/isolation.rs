@@ -92,7 +92,7 @@ async fn an_answer_that_comes_to_nobody_is_not_kept_for_the_next() {
 async fn an_answer_that_comes_too_late_is_not_given_to_the_next() {
     let go = Arc::new(Notify::new());
     let upstream = upstream(Act::FineAfter(Arc::clone(&go))).await;
-    let config = route(&upstream.url(), "", "timeouts = { first_byte = \"200ms\" }\n");
+    let config = route(&upstream.url(), "", "timeouts = { first_byte = \"1s\" }\n");
     let proxy = Proxy::start(&format!("workers = 1\n{config}")).await;
     let reply = proxy.get("/a").await;
     assert_eq!(reply.problem(504, "http_response_timeout"), "upstream-timeout");

@@ -6,7 +6,7 @@ use http_body_util::Full;
 use crate::harness::client::raw_head;
 use crate::harness::{Connection, Proxy, Reply, Upstream, quoted, route};
 
-/// Answers 302 with the fields that the query asks for, as `name=value` lines.
+/// Answers 302 with the fields that are the content of the request.
 async fn redirecting() -> Upstream {
     Upstream::answering(|seen| {
         let mut response = Response::builder().status(302);
@@ -188,7 +188,7 @@ async fn nothing_is_rewritten_where_that_is_switched_off() {
 }
 
 #[tokio::test]
-async fn only_the_first_route_that_serves_a_request_rewrites_its_answer() {
+async fn a_route_changes_only_what_leads_to_its_own_upstream() {
     let upstream = redirecting().await;
     let origin = upstream.url();
     let proxy = Proxy::start(&format!(
@@ -209,7 +209,7 @@ async fn only_the_first_route_that_serves_a_request_rewrites_its_answer() {
 }
 
 #[tokio::test]
-async fn a_redirect_that_names_no_upstream_of_ours_tells_nothing_about_us() {
+async fn no_location_is_made_up() {
     let upstream = redirecting().await;
     let (proxy, _) = proxy(&upstream, "").await;
     let reply = raw_head(
