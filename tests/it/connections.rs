@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Barrier, Notify, mpsc};
+use tokio::sync::{Barrier, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::harness::client::{from_channel, request, send_http2, whole};
@@ -212,7 +212,7 @@ async fn the_upstreams_own_time_limit_is_believed() {
 
 #[tokio::test]
 async fn an_old_connection_is_replaced_but_not_cut_off() {
-    let go = Arc::new(Notify::new());
+    let go = Arc::new(Semaphore::new(0));
     let waiting = Arc::clone(&go);
     let upstream = Faulty::start(move |request| match request.target() {
         "/slow" => Act::FineAfter(Arc::clone(&waiting)),
@@ -229,7 +229,7 @@ async fn an_old_connection_is_replaced_but_not_cut_off() {
     let mut pace = tokio::time::interval(Duration::from_millis(150));
     pace.tick().await;
     pace.tick().await;
-    go.notify_one();
+    go.add_permits(1);
     assert_eq!(caller.await.unwrap().text(), "/slow");
     until("the old one is closed", || upstream.closed() == 1).await;
     let give_up_at = tokio::time::Instant::now() + PATIENCE;

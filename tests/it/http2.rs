@@ -110,16 +110,9 @@ async fn one_connection_to_the_upstream_carries_many_requests_at_once() {
 
 #[tokio::test]
 async fn an_upstream_that_takes_few_at_once_fails_nobody() {
-    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let peak = Arc::clone(&most);
-    let upstream = Upstream2::serving(2, move |request| {
-        let (now, peak) = (Arc::clone(&now), Arc::clone(&peak));
-        async move {
-            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            let content = request.into_body().collect().await;
-            now.fetch_sub(1, Ordering::SeqCst);
-            Response::new(whole(content.map(http_body_util::Collected::to_bytes).unwrap()))
-        }
+    let upstream = Upstream2::serving(2, |request| async move {
+        let content = request.into_body().collect().await.unwrap();
+        Response::new(whole(content.to_bytes()))
     })
     .await;
     let proxy = proxy(&upstream.url(), ALWAYS).await;
@@ -135,7 +128,6 @@ async fn an_upstream_that_takes_few_at_once_fails_nobody() {
         });
     }
     requests.join_all().await;
-    assert!(most.load(Ordering::SeqCst) >= 1);
 }
 
 #[tokio::test]
@@ -276,10 +268,11 @@ async fn content_that_a_caller_resets_does_not_end_as_if_it_were_whole() {
     })
     .await;
     let proxy = proxy(&upstream.url(), "").await;
-    let caller = Http2::open(proxy.address()).await;
+    let caller = Arc::new(Http2::open(proxy.address()).await);
     let (pieces, receiver) = mpsc::channel(1);
+    let sending = Arc::clone(&caller);
     let post = tokio::spawn(async move {
-        caller.begin("POST", "/x", &[], from_channel(receiver)).await.is_ok()
+        sending.begin("POST", "/x", &[], from_channel(receiver)).await.is_ok()
     });
     pieces.send(Bytes::from("the beginning")).await.unwrap();
     until("it is in flight", || upstream.connections() == 1).await;
@@ -300,7 +293,9 @@ fn endless() -> Content {
 #[tokio::test]
 async fn a_stream_that_nobody_reads_does_not_hold_up_the_others() {
     let one = Upstream::raw(|mut stream| async move {
-        while let Some(target) = read_head(&mut stream).await.split(' ').nth(1) {
+        loop {
+            let head = read_head(&mut stream).await;
+            let Some(target) = head.split(' ').nth(1) else { return };
             let endless = target == "/endless";
             let length: u64 = if endless { 1 << 40 } else { 4 };
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nfine");
@@ -494,15 +489,16 @@ async fn an_upstream_without_http_2_is_a_clear_error_where_it_has_to_have_it() {
 #[tokio::test]
 async fn over_tls_the_version_is_what_both_sides_can_speak() {
     let authority = Authority::new();
-    for (offered, wanted, spoken) in [
-        (&["h2", "http/1.1"][..], "", "2"),
+    let cases: [(&[&str], &str, &str); 7] = [
+        (&["h2", "http/1.1"], "", "2"),
         (&["h2", "http/1.1"], "auto", "2"),
         (&["h2", "http/1.1"], "always", "2"),
         (&["h2", "http/1.1"], "never", "1.1"),
         (&["http/1.1"], "auto", "1.1"),
         (&[], "auto", "1.1"),
         (&["h2"], "auto", "2"),
-    ] {
+    ];
+    for (offered, wanted, spoken) in cases {
         let acceptor = authority.server_speaking("localhost", None, offered);
         let upstream = Upstream::raw(move |stream| {
             let acceptor = acceptor.clone();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::harness::client::{request, send_http2, whole};
@@ -79,30 +79,30 @@ async fn what_comes_after_an_answer_reaches_nobody() {
 
 #[tokio::test]
 async fn an_answer_that_comes_to_nobody_is_not_kept_for_the_next() {
-    let go = Arc::new(Notify::new());
+    let go = Arc::new(Semaphore::new(0));
     let upstream = upstream(Act::AgainAfter(Arc::clone(&go))).await;
     let proxy = proxy(&upstream).await;
     assert_eq!(proxy.get("/a").await.text(), "/a");
-    go.notify_one();
+    go.add_permits(1);
     until("the connection is closed", || upstream.closed() == 1).await;
     check_b(&proxy, &upstream, "a second answer while nothing is asked").await;
 }
 
 #[tokio::test]
 async fn an_answer_that_comes_too_late_is_not_given_to_the_next() {
-    let go = Arc::new(Notify::new());
+    let go = Arc::new(Semaphore::new(0));
     let upstream = upstream(Act::FineAfter(Arc::clone(&go))).await;
     let config = route(&upstream.url(), "", "timeouts = { first_byte = \"1s\" }\n");
     let proxy = Proxy::start(&format!("workers = 1\n{config}")).await;
     let reply = proxy.get("/a").await;
     assert_eq!(reply.problem(504, "http_response_timeout"), "upstream-timeout");
-    go.notify_one();
+    go.add_permits(1);
     check_b(&proxy, &upstream, "the answer comes after all").await;
 }
 
 #[tokio::test]
 async fn an_answer_that_a_caller_left_is_not_given_to_the_next() {
-    let go = Arc::new(Notify::new());
+    let go = Arc::new(Semaphore::new(0));
     let upstream = upstream(Act::FineAfter(Arc::clone(&go))).await;
     let proxy = proxy(&upstream).await;
     let address = proxy.address();
@@ -112,7 +112,7 @@ async fn an_answer_that_a_caller_left_is_not_given_to_the_next() {
     });
     until("it is in flight", || upstream.count("GET", "/a") == 1).await;
     caller.abort();
-    go.notify_one();
+    go.add_permits(1);
     check_b(&proxy, &upstream, "the caller left").await;
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::harness::{Act, Connection, Faulty, PATIENCE, Proxy, quoted, route, un
 
 #[tokio::test]
 async fn a_route_takes_so_many_requests_at_once_and_no_more() {
-    let go = Arc::new(Notify::new());
+    let go = Arc::new(Semaphore::new(0));
     let waiting = Arc::clone(&go);
     let upstream = Faulty::start(move |request| match request.target() {
         "/slow" => Act::FineAfter(Arc::clone(&waiting)),
@@ -44,12 +44,11 @@ async fn a_route_takes_so_many_requests_at_once_and_no_more() {
     for _ in 0..3 {
         assert_eq!(proxy.get("/other").await.status, 200, "other routes are not concerned");
     }
-    go.notify_one();
-    go.notify_one();
+    go.add_permits(2);
     assert_eq!(callers.join_all().await, [200; 2]);
     // A place is free again as soon as the answer has been passed on.
     let give_up_at = Instant::now() + PATIENCE;
-    go.notify_one();
+    go.add_permits(1);
     while proxy.get("/slow").await.status == 503 {
         assert!(Instant::now() < give_up_at, "the places are not given back");
     }
@@ -112,7 +111,7 @@ async fn ten_thousand_requests_over_connections_that_close_at_the_pools_own_age(
             let mut lost = Vec::new();
             for round in 0..ROUNDS {
                 let target = format!("/{caller}/{round}");
-                let post = (caller + round) % 2 == 0;
+                let post = (caller + round).is_multiple_of(2);
                 let (method, content) = if post { ("POST", "content") } else { ("GET", "") };
                 let reply = connection.send(method, &target, &[], content).await;
                 if post && reply.status == 502 {
@@ -136,7 +135,7 @@ async fn ten_thousand_requests_over_connections_that_close_at_the_pools_own_age(
     for caller in 0..CALLERS {
         for round in 0..ROUNDS {
             let target = format!("/{caller}/{round}");
-            if (caller + round) % 2 == 0 {
+            if (caller + round).is_multiple_of(2) {
                 let count = deliveries.get(&format!("POST {target}")).copied().unwrap_or_default();
                 assert!(count <= 1, "POST {target} came {count} times");
                 assert!(count == 1 || lost.contains(&target), "POST {target} was never sent");

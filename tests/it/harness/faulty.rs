@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::io::{BufReader, sink};
 use tokio::net::TcpStream;
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Semaphore};
 use tokio::time::timeout;
 
 use super::upstream::{Upstream, read_head};
@@ -47,8 +47,8 @@ impl Received {
 pub(crate) enum Act {
     /// Answers 200 with the target as content, and takes the next request.
     Fine,
-    /// The same once somebody says so.
-    FineAfter(Arc<Notify>),
+    /// The same once there is a permit for it.
+    FineAfter(Arc<Semaphore>),
     /// The same once so many requests have come.
     FineTogether(Arc<Barrier>),
     /// The same, one byte after the other.
@@ -79,8 +79,8 @@ pub(crate) enum Act {
     Say(String),
     /// Says these bytes and closes.
     SayThenClose(String),
-    /// Answers, and once somebody says so answers again.
-    AgainAfter(Arc<Notify>),
+    /// Answers, and once there is a permit for it answers again.
+    AgainAfter(Arc<Semaphore>),
     /// Never answers; waits for the other side to go away.
     Silent,
 }
@@ -267,7 +267,7 @@ where
         request.content = Some(content);
         record.lock().unwrap()[place] = request.clone();
         if let Act::FineAfter(go) = &act {
-            go.notified().await;
+            go.acquire().await.unwrap().forget();
         } else if let Act::FineTogether(all) = &act {
             all.wait().await;
         }
@@ -282,7 +282,7 @@ where
             stream.write_all(answer.as_bytes()).await?;
         }
         if let Act::AgainAfter(go) = &act {
-            go.notified().await;
+            go.acquire().await.unwrap().forget();
             stream.write_all(answer.as_bytes()).await?;
         }
         match act.next() {
