@@ -204,7 +204,7 @@ async fn sign(
         // Now, and not before the content has come: a signature's time is checked.
         let at = if signer.is_timed() { proxy.clock.wall() } else { now.wall };
         let fields = signer.sign(&signable, digest, at).map_err(ProxyError::Sign)?;
-        apply(identity, fields, &mut request)?;
+        apply(identity, &fields, &mut request)?;
     }
     Ok(request)
 }
@@ -278,7 +278,7 @@ fn signable<'r>(route: &'r Route, request: &'r Unsigned) -> SignableRequest<'r> 
 
 fn apply(
     identity: &Identity,
-    fields: AuthFields<'_>,
+    fields: &AuthFields<'_>,
     request: &mut Unsigned,
 ) -> Result<(), ProxyError> {
     if let Some(pairs) = &fields.query {

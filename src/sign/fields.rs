@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn values_are_set_as_they_are_and_marked_sensitive() {
         let values = Values::from_iter([("token", Secret::new("Zm9v="))]);
-        let signer = scheme("{token}").bind(&values).unwrap();
-        let signed = signer.sign();
+        let bound = scheme("{token}").bind(&values).unwrap();
+        let signed = bound.sign();
         assert_eq!(*signed.fields, [("token".parse().unwrap(), "Zm9v=".parse().unwrap())]);
         assert!(signed.fields[0].1.is_sensitive());
         assert!(!format!("{signed:?}").contains("Zm9v"));

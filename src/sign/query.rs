@@ -66,8 +66,8 @@ mod tests {
     fn parameters_are_percent_encoded() {
         let scheme = QueryScheme { set: vec![("api key".into(), Template::value("key"))] };
         let values = Values::from_iter([("key", Secret::new("a&b=c d/ü~"))]);
-        let signer = scheme.bind(&values).unwrap();
-        let signed = signer.sign();
+        let bound = scheme.bind(&values).unwrap();
+        let signed = bound.sign();
         assert_eq!(signed.query.as_deref(), Some("api%20key=a%26b%3Dc%20d%2F%C3%BC~"));
     }
 }

@@ -17,17 +17,28 @@ mod harness;
 
 mod admin;
 mod answers;
+mod bytes;
 #[cfg(unix)]
 mod canary;
+mod connections;
 mod devo;
 mod devo_sdk;
 mod edges;
 mod fields;
+mod framing;
+mod grpc;
+mod http2;
+mod isolation;
+mod legacy;
+mod limits;
 mod listeners;
 mod login;
+mod proxy_connect;
+mod redirects;
 mod renewal;
 mod replay;
 mod secret_files;
 mod streaming;
 mod targets;
 mod tls;
+mod websocket;

@@ -1,96 +1,15 @@
 //! Upstreams and token endpoints over TLS.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use countersign::app::StartError;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa};
-use rcgen::{KeyPair, KeyUsagePurpose};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
-use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::harness::authority::{Authority, path};
 use crate::harness::upstream::{Seen, answer, serve};
-use crate::harness::{Proxy, Upstream, plant, quoted, route, twinzo};
-
-/// An invented certificate authority and the files it has written.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    directory: TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let authority = Self { issuer, directory: tempfile::tempdir().unwrap() };
-        authority.write("ca.pem", &authority.issuer.pem());
-        authority
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.directory.path().join("ca.pem")
-    }
-
-    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.extended_key_usages = vec![usage];
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap(), key)
-    }
-
-    /// A server for `name`, which asks for a certificate of `clients` if given.
-    fn server(&self, name: &str, clients: Option<&Authority>) -> TlsAcceptor {
-        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
-        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = match clients {
-            None => builder.with_no_client_auth(),
-            Some(clients) => {
-                let mut roots = RootCertStore::empty();
-                roots.add(clients.issuer.der().clone()).unwrap();
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                builder.with_client_cert_verifier(verifier.build().unwrap())
-            }
-        };
-        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
-    }
-
-    /// The lines of `tls` for a route or credential that trusts this authority.
-    fn trusted(&self) -> String {
-        format!("ca = {}", path(&self.ca()))
-    }
-
-    /// A client certificate: the lines for it.
-    fn client(&self) -> String {
-        let (certificate, key) = self.issue("client.example", ExtendedKeyUsagePurpose::ClientAuth);
-        let certificate = self.write("client.pem", &certificate.pem());
-        let key = self.write("client.key", &key.serialize_pem());
-        let (certificate, key) = (path(&certificate), path(&key));
-        format!("client_certificate = {certificate}, client_key = {key}")
-    }
-}
-
-fn path(path: &Path) -> String {
-    quoted(path.to_str().unwrap())
-}
+use crate::harness::{Proxy, Upstream, plant, route, twinzo};
 
 async fn upstream(acceptor: TlsAcceptor) -> (Upstream, Arc<Mutex<Vec<Seen>>>) {
     let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
@@ -175,7 +94,7 @@ async fn a_client_certificate_is_presented_where_it_is_demanded() {
 async fn files_that_cannot_be_used_keep_the_proxy_from_starting() {
     let authority = Authority::new();
     let empty = authority.write("empty.pem", "");
-    let missing = authority.directory.path().join("missing.pem");
+    let missing = authority.directory().join("missing.pem");
     for file in [empty, missing] {
         let tls = format!("tls = {{ ca = {} }}\n", path(&file));
         let config = route("https://localhost:1", "", &tls);

@@ -94,7 +94,8 @@ impl Http2 {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.sender.is_closed() && !(self.leaving.get() && self.is_idle())
+        let left = self.leaving.get() && self.is_idle();
+        !left && !self.sender.is_closed()
     }
 
     /// True if no exchange is under way.

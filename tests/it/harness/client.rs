@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use super::upstream::read_head;
 
 pub(crate) type Content = BoxBody<Bytes, Infallible>;
 
@@ -262,4 +263,16 @@ pub(crate) fn parse(answer: &[u8]) -> Reply {
         headers,
         body: Bytes::from(body.to_owned()),
     }
+}
+
+/// Reads one answer whose content has a length, if any, and leaves the connection open.
+pub(crate) async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> Reply {
+    let head = timeout(PATIENCE, read_head(stream)).await.expect("no answer");
+    let mut answer = head.into_bytes();
+    let length: usize = parse(&answer).field("content-length").parse().unwrap_or_default();
+    let mut content = vec![0; length];
+    let read = timeout(PATIENCE, stream.read_exact(&mut content)).await;
+    read.expect("no end of the answer").unwrap();
+    answer.extend(content);
+    parse(&answer)
 }

@@ -1,6 +1,11 @@
 //! What the tests start: a proxy from a configuration text, clients, and upstreams of our own.
 
+pub(crate) mod authority;
 pub(crate) mod client;
+pub(crate) mod faulty;
+pub(crate) mod frames;
+pub(crate) mod http2;
+pub(crate) mod python;
 pub(crate) mod upstream;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,6 +22,8 @@ use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
 pub(crate) use client::{Connection, Reply};
+pub(crate) use faulty::{Act, Faulty};
+pub(crate) use http2::{Http2, Upstream2};
 pub(crate) use upstream::Upstream;
 
 /// Any free port of the loopback interface.
