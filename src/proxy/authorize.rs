@@ -71,7 +71,9 @@ pub async fn authorize(
     incoming: Incoming,
 ) -> Result<Answer, ProxyError> {
     let resends = resends(route, &request.method);
-    let mut content = arrange(proxy, route, resends, incoming).await?;
+    // Whoever waits to be asked for the content is asked by the upstream.
+    let hold = resends && !request.needs.go_ahead;
+    let mut content = arrange(proxy, route, hold, incoming).await?;
     // Once because of the connection, and once because of the credential.
     let mut resend = resends.then(|| request.clone());
     let mut replay = None;
@@ -148,7 +150,7 @@ async fn credentials(route: &Route, now: Now) -> Result<Vec<Arc<Issued<Signer>>>
 async fn arrange(
     proxy: &Proxy,
     route: &Route,
-    resends: bool,
+    hold: bool,
     incoming: Incoming,
 ) -> Result<Content, ProxyError> {
     if incoming.is_end_stream() {
@@ -164,12 +166,12 @@ async fn arrange(
     // Other credentials may end while a slow caller sends; they are taken when all of it is here.
     let signed_with_others = route.covers_body && route.identities.len() > 1;
     let room = proxy.budget.has_room_for(announced.unwrap_or(0));
-    let may_be_sent_twice = resends && !route.covers_body && small && room;
+    let may_be_sent_twice = hold && !route.covers_body && small && room;
     if signed_with_others || may_be_sent_twice {
         let limits = hold_limits(proxy, route);
         // Boxed, here and below: what is rare does not make every request's future larger.
-        let held = Box::pin(Held::read(incoming, &limits, &proxy.budget, |_| {})).await?;
-        return Ok(Content::Held(held));
+        let read = Box::pin(Held::read(incoming, &limits, &proxy.budget, |_| {}));
+        return Ok(Content::Held(read.await?));
     }
     Ok(Content::Stream(incoming))
 }

@@ -308,19 +308,17 @@ impl Body for RequestContent {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
+        let ended = match &self.source {
             Source::Empty => true,
             Source::Memory(bytes) => bytes.is_empty(),
             Source::File { held, offset, .. } => *offset >= held.length(),
-            Source::Stream(stream) => {
-                let ended = stream.incoming.is_end_stream();
-                // Whoever asks and hears "yes" does not poll again.
-                if ended {
-                    self.progress.complete.store(true, Ordering::Relaxed);
-                }
-                ended
-            }
+            Source::Stream(stream) => stream.incoming.is_end_stream(),
+        };
+        // Whoever asks and hears "yes" does not poll again.
+        if ended {
+            self.progress.complete.store(true, Ordering::Relaxed);
         }
+        ended
     }
 
     fn size_hint(&self) -> SizeHint {

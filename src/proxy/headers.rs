@@ -132,8 +132,7 @@ pub fn takes_trailers(headers: &HeaderMap) -> bool {
 /// True if the content is a gRPC message.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let rest = value.strip_prefix(b"application/grpc".as_slice());
-    rest.is_some_and(|rest| rest.is_empty() || matches!(rest.first(), Some(b'+' | b';' | b' ')))
+    value.starts_with(b"application/grpc")
 }
 
 /// True if the list-valued field `name` has `token` in it, in whatever case and with whatever

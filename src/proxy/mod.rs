@@ -24,8 +24,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::EXPECT;
+use http::header::{CONNECTION, EXPECT};
 use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -188,6 +189,7 @@ impl Proxy {
     ) -> (Response<ResponseContent<Exchange>>, Option<Tunnel>) {
         let mut exchange = Exchange::begin(&self.in_flight, &request);
         let without_content = request.method() == Method::HEAD;
+        let version = request.version();
         match self.serve(pools, gate, ends, request, &mut exchange).await {
             Ok((answer, route)) => {
                 let Answer { mut response, lease } = answer;
@@ -210,6 +212,10 @@ impl Proxy {
                     let tunnel = Tunnel { upstream, idle, removed, exchange, lease };
                     let response = Response::from_parts(head, ResponseContent::switched());
                     return (response, Some(tunnel));
+                }
+                if version == Version::HTTP_10 && incoming.size_hint().exact().is_none() {
+                    // Only the end of the connection can tell where it ends.
+                    head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let deadline = timeouts.total.map(|total| exchange.started + total);
                 let content =

@@ -121,7 +121,7 @@ fn rewritten_cookie(
         {
             changed = true;
             let path = if prefix.is_empty() && rest.is_empty() { "/" } else { prefix };
-            parts.push(format!(" Path={path}{rest}"));
+            parts.push(format!(" {name}={path}{rest}"));
         } else {
             parts.push(part.to_owned());
         }

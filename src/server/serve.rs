@@ -159,6 +159,8 @@ fn http1_builder(syntax: Syntax, limits: &Limits) -> http1::Builder {
         .title_case_headers(header_case != HeaderCase::Lower)
         .preserve_header_case(header_case == HeaderCase::Preserve || remember_case)
         .half_close(lenient)
+        // A dropped line may have said where a request ends: what follows it is not believed.
+        .keep_alive(!lenient)
         .ignore_invalid_headers(lenient)
         .allow_multiple_spaces_in_request_line_delimiters(lenient);
     builder

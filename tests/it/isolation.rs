@@ -37,6 +37,12 @@ async fn proxy(upstream: &Faulty) -> Proxy {
 }
 
 async fn check_b(proxy: &Proxy, upstream: &Faulty, what: &str) {
+    b_gets_its_own(proxy, what).await;
+    let on_the_first = upstream.received().into_iter().filter(|one| one.connection == 1);
+    assert_eq!(on_the_first.count(), 1, "{what}: the connection is spoilt");
+}
+
+async fn b_gets_its_own(proxy: &Proxy, what: &str) {
     for target in ["/b", "/bb", "/bbb"] {
         let reply = proxy.get(target).await;
         assert_eq!((reply.status, reply.text()), (200, target), "{what}");
@@ -44,8 +50,6 @@ async fn check_b(proxy: &Proxy, upstream: &Faulty, what: &str) {
         let reply = send_http2(proxy.address(), "POST", target, "content").await.unwrap();
         assert_eq!((reply.status, reply.text()), (200, target), "{what}");
     }
-    let on_the_first = upstream.received().into_iter().filter(|one| one.connection == 1);
-    assert_eq!(on_the_first.count(), 1, "{what}: the connection is spoilt");
 }
 
 #[tokio::test]
@@ -113,7 +117,8 @@ async fn an_answer_that_a_caller_left_is_not_given_to_the_next() {
     until("it is in flight", || upstream.count("GET", "/a") == 1).await;
     caller.abort();
     go.add_permits(1);
-    check_b(&proxy, &upstream, "the caller left").await;
+    // The answer may have come before it was noticed that nobody waits for it.
+    b_gets_its_own(&proxy, "the caller left").await;
 }
 
 #[tokio::test]

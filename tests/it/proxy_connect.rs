@@ -57,8 +57,8 @@ impl Tunnels {
     }
 
     /// The line of a route; `user` comes before the address.
-    fn line(&self, user: &str) -> String {
-        format!("proxy = \"http://{user}{}\"\n", self.server.address())
+    fn line(&self) -> String {
+        format!("proxy = \"http://{}\"\n", self.server.address())
     }
 }
 
@@ -98,7 +98,7 @@ async fn an_upstream_over_tls_is_reached_through_the_proxy() {
     let authority = Authority::new();
     let (upstream, seen) = upstream(&authority).await;
     let tunnels = Tunnels::start(upstream.address(), "").await;
-    let proxy = Proxy::start(&config(&authority, &tunnels.line(""))).await;
+    let proxy = Proxy::start(&config(&authority, &tunnels.line())).await;
     let mut connection = Connection::open(proxy.address()).await;
     for target in ["/one", "/two?x=%2F"] {
         let reply = connection.send("POST", target, &[], "content").await;
@@ -124,14 +124,18 @@ async fn the_proxy_gets_its_user_and_password_and_the_upstream_does_not() {
     let (upstream, seen) = upstream(&authority).await;
     // "user:pass word"
     let tunnels = Tunnels::start(upstream.address(), "Basic dXNlcjpwYXNzIHdvcmQ=").await;
-    let line = tunnels.line("user:pass%20word@");
-    let proxy = Proxy::start(&config(&authority, &line)).await;
-    assert_eq!(proxy.get("/x").await.text(), "over TLS");
+    let text = format!("{}\n[[listen]]\naddress = \"127.0.0.1:0\"\n", config(&authority, ""));
+    let file = authority.write("login.toml", &text);
+    let ask = async |login: &str| {
+        let url = format!("http://{login}@{}", tunnels.server.address());
+        let run = Run::start(&file, &[("HTTPS_PROXY", &url)]).await;
+        Connection::open(run.address).await.send("GET", "/x", &[], "").await
+    };
+    assert_eq!(ask("user:pass%20word").await.text(), "over TLS");
     let last = seen.lock().unwrap().last().unwrap().clone();
     assert_eq!(last.values("proxy-authorization"), [""; 0]);
 
-    let proxy = Proxy::start(&config(&authority, &tunnels.line("user:canary@"))).await;
-    let reply = proxy.get("/x").await;
+    let reply = ask("user:canary").await;
     check_refusal(&reply, "wrong password");
     assert!(!reply.text().contains("canary"), "{}", reply.text());
     assert_eq!(reply.field("proxy-authenticate"), "", "that is not for the caller");
@@ -192,7 +196,7 @@ async fn what_a_proxy_leads_to_has_to_show_the_right_certificate() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (upstream, seen) = upstream(&other).await;
     let tunnels = Tunnels::start(upstream.address(), "").await;
-    let proxy = Proxy::start(&config(&authority, &tunnels.line(""))).await;
+    let proxy = Proxy::start(&config(&authority, &tunnels.line())).await;
     let reply = proxy.get("/x").await;
     assert_eq!(reply.problem(502, "tls_certificate_error"), "upstream-certificate");
     assert!(seen.lock().unwrap().is_empty());
@@ -223,9 +227,11 @@ impl Run {
         let address = loop {
             let line = timeout(PATIENCE, lines.next_line()).await.expect("it does not start");
             let line = line.unwrap().expect("it has ended");
-            let json: serde_json::Value = serde_json::from_str(&line).expect(&line);
+            // A report on the configuration comes first.
+            let Ok(json) = serde_json::from_str::<serde_json::Value>(&line) else { continue };
             if json["message"].as_str().unwrap().ends_with("listening") {
-                break json["address"].as_str().unwrap().parse().unwrap();
+                let address = json["address"].as_str().unwrap();
+                break address.trim_start_matches("http://").parse().unwrap();
             }
         };
         // What it says later goes nowhere, but has to go somewhere.
@@ -233,6 +239,9 @@ impl Run {
         Self { _child: child, address }
     }
 }
+
+/// The environment, what the route says, and whether the proxy is used.
+type Case<'c> = (&'c [(&'c str, &'c str)], &'c str, bool);
 
 #[tokio::test]
 async fn the_environment_may_name_the_proxy_and_its_exceptions() {
@@ -249,7 +258,7 @@ async fn the_environment_may_name_the_proxy_and_its_exceptions() {
     let all = [("HTTPS_PROXY", url.as_str()), ("no_proxy", "*")];
     let nobody = Upstream::fine().await.url();
     let wrong = [("HTTPS_PROXY", nobody.as_str())];
-    let cases: [(&[(&str, &str)], &str, bool); 9] = [
+    let cases: [Case<'_>; 9] = [
         (&[], "", false),
         (&through, "", true),
         (&lower, "", true),
@@ -258,7 +267,7 @@ async fn the_environment_may_name_the_proxy_and_its_exceptions() {
         (&domain, "", false),
         (&all, "", false),
         (&through, "proxy = \"none\"\n", false),
-        (&wrong, &tunnels.line(""), true),
+        (&wrong, &tunnels.line(), true),
     ];
     for (environment, line, tunnelled) in cases {
         let what = format!("{environment:?} {line}");
@@ -279,7 +288,14 @@ async fn the_environment_may_name_the_proxy_and_its_exceptions() {
 
 #[test]
 fn a_proxy_that_is_none_keeps_us_from_starting() {
-    for proxy in ["https://127.0.0.1:1", "socks5://127.0.0.1:1", "127.0.0.1", "http://", "no"] {
+    for proxy in [
+        "https://127.0.0.1:1",
+        "socks5://127.0.0.1:1",
+        "http://user:password@127.0.0.1:1",
+        "127.0.0.1",
+        "http://",
+        "no",
+    ] {
         let line = format!("proxy = {}\n", quoted(proxy));
         let text = route("https://upstream.invalid", "", &line);
         let listen = "\n[[listen]]\naddress = \"127.0.0.1:0\"\n";

@@ -43,7 +43,6 @@ async fn ask(proxy: &Proxy, lines: &str) -> Reply {
 async fn a_redirect_within_the_upstream_leads_back_here() {
     let upstream = redirecting().await;
     let (proxy, origin) = proxy(&upstream, "").await;
-    let here = format!("http://{}", proxy.address());
     for name in ["location", "content-location"] {
         for (theirs, ours) in [
             ("/base/x", "/api/x"),
@@ -54,13 +53,13 @@ async fn a_redirect_within_the_upstream_leads_back_here() {
             ("/base/a%2fb//c", "/api/a%2fb//c"),
         ] {
             let passed = pass(&proxy, name, &format!("{origin}{theirs}")).await;
-            assert_eq!(passed, format!("{here}{ours}"), "{name}: {theirs}");
+            assert_eq!(passed, ours, "{name}: {theirs}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_redirect_leads_to_the_name_by_which_the_caller_knows_us() {
+async fn a_redirect_leads_here_by_whatever_name_the_caller_knows_us() {
     let upstream = redirecting().await;
     let (proxy, origin) = proxy(&upstream, "").await;
     let host = format!("localhost:{}", proxy.address().port());
@@ -68,7 +67,7 @@ async fn a_redirect_leads_to_the_name_by_which_the_caller_knows_us() {
     let lines = format!("location: {origin}/base/y");
     let mut connection = Connection::open(proxy.address()).await;
     let reply = connection.send("POST", "/api/x", &fields, lines).await;
-    assert_eq!(reply.field("location"), format!("http://{host}/api/y"));
+    assert_eq!(reply.field("location"), "/api/y");
 }
 
 #[tokio::test]
@@ -113,13 +112,10 @@ async fn without_a_prefix_or_a_base_only_the_origin_changes() {
     let upstream = redirecting().await;
     let origin = upstream.url();
     let proxy = Proxy::start(&route(&origin, "", "")).await;
-    let here = format!("http://{}", proxy.address());
     for path in ["/", "/x?y", "/base/x", ""] {
         let reply = proxy.send("POST", "/x", &[], format!("location: {origin}{path}")).await;
         let location = reply.field("location");
-        let expected = [format!("{here}{path}"), format!("{here}{path}/")];
-        let alike = if path.is_empty() { &expected[..] } else { &expected[..1] };
-        assert!(alike.iter().any(|one| one == location), "{path}: {location}");
+        assert_eq!(location, if path.is_empty() { "/" } else { path });
     }
 }
 
@@ -172,7 +168,7 @@ async fn each_of_several_cookies_is_looked_at() {
     let cookies: Vec<_> = cookies.map(|value| value.to_str().unwrap()).collect();
     let cookies: Vec<_> = cookies.into_iter().map(attributes).collect();
     assert_eq!(cookies, [vec!["a=1"], vec!["b=2", "Path=/api/y"], vec!["c=3"]]);
-    assert_eq!(reply.field("location"), format!("http://{}/api/y", proxy.address()));
+    assert_eq!(reply.field("location"), "/api/y");
 }
 
 #[tokio::test]
@@ -197,10 +193,9 @@ async fn a_route_changes_only_what_leads_to_its_own_upstream() {
         quoted(&format!("{origin}/2")),
     ))
     .await;
-    let here = format!("http://{}", proxy.address());
     for (target, theirs, ours) in [
-        ("/one", format!("{origin}/1/x"), format!("{here}/one/x")),
-        ("/two", format!("{origin}/2/x"), format!("{here}/two/x")),
+        ("/one", format!("{origin}/1/x"), "/one/x".to_owned()),
+        ("/two", format!("{origin}/2/x"), "/two/x".to_owned()),
         ("/one", format!("{origin}/2/x"), format!("{origin}/2/x")),
     ] {
         let reply = proxy.send("POST", target, &[], format!("location: {theirs}")).await;

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::http1::Failure;
 use super::{Fate, Outgoing, SendError, Target, classify, http2_error};
 use crate::connect::Stream;
 use crate::local::LocalExecutor;
@@ -119,7 +120,7 @@ impl Http2 {
         request: Request<RequestContent>,
         progress: &Arc<Progress>,
         first_byte: Duration,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<Incoming>, Failure> {
         let mut sender = self.sender.clone();
         let answer = sender.try_send_request(request);
         tokio::pin!(answer);
@@ -135,13 +136,16 @@ impl Http2 {
                 () = &mut patience => {
                     let until = progress.upstream_idle_since() + first_byte;
                     if until <= Instant::now() {
-                        return Err(SendError::last(ProxyError::FirstByte));
+                        return Err(Failure::Sent(SendError::last(ProxyError::FirstByte)));
                     }
                     patience.as_mut().reset(until);
                 }
             }
         };
-        let unsent = failed.take_message().is_some();
+        if let Some(request) = failed.take_message() {
+            self.leaving.set(true);
+            return Err(Failure::Unsent(Box::new(request)));
+        }
         let error = failed.into_error();
         let cause = http2_error(&error).filter(|cause| cause.is_remote());
         let refused_stream =
@@ -149,7 +153,7 @@ impl Http2 {
         // With both the upstream says itself that it did nothing (RFC 9113 §6.8, §8.7).
         let told = refused_stream || cause.is_some_and(h2::Error::is_go_away);
         let fate = match cause {
-            _ if unsent || told => Fate::Unprocessed,
+            _ if told => Fate::Unprocessed,
             Some(cause) if cause.is_reset() => Fate::Final,
             _ => Fate::Unknown,
         };
@@ -157,7 +161,7 @@ impl Http2 {
             self.leaving.set(true);
         }
         let error = progress.failure().unwrap_or_else(|| classify(&error));
-        Err(SendError { error, fate })
+        Err(Failure::Sent(SendError { error, fate }))
     }
 }
 

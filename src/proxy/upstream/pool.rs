@@ -16,6 +16,9 @@ use crate::connect::{DialError, Stream};
 use crate::proxy::content::Progress;
 use crate::proxy::respond::ProxyError;
 
+/// How many connections of HTTP/2 may end, one after the other, before a request is written.
+const MAX_UNSENT: usize = 5;
+
 /// Connections to one target.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -89,12 +92,36 @@ impl Pool {
                 self.send_http1(connection, outgoing, progress, first_byte).await
             }
             Connection::Http2(stream) => {
-                let request = http2::request(outgoing, &self.target)?;
-                let exchange = stream.0.exchange(request, progress, first_byte);
-                let response = Box::pin(exchange).await?;
-                Ok(Answer { response, lease: Lease(Leased::Http2 { _stream: stream }) })
+                Box::pin(self.send_http2(stream, outgoing, progress, first_byte)).await
             }
         }
+    }
+
+    async fn send_http2(
+        self: &Rc<Self>,
+        mut stream: SharedStream,
+        outgoing: Outgoing,
+        progress: &Arc<Progress>,
+        first_byte: Duration,
+    ) -> Result<Answer, SendError> {
+        let mut request = http2::request(outgoing, &self.target)?;
+        for _ in 0..MAX_UNSENT {
+            match stream.0.exchange(request, progress, first_byte).await {
+                Ok(response) => {
+                    let lease = Lease(Leased::Http2 { _stream: stream });
+                    return Ok(Answer { response, lease });
+                }
+                Err(Failure::Sent(error)) => return Err(error),
+                // The connection was about to end: nothing was written.
+                Err(Failure::Unsent(unsent)) => request = *unsent,
+            }
+            stream = match Box::pin(self.shared_or_new()).await? {
+                Connection::Http2(stream) => stream,
+                // It has changed its mind about what it speaks.
+                Connection::Http1(_) => break,
+            };
+        }
+        Err(SendError { error: ProxyError::Closed, fate: Fate::Unprocessed })
     }
 
     async fn send_http1(

@@ -273,9 +273,9 @@ where
         }
         let answer = act.answer(&request);
         if let Act::Dripping(pause) = act {
-            let mut pace = tokio::time::interval(pause);
+            let mut ticks = tokio::time::interval(pause);
             for byte in answer.bytes() {
-                pace.tick().await;
+                ticks.tick().await;
                 stream.write_all(&[byte]).await?;
             }
         } else {

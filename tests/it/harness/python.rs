@@ -62,7 +62,7 @@ pub(crate) async fn run(script: &str, arguments: &[&str]) -> Vec<Value> {
     let run = command(script, arguments).output();
     let output = timeout(PATIENCE, run).await.expect("it does not end").unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
     let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}: {stderr}\n{stdout}", output.status);
     stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
