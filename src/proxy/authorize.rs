@@ -16,7 +16,7 @@ use super::content::{Copy, Kept, Progress, RequestContent, Streaming};
 use super::hold::{Held, HoldLimits};
 use super::respond::ProxyError;
 use super::retarget::replace_query;
-use super::upstream::{Answer, Fate, Needs, Outgoing, Pools, SendError};
+use super::upstream::{Answer, Fate, Needs, Outgoing, Pools};
 use super::{Identity, Proxy, Route};
 use crate::clock::Now;
 use crate::credential::cache::{Issued, Rejection};
@@ -59,6 +59,13 @@ enum Content {
     Gone,
 }
 
+/// What happens to the content before the request is sent.
+enum Arranged {
+    Ready(Content),
+    /// It is read first.
+    ToRead(Incoming),
+}
+
 /// Signs and sends `request`.
 ///
 /// # Errors
@@ -67,13 +74,21 @@ pub async fn authorize(
     proxy: &Proxy,
     pools: &Pools,
     route: &Route,
-    request: Unsigned,
+    request: Box<Unsigned>,
     incoming: Incoming,
 ) -> Result<Answer, ProxyError> {
     let resends = resends(route, &request.method);
     // Whoever waits to be asked for the content is asked by the upstream.
     let hold = resends && !request.needs.go_ahead;
-    let mut content = arrange(proxy, route, hold, incoming).await?;
+    let mut content = match arrange(proxy, route, hold, incoming)? {
+        Arranged::Ready(content) => content,
+        // Boxed, here and below: what is rare does not make every request's future larger.
+        Arranged::ToRead(incoming) => {
+            let limits = hold_limits(proxy, route);
+            let read = Box::pin(Held::read(incoming, &limits, &proxy.budget, |_| {}));
+            Content::Held(read.await?)
+        }
+    };
     // Once because of the connection, and once because of the credential.
     let mut resend = resends.then(|| request.clone());
     let mut replay = None;
@@ -84,7 +99,10 @@ pub async fn authorize(
         let method = attempt.method.clone();
         let signed = sign(proxy, route, now, &issued, attempt, &mut content).await?;
         let progress = Progress::new(tokio::time::Instant::now());
-        match send(proxy, pools, route, signed, resends, &mut content, &progress).await {
+        let outgoing = outgoing(proxy, route, *signed, resends, &mut content, &progress)?;
+        let pool = pools.of(&route.target);
+        let first_byte = route.config.timeouts.first_byte;
+        match pool.send(outgoing, &progress, first_byte).await {
             Err(failed) => {
                 let again = if may_resend(failed.fate, &method) { resend.take() } else { None };
                 let Some(mut again) = again.filter(|_| keep_for_replay(&mut content, &progress))
@@ -147,14 +165,14 @@ async fn credentials(route: &Route, now: Now) -> Result<Vec<Arc<Issued<Signer>>>
 }
 
 /// Decides what happens to the content before it is sent.
-async fn arrange(
+fn arrange(
     proxy: &Proxy,
     route: &Route,
     hold: bool,
     incoming: Incoming,
-) -> Result<Content, ProxyError> {
+) -> Result<Arranged, ProxyError> {
     if incoming.is_end_stream() {
-        return Ok(Content::Empty);
+        return Ok(Arranged::Ready(Content::Empty));
     }
     let announced = incoming.size_hint().exact();
     if announced.is_some_and(|length| length > route.config.max_body) {
@@ -168,12 +186,9 @@ async fn arrange(
     let room = proxy.budget.has_room_for(announced.unwrap_or(0));
     let may_be_sent_twice = hold && !route.covers_body && small && room;
     if signed_with_others || may_be_sent_twice {
-        let limits = hold_limits(proxy, route);
-        // Boxed, here and below: what is rare does not make every request's future larger.
-        let read = Box::pin(Held::read(incoming, &limits, &proxy.budget, |_| {}));
-        return Ok(Content::Held(read.await?));
+        return Ok(Arranged::ToRead(incoming));
     }
-    Ok(Content::Stream(incoming))
+    Ok(Arranged::Ready(Content::Stream(incoming)))
 }
 
 fn hold_limits(proxy: &Proxy, route: &Route) -> HoldLimits {
@@ -191,9 +206,9 @@ async fn sign(
     route: &Route,
     now: Now,
     issued: &[Arc<Issued<Signer>>],
-    mut request: Unsigned,
+    mut request: Box<Unsigned>,
     content: &mut Content,
-) -> Result<Unsigned, ProxyError> {
+) -> Result<Box<Unsigned>, ProxyError> {
     request.headers.insert(HOST, route.target.host.clone());
     for (identity, issued) in route.identities.iter().zip(issued) {
         let signer = &issued.item;
@@ -293,17 +308,16 @@ fn apply(
     Ok(())
 }
 
-async fn send(
+/// What is sent, with as much of `content` left as is needed to send it again.
+fn outgoing(
     proxy: &Proxy,
-    pools: &Pools,
     route: &Route,
     request: Unsigned,
     resends: bool,
     content: &mut Content,
     progress: &Arc<Progress>,
-) -> Result<Answer, SendError> {
+) -> Result<Outgoing, ProxyError> {
     let shared = Arc::clone(progress);
-    let timeouts = &route.config.timeouts;
     let Unsigned { method, target, headers, extensions, needs, trailers } = request;
     let outgoing = match std::mem::replace(content, Content::Gone) {
         Content::Empty => {
@@ -325,7 +339,7 @@ async fn send(
             }
             let streaming = Streaming {
                 max_body: route.config.max_body,
-                idle: timeouts.idle,
+                idle: route.config.timeouts.idle,
                 copy,
                 on_demand: needs.go_ahead,
                 trailers: trailers.then(|| Arc::clone(&route.strip)),
@@ -337,12 +351,9 @@ async fn send(
             *content = Content::Kept(kept);
             RequestContent::memory(bytes, shared)
         }
-        Content::Copied(_) | Content::Gone => {
-            return Err(SendError { error: ProxyError::Internal, fate: Fate::Final });
-        }
+        Content::Copied(_) | Content::Gone => return Err(ProxyError::Internal),
     };
-    let outgoing = Outgoing { method, target, headers, extensions, content: outgoing, needs };
-    pools.send(&route.target, outgoing, progress, timeouts).await
+    Ok(Outgoing { method, target, headers, extensions, content: outgoing, needs })
 }
 
 /// True if another try may fare better: somebody has replaced, or is replacing, a credential.

@@ -485,7 +485,7 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
                 (incoming, lease, idle, deadline)
             }
         };
-        let mut broke = |reason, cause| {
+        let mut broke = |lease: &mut Option<Lease>, reason, cause| {
             if let Some(guard) = guard {
                 guard.broke(reason);
             }
@@ -496,18 +496,27 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
         if let Some(deadline) = deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
-            return broke("total timeout", None);
+            return broke(lease, "total timeout", None);
         }
-        let frame = match Pin::new(&mut *incoming).poll_frame(cx) {
+        let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
+        if polled.is_pending()
+            && let Some(lease) = &mut *lease
+        {
+            lease.drive(cx);
+            polled = Pin::new(&mut *incoming).poll_frame(cx);
+        }
+        let frame = match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 idle.reset();
                 Some(frame)
             }
-            Poll::Ready(Some(Err(error))) => return broke("upstream broke off", Some(error)),
+            Poll::Ready(Some(Err(error))) => {
+                return broke(lease, "upstream broke off", Some(error));
+            }
             Poll::Ready(None) => None,
             Poll::Pending => {
                 ready!(idle.poll_expired(cx));
-                return broke("upstream idle timeout", None);
+                return broke(lease, "upstream idle timeout", None);
             }
         };
         let frame = frame.map(without_hop_by_hop);

@@ -1,5 +1,6 @@
 //! Who may call: decided from the request's head and the socket, before any credential is touched.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -38,9 +39,9 @@ pub struct Ends {
 
 /// What a request that may pass says about itself.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Admitted {
+pub struct Admitted<'r> {
     /// The host it addresses, lower case, without port; empty for HTTP/1.0 without Host.
-    pub host: String,
+    pub host: Cow<'r, str>,
     /// The field that carried the caller token. It goes no further.
     pub token_field: Option<HeaderName>,
 }
@@ -66,12 +67,12 @@ impl Gate {
     ///
     /// # Errors
     /// With the answer to give.
-    pub fn admit(
+    pub fn admit<'r>(
         &self,
-        parts: &Parts,
+        parts: &'r Parts,
         ends: Ends,
         table: &RouteTable,
-    ) -> Result<Admitted, ProxyError> {
+    ) -> Result<Admitted<'r>, ProxyError> {
         if !self.rules.allow.is_empty() {
             let peer = ends.peer.map(|peer| peer.to_canonical());
             let known = peer
@@ -99,15 +100,14 @@ impl Gate {
         if parts.headers.len() > self.fields {
             return Err(ProxyError::Fields);
         }
-        let host = match authority(parts)? {
-            Some(authority) => {
-                let host = authority.host().to_ascii_lowercase();
-                if !self.accepts(&authority, &host, ends, table) {
+        let host = match addressed(parts)? {
+            Some(addressed) => {
+                if !self.accepts(&addressed, ends, table) {
                     return Err(ProxyError::Host);
                 }
-                host
+                addressed.host
             }
-            None => String::new(),
+            None => Cow::Borrowed(""),
         };
         self.check_origin(parts)?;
         let token_field = self.check_caller_token(parts)?;
@@ -121,17 +121,18 @@ impl Gate {
 
     /// Names under which this listener may be addressed. A name that an attacker's DNS server can
     /// point here (DNS rebinding) is none of them; literal addresses cannot be pointed anywhere.
-    fn accepts(&self, authority: &Authority, host: &str, ends: Ends, table: &RouteTable) -> bool {
-        let port = authority.port_u16();
-        let configured =
-            self.rules.hosts.iter().any(|accepted| {
-                accepted.eq_ignore_ascii_case(authority.as_str()) || accepted == host
-            });
+    fn accepts(&self, addressed: &Addressed<'_>, ends: Ends, table: &RouteTable) -> bool {
+        let Addressed { text, host, port } = addressed;
+        let configured = self
+            .rules
+            .hosts
+            .iter()
+            .any(|accepted| accepted.eq_ignore_ascii_case(text) || accepted == host);
         if configured || table.names_host(host) {
             return true;
         }
         let bound_port = self.bound.map(|bound| bound.port());
-        if port.is_some() && bound_port.is_some() && port != bound_port {
+        if port.is_some() && bound_port.is_some() && *port != bound_port {
             return false;
         }
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
@@ -142,7 +143,7 @@ impl Gate {
                         .local
                         .is_some_and(|local| local.to_canonical() == address.to_canonical())
             }
-            Err(_) => host == "localhost",
+            Err(_) => *host == "localhost",
         }
     }
 
@@ -187,35 +188,74 @@ impl Gate {
     }
 }
 
+/// What a request addresses.
+#[derive(Debug, PartialEq, Eq)]
+struct Addressed<'r> {
+    /// As it is written.
+    text: Cow<'r, str>,
+    /// Lower case.
+    host: Cow<'r, str>,
+    port: Option<u16>,
+}
+
+impl<'r> Addressed<'r> {
+    /// Reads a host and, if there is one, a port.
+    fn read(text: &'r [u8]) -> Option<Self> {
+        Self::read_plain(text).or_else(|| {
+            let authority = Authority::try_from(text).ok()?;
+            let port = authority.port_u16();
+            let odd_port = port.is_none() && authority.host().len() != authority.as_str().len();
+            if authority.as_str().contains('@') || authority.host().is_empty() || odd_port {
+                return None;
+            }
+            let host = authority.host().to_ascii_lowercase().into();
+            Some(Self { text: authority.as_str().to_owned().into(), host, port })
+        })
+    }
+
+    /// What nearly all are: a name or IPv4 address in lower case, with or without a port. Nothing
+    /// is copied.
+    fn read_plain(text: &'r [u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => {
+                (host, Some(port.parse().ok()?))
+            }
+            Some(_) => return None,
+            None => (text, None),
+        };
+        let plain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+        (!host.is_empty() && host.bytes().all(plain)).then(|| Self {
+            text: text.into(),
+            host: host.into(),
+            port,
+        })
+    }
+}
+
 /// The authority that the request addresses (RFC 9110 §7.2, RFC 9112 §3.2).
-fn authority(parts: &Parts) -> Result<Option<Authority>, ProxyError> {
+fn addressed(parts: &Parts) -> Result<Option<Addressed<'_>>, ProxyError> {
+    let malformed = || ProxyError::Malformed("the Host field is not a host");
     let mut hosts = parts.headers.get_all(HOST).iter();
-    let field = match hosts.next() {
-        None => None,
-        Some(value) => {
-            let parsed = Authority::try_from(value.as_bytes())
-                .map_err(|_| ProxyError::Malformed("the Host field is not a host"))?;
-            Some(parsed)
-        }
-    };
+    let field = hosts.next();
     if hosts.next().is_some() {
         return Err(ProxyError::Malformed("there is more than one Host field"));
     }
-    let authority = match (parts.uri.authority(), field) {
-        (Some(target), Some(field)) if !target.as_str().eq_ignore_ascii_case(field.as_str()) => {
-            return Err(ProxyError::Malformed("the target and the Host field disagree"));
+    let text = match (parts.uri.authority(), field) {
+        (Some(target), Some(field)) => {
+            // Both have to be one, also the one that does not count.
+            Addressed::read(field.as_bytes()).ok_or_else(malformed)?;
+            if !target.as_str().as_bytes().eq_ignore_ascii_case(field.as_bytes()) {
+                return Err(ProxyError::Malformed("the target and the Host field disagree"));
+            }
+            target.as_str().as_bytes()
         }
-        (Some(target), _) => target.clone(),
-        (None, Some(field)) => field,
+        (Some(target), None) => target.as_str().as_bytes(),
+        (None, Some(field)) => field.as_bytes(),
         (None, None) if parts.version == Version::HTTP_10 => return Ok(None),
         (None, None) => return Err(ProxyError::Malformed("there is no Host field")),
     };
-    let text = authority.as_str();
-    let odd_port = authority.port_u16().is_none() && authority.host().len() != text.len();
-    if text.contains('@') || authority.host().is_empty() || odd_port {
-        return Err(ProxyError::Malformed("the Host field is not a host"));
-    }
-    Ok(Some(authority))
+    Addressed::read(text).map(Some).ok_or_else(malformed)
 }
 
 #[cfg(test)]

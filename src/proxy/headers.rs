@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, TE, TRAILER, USER_AGENT, VIA,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TE, TRAILER, USER_AGENT, VIA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
@@ -12,32 +12,39 @@ use crate::sign::owned::OwnedFields;
 
 /// Fields that concern one connection only, beside those that `Connection` names (RFC 9110 §7.6.1),
 /// and those with which HTTP/1 asks to become something else.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-    )
+    HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// What a caller says about where it comes from. It is never believed, so it is not passed on.
+/// What never travels on from a caller, whatever the route.
 ///
-/// Nor are the fields with which some frameworks let another path or method take the place of the
-/// one that was checked.
-fn forwarding() -> &'static OwnedFields {
+/// Beside hop-by-hop fields these are what a caller says about where it comes from, which is never
+/// believed, and the fields with which some frameworks let another path or method take the place of
+/// the one that was checked.
+fn never_forwarded() -> &'static OwnedFields {
     static FIELDS: OnceLock<OwnedFields> = OnceLock::new();
     FIELDS.get_or_init(|| {
         let mut fields = OwnedFields::default();
         fields.insert_prefix("x-forwarded-");
+        for name in HOP_BY_HOP {
+            fields.insert(&HeaderName::from_static(name));
+        }
         for name in [
+            "host",
+            "expect",
             "forwarded",
             "x-real-ip",
             "x-original-url",
@@ -59,14 +66,8 @@ fn forwarding() -> &'static OwnedFields {
 /// them in `Connection`.
 pub fn strip_request(headers: &mut HeaderMap, owned: &[&OwnedFields]) {
     strip_connection_named(headers);
-    let forwarding = forwarding();
-    strip(headers, |name| {
-        is_hop_by_hop(name)
-            || forwarding.contains(name)
-            || *name == HOST
-            || *name == EXPECT
-            || owned.iter().any(|owned| owned.contains(name))
-    });
+    let never = never_forwarded();
+    strip(headers, |name| never.contains(name) || owned.iter().any(|owned| owned.contains(name)));
     join_cookies(headers);
 }
 
@@ -113,9 +114,9 @@ fn is_forbidden_in_trailers(name: &HeaderName) -> bool {
 
 /// Removes from the trailers of a request what must not travel on, `owned` included.
 pub fn strip_trailers(trailers: &mut HeaderMap, owned: &OwnedFields) {
-    let forwarding = forwarding();
+    let never = never_forwarded();
     strip(trailers, |name| {
-        is_forbidden_in_trailers(name) || forwarding.contains(name) || owned.contains(name)
+        is_forbidden_in_trailers(name) || never.contains(name) || owned.contains(name)
     });
 }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
+use http::request::Parts;
 use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -38,7 +39,7 @@ use crate::sign::Signer;
 use crate::sign::owned::OwnedFields;
 use authorize::{Unsigned, authorize};
 use content::{ExchangeGuard, ResponseContent};
-use guard::{Ends, Gate};
+use guard::{Admitted, Ends, Gate};
 use headers::Via;
 use hold::Budget;
 use respond::ProxyError;
@@ -190,7 +191,15 @@ impl Proxy {
         let mut exchange = Exchange::begin(&self.in_flight, &request);
         let without_content = request.method() == Method::HEAD;
         let version = request.version();
-        match self.serve(pools, gate, ends, request, &mut exchange).await {
+        let (head, incoming) = request.into_parts();
+        let answered = match self.prepare(gate, ends, head, &mut exchange) {
+            Ok((route, unsigned)) => {
+                let answer = self.forward(pools, &route, unsigned, incoming).await;
+                answer.map(|answer| (answer, route))
+            }
+            Err(error) => Err(error),
+        };
+        match answered {
             Ok((answer, route)) => {
                 let Answer { mut response, lease } = answer;
                 let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -240,26 +249,24 @@ impl Proxy {
         }
     }
 
-    /// The phases, in order.
-    async fn serve(
+    /// The phases up to the credentials, in order.
+    fn prepare(
         &self,
-        pools: &Pools,
         gate: &Gate,
         ends: Ends,
-        request: Request<Incoming>,
+        mut head: Parts,
         exchange: &mut Exchange,
-    ) -> Result<(Answer, Arc<Route>), ProxyError> {
+    ) -> Result<(Arc<Route>, Box<Unsigned>), ProxyError> {
         if self.in_flight() > self.limits.requests {
             return Err(ProxyError::Busy);
         }
         let snapshot = self.snapshot.load();
-        let (mut head, incoming) = request.into_parts();
-        let admitted = gate.admit(&head, ends, &snapshot.table)?;
+        let Admitted { host, token_field } = gate.admit(&head, ends, &snapshot.table)?;
         if self.via.is_in(&head.headers) {
             return Err(ProxyError::Loop);
         }
-        let route = find(&snapshot, &admitted.host, &head.method, head.uri.path())?;
-        drop(snapshot);
+        let route = find(&snapshot, &host, &head.method, head.uri.path())?;
+        drop((snapshot, host));
         exchange.found(&route);
         if exchange.is_one_too_many() {
             return Err(ProxyError::RouteBusy);
@@ -271,7 +278,7 @@ impl Proxy {
             trailers: head.version == Version::HTTP_2 && headers::takes_trailers(&head.headers),
             fresh_connection: false,
         };
-        if let Some(token_field) = &admitted.token_field {
+        if let Some(token_field) = &token_field {
             head.headers.remove(token_field);
         }
         headers::strip_request(&mut head.headers, &[&route.strip]);
@@ -298,21 +305,33 @@ impl Proxy {
             extensions,
             needs,
         };
-        let sent = authorize(self, pools, &route, unsigned, incoming);
+        Ok((route, Box::new(unsigned)))
+    }
+
+    /// The phases that wait.
+    async fn forward(
+        &self,
+        pools: &Pools,
+        route: &Route,
+        unsigned: Box<Unsigned>,
+        incoming: Incoming,
+    ) -> Result<Answer, ProxyError> {
+        let asked_to_switch = unsigned.needs.upgrade;
+        let mut sent = std::pin::pin!(authorize(self, pools, route, unsigned, incoming));
         let answer = match route.config.timeouts.total {
-            None => sent.await?,
+            None => sent.as_mut().await?,
             Some(total) => {
-                let sent = Box::pin(tokio::time::timeout(total, sent));
-                sent.await.map_err(|_| ProxyError::Total)??
+                let sent = tokio::time::timeout(total, sent.as_mut()).await;
+                sent.map_err(|_| ProxyError::Total)??
             }
         };
         let response = &answer.response;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && !(needs.upgrade && websocket::is_accepted(response.headers()))
+            && !(asked_to_switch && websocket::is_accepted(response.headers()))
         {
             return Err(ProxyError::Protocol);
         }
-        Ok((answer, route))
+        Ok(answer)
     }
 }
 

@@ -116,7 +116,7 @@ impl DenyPattern {
     /// after a leading `**`, stand one after the other anywhere in it.
     pub fn covers(&self, base: &str, rest: &str) -> bool {
         let Self(pattern) = self;
-        let mut segments = base.split('/').chain(rest.split('/')).filter(|one| !one.is_empty());
+        let mut segments = Segments { base, rest };
         match pattern.split_first() {
             Some((first, pattern)) if first == "**" => loop {
                 if begin_with(segments.clone(), pattern) {
@@ -131,7 +131,35 @@ impl DenyPattern {
     }
 }
 
-fn begin_with<'s>(mut segments: impl Iterator<Item = &'s str>, pattern: &[String]) -> bool {
+/// The segments of two paths, one after the other, empty ones left out.
+#[derive(Clone)]
+struct Segments<'s> {
+    base: &'s str,
+    rest: &'s str,
+}
+
+impl<'s> Iterator for Segments<'s> {
+    type Item = &'s str;
+
+    fn next(&mut self) -> Option<&'s str> {
+        loop {
+            if self.base.is_empty() {
+                if self.rest.is_empty() {
+                    return None;
+                }
+                self.base = std::mem::take(&mut self.rest);
+            }
+            let end = self.base.bytes().position(|byte| byte == b'/').unwrap_or(self.base.len());
+            let (segment, after) = self.base.split_at_checked(end)?;
+            self.base = after.strip_prefix('/').unwrap_or_default();
+            if !segment.is_empty() {
+                return Some(segment);
+            }
+        }
+    }
+}
+
+fn begin_with(mut segments: Segments<'_>, pattern: &[String]) -> bool {
     let mut wanted = pattern.iter().filter(|one| !one.is_empty());
     wanted.all(|wanted| segments.next().is_some_and(|segment| matches(segment, wanted)))
 }

@@ -67,7 +67,7 @@ pub struct Tunnel {
     pub removed: CancellationToken,
     /// Lasts as long as this.
     pub exchange: Exchange,
-    /// Keeps the connection's task until the tunnel has taken over.
+    /// The connection, which has to be driven until it is no longer HTTP.
     pub lease: Lease,
 }
 
@@ -76,6 +76,8 @@ impl Tunnel {
     /// side ends, nothing moves for too long, or the route is removed.
     pub async fn run(self, caller: impl AsyncRead + AsyncWrite + Unpin, early: Bytes) {
         let Self { upstream, idle, removed, mut exchange, lease } = self;
+        // Until it has handed the stream over.
+        lease.finish().await;
         let upstream = match upstream.await {
             Ok(upgraded) => TokioIo::new(upgraded),
             Err(error) => {
@@ -84,8 +86,6 @@ impl Tunnel {
                 return;
             }
         };
-        // The task of the connection has ended: it has handed the stream over.
-        drop(lease);
         let moved = Rc::new(Cell::new(Instant::now()));
         let mut caller = Watched { stream: caller, early, moved: Rc::clone(&moved) };
         let mut upstream =

@@ -7,6 +7,8 @@ use http::HeaderName;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnedFields {
     names: Vec<String>,
+    /// A bit for each length that a name has, so that most others need not be compared.
+    lengths: u128,
     prefixes: Vec<String>,
 }
 
@@ -15,6 +17,7 @@ impl OwnedFields {
     pub fn insert(&mut self, name: &HeaderName) {
         let folded = fold(name.as_str());
         if !self.names.contains(&folded) {
+            self.lengths |= length_bit(folded.len());
             self.names.push(folded);
         }
     }
@@ -39,6 +42,7 @@ impl OwnedFields {
         self.prefixes.extend(other.prefixes.iter().cloned());
         self.names.sort_unstable();
         self.names.dedup();
+        self.lengths |= other.lengths;
         self.prefixes.sort_unstable();
         self.prefixes.dedup();
     }
@@ -46,7 +50,9 @@ impl OwnedFields {
     /// True if `name`, or a twin of it, is in the set.
     pub fn contains(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        self.names.iter().any(|owned| owned.len() == name.len() && begins_with(name, owned))
+        let may_be_there = self.lengths & length_bit(name.len()) != 0;
+        (may_be_there
+            && self.names.iter().any(|owned| owned.len() == name.len() && begins_with(name, owned)))
             || self.prefixes.iter().any(|prefix| begins_with(name, prefix))
     }
 
@@ -55,6 +61,11 @@ impl OwnedFields {
         let prefixes = self.prefixes.iter().map(|prefix| format!("{prefix}*"));
         self.names.iter().cloned().chain(prefixes)
     }
+}
+
+/// All names of 127 bytes and more share a bit.
+fn length_bit(length: usize) -> u128 {
+    1 << length.min(127)
 }
 
 fn fold(name: &str) -> String {

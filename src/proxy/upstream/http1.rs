@@ -1,13 +1,18 @@
 //! One HTTP/1.1 connection to an upstream: one exchange at a time.
+//!
+//! It has no task of its own. Whoever waits for the answer drives it, which saves two changes of
+//! task per exchange; while it is idle nobody has to, and it is looked at before it is used again.
 
+use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
@@ -25,17 +30,35 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// A connection. It ends when this is dropped.
-#[derive(Debug)]
 pub(super) struct Http1 {
     sender: http1::SendRequest<RequestContent>,
+    driver: Driver,
     received: Received,
-    driver: AbortHandle,
     /// Set once and moved only when it fires, so that a request costs no timer of its own.
     patience: Pin<Box<Sleep>>,
     /// How long it may wait for its next request.
     pub(super) idle_timeout: Duration,
     /// When it is too old for another request.
     pub(super) retires_at: Instant,
+}
+
+/// Who drives the connection.
+enum Driver {
+    /// Whoever has it.
+    Owner(Pin<Box<dyn Future<Output = hyper::Result<()>>>>),
+    /// A task, because the caller may not read the answer before all of its content is sent.
+    Task { _ends_with_this: Task },
+    /// Nobody: it has ended.
+    Ended,
+}
+
+/// A task that ends with its owner.
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A request that got nowhere, or one whose answer did not come.
@@ -45,6 +68,9 @@ pub(super) enum Failure {
     /// It was sent, or begun.
     Sent(SendError),
 }
+
+/// What hyper makes of a request that was given to it.
+type Sent = Result<Response<Incoming>, TrySendError<Request<RequestContent>>>;
 
 impl Http1 {
     /// Speaks HTTP/1.1 over `stream`.
@@ -62,65 +88,104 @@ impl Http1 {
             .ignore_invalid_headers_in_responses(settings.lenient);
         let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| SendError::last(classify(&error)))?;
-        let driver = tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "an upstream's connection ended early");
-            }
-        });
         Ok(Self {
             sender,
+            driver: Driver::Owner(Box::pin(connection.with_upgrades())),
             received,
-            driver: driver.abort_handle(),
             patience: Box::pin(tokio::time::sleep(settings.idle_timeout)),
             idle_timeout: settings.idle_timeout,
             retires_at: super::pool::retirement(settings.max_age),
         })
     }
 
-    /// True if it can take a request, as far as we know.
-    pub(super) fn is_open(&self) -> bool {
-        !self.sender.is_closed()
+    /// Lets the connection read and write what it can.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Driver::Owner(connection) = &mut self.driver
+            && let Poll::Ready(ended) = connection.as_mut().poll(cx)
+        {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "an upstream's connection ended early");
+            }
+            self.driver = Driver::Ended;
+        }
     }
 
-    /// True if it can take a request at once.
-    pub(super) fn is_ready(&self) -> bool {
+    /// Looks whether it can take a request: not if the upstream has closed it, or has sent what
+    /// nobody asked for.
+    pub(super) fn is_ready(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
         self.sender.is_ready()
     }
 
-    /// Waits until it can take a request; false if it is closed.
-    pub(super) async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+    /// Leaves the connection to a task of its own.
+    pub(super) fn detach(&mut self) {
+        if let Driver::Owner(connection) = std::mem::replace(&mut self.driver, Driver::Ended) {
+            let task = tokio::task::spawn_local(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "an upstream's connection ended early");
+                }
+            });
+            self.driver = Driver::Task { _ends_with_this: Task(task.abort_handle()) };
+        }
     }
 
-    /// Sends `request` and waits for the head of the answer, at most `first_byte` after the last
-    /// piece of the request was taken.
-    pub(super) async fn exchange(
+    /// Drives it to its end, or to where it is no longer HTTP.
+    pub(super) async fn finish(mut self) {
+        std::future::poll_fn(|cx| {
+            self.drive(cx);
+            if matches!(self.driver, Driver::Owner(_)) { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// Gives `request` to the connection, which has to be driven for anything to come of it.
+    pub(super) fn send(
         &mut self,
         request: Request<RequestContent>,
-        progress: &Arc<Progress>,
-        first_byte: Duration,
-    ) -> Result<Response<Incoming>, Failure> {
-        let received_before = self.received.bytes();
-        let mut wait_until = progress.started() + first_byte;
-        let answer = self.sender.try_send_request(request);
-        tokio::pin!(answer);
-        let sent = loop {
-            tokio::select! {
-                biased;
-                sent = &mut answer => break sent,
-                () = &mut self.patience => {
-                    // Content that still moves is a reason to wait on.
-                    let now = Instant::now();
-                    if wait_until <= now {
-                        wait_until = progress.upstream_idle_since() + first_byte;
-                    }
-                    if wait_until <= now {
-                        return Err(Failure::Sent(SendError::last(ProxyError::FirstByte)));
-                    }
-                    self.patience.as_mut().reset(wait_until);
-                }
+    ) -> impl Future<Output = Sent> + use<> {
+        self.sender.try_send_request(request)
+    }
+
+    /// Waits for the head of the answer, until `wait_until` or `first_byte` after the last piece of
+    /// the request was taken.
+    pub(super) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        sent: Pin<&mut impl Future<Output = Sent>>,
+        progress: &Progress,
+        wait: &mut Wait,
+    ) -> Poll<Result<Response<Incoming>, Failure>> {
+        self.drive(cx);
+        if let Poll::Ready(sent) = sent.poll(cx) {
+            return Poll::Ready(self.answered(sent, progress, wait));
+        }
+        loop {
+            ready!(self.patience.as_mut().poll(cx));
+            // Content that still moves is a reason to wait on.
+            let now = Instant::now();
+            if wait.until <= now {
+                wait.until = progress.upstream_idle_since() + wait.first_byte;
             }
-        };
+            if wait.until <= now {
+                let error = SendError::last(ProxyError::FirstByte);
+                return Poll::Ready(Err(Failure::Sent(error)));
+            }
+            self.patience.as_mut().reset(wait.until);
+        }
+    }
+
+    /// A wait for an answer to what is sent now.
+    pub(super) fn wait(&self, progress: &Progress, first_byte: Duration) -> Wait {
+        let until = progress.started() + first_byte;
+        Wait { first_byte, until, received_before: self.received.bytes() }
+    }
+
+    fn answered(
+        &mut self,
+        sent: Sent,
+        progress: &Progress,
+        wait: &Wait,
+    ) -> Result<Response<Incoming>, Failure> {
         let mut failed = match sent {
             Ok(response) => {
                 self.learn(response.headers());
@@ -132,11 +197,8 @@ impl Http1 {
             return Err(Failure::Unsent(Box::new(request)));
         }
         let error = failed.into_error();
-        let fate = if self.received.bytes() == received_before && !error.is_parse() {
-            Fate::Unknown
-        } else {
-            Fate::Final
-        };
+        let nothing_came = self.received.bytes() == wait.received_before;
+        let fate = if nothing_came && !error.is_parse() { Fate::Unknown } else { Fate::Final };
         let error = progress.failure().unwrap_or_else(|| classify(&error));
         Err(Failure::Sent(SendError { error, fate }))
     }
@@ -159,11 +221,18 @@ impl Http1 {
     }
 }
 
-impl Drop for Http1 {
-    fn drop(&mut self) {
-        // What is half sent or half read cannot be used again.
-        self.driver.abort();
+impl std::fmt::Debug for Http1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Http1").field("retires_at", &self.retires_at).finish_non_exhaustive()
     }
+}
+
+/// A wait for the head of an answer.
+#[derive(Debug)]
+pub(super) struct Wait {
+    first_byte: Duration,
+    until: Instant,
+    received_before: u64,
 }
 
 /// `outgoing` as HTTP/1.1 sends it.
@@ -194,11 +263,4 @@ pub(super) fn request(outgoing: Outgoing) -> Request<RequestContent> {
         });
     }
     request
-}
-
-/// Waits for `connection` to be ready for another request, for as long as it may idle.
-pub(super) async fn settle(mut connection: Http1) -> Option<Http1> {
-    let limit = connection.idle_timeout;
-    let ready = tokio::time::timeout(limit, connection.ready()).await;
-    matches!(ready, Ok(true)).then_some(connection)
 }

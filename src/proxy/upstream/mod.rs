@@ -13,12 +13,11 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Response};
 use hyper::body::Incoming;
 
-use super::content::{Progress, RequestContent};
+use super::content::RequestContent;
 use super::respond::ProxyError;
-use crate::config::{ConnectionSettings, Http2, Origin, Timeouts};
+use crate::config::{ConnectionSettings, Http2, Origin};
 use crate::connect::Dialer;
-pub use pool::Lease;
-use pool::Pool;
+pub use pool::{Lease, Pool};
 
 /// An upstream as every worker sees it.
 #[derive(Debug)]
@@ -125,7 +124,8 @@ pub struct Pools {
 }
 
 impl Pools {
-    fn pool(&self, target: &Arc<Target>) -> Rc<Pool> {
+    /// The connections to `target`.
+    pub fn of(&self, target: &Arc<Target>) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
         if pools.len() <= target.id {
             pools.resize(target.id + 1, None);
@@ -140,21 +140,6 @@ impl Pools {
                 pool
             }
         }
-    }
-
-    /// Sends `outgoing` and waits for the head of the answer, at most `timeouts.first_byte` after
-    /// the last piece of the request was taken.
-    ///
-    /// # Errors
-    /// With the answer to give, and whether the request may be sent again.
-    pub async fn send(
-        &self,
-        target: &Arc<Target>,
-        outgoing: Outgoing,
-        progress: &Arc<Progress>,
-        timeouts: &Timeouts,
-    ) -> Result<Answer, SendError> {
-        self.pool(target).send(outgoing, progress, timeouts.first_byte).await
     }
 }
 

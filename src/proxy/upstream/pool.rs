@@ -4,13 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::http1::{self, Failure, Http1};
 use super::http2::{self, Http2};
-use super::{Answer, Fate, Outgoing, SendError, Target};
+use super::{Answer, Fate, Needs, Outgoing, SendError, Target};
 use crate::config::Http2 as Protocols;
 use crate::connect::{DialError, Stream};
 use crate::proxy::content::Progress;
@@ -19,9 +20,13 @@ use crate::proxy::respond::ProxyError;
 /// How many connections of HTTP/2 may end, one after the other, before a request is written.
 const MAX_UNSENT: usize = 5;
 
+/// How often connections are looked at while there are idle ones: what the upstream has closed is
+/// given up by then.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// Connections to one target.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub struct Pool {
     target: Arc<Target>,
     /// HTTP/1.1 connections without a request; the one used last is at the end.
     idle: RefCell<Vec<Idle>>,
@@ -66,34 +71,70 @@ impl Pool {
         }
     }
 
-    pub(super) async fn send(
-        self: &Rc<Self>,
+    /// Sends `outgoing` and waits for the head of the answer, at most `first_byte` after the last
+    /// piece of the request was taken.
+    ///
+    /// # Errors
+    /// With the answer to give, and whether the request may be sent again.
+    pub async fn send(
+        self: Rc<Self>,
         outgoing: Outgoing,
         progress: &Arc<Progress>,
         first_byte: Duration,
     ) -> Result<Answer, SendError> {
-        if outgoing.needs.upgrade {
-            let connection = Box::pin(self.connect_http1()).await?;
-            return self.send_http1(connection, outgoing, progress, first_byte).await;
-        }
-        if !outgoing.needs.fresh_connection
-            && self.speaks_http2.get() != Some(true)
-            && let Some(connection) = self.take_idle(progress.started())
-        {
-            return self.send_http1(connection, outgoing, progress, first_byte).await;
-        }
-        let connection = match self.speaks_http2.get() {
+        let kept = self.kept(outgoing.needs, progress.started());
+        let mut connection = match kept {
+            Some(connection) => connection,
             // Boxed, here and below: what is rare does not make every request's future larger.
-            Some(false) => Box::pin(self.connect()).await?,
-            Some(true) | None => Box::pin(self.shared_or_new()).await?,
+            None => match Box::pin(self.other(outgoing.needs)).await? {
+                Connection::Http1(connection) => connection,
+                Connection::Http2(stream) => {
+                    return Box::pin(self.send_http2(stream, outgoing, progress, first_byte)).await;
+                }
+            },
         };
-        match connection {
-            Connection::Http1(connection) => {
-                self.send_http1(connection, outgoing, progress, first_byte).await
+        let mut request = http1::request(outgoing);
+        loop {
+            let mut wait = connection.wait(progress, first_byte);
+            let mut sent = std::pin::pin!(connection.send(request));
+            let answer = std::future::poll_fn(|cx| {
+                connection.poll_answer(cx, sent.as_mut(), progress, &mut wait)
+            });
+            match answer.await {
+                Ok(response) => {
+                    if !progress.is_complete() {
+                        connection.detach();
+                    }
+                    let (pool, progress) = (Rc::downgrade(&self), Arc::clone(progress));
+                    let lease = Lease(Leased::Http1 { connection, pool, progress });
+                    return Ok(Answer { response, lease });
+                }
+                Err(Failure::Sent(error)) => return Err(error),
+                // It was closed while it waited for a request: nothing was written, so nothing is
+                // sent twice.
+                Err(Failure::Unsent(unsent)) => request = *unsent,
             }
-            Connection::Http2(stream) => {
-                Box::pin(self.send_http2(stream, outgoing, progress, first_byte)).await
-            }
+            connection = match self.take_idle(progress.started()) {
+                Some(connection) => connection,
+                None => Box::pin(self.connect_http1()).await?,
+            };
+        }
+    }
+
+    /// A connection that has served before, if one will do.
+    fn kept(&self, needs: Needs, now: Instant) -> Option<Http1> {
+        let any = needs.upgrade || needs.fresh_connection || self.speaks_http2.get() == Some(true);
+        if any { None } else { self.take_idle(now) }
+    }
+
+    /// Another connection.
+    async fn other(self: &Rc<Self>, needs: Needs) -> Result<Connection, SendError> {
+        if needs.upgrade {
+            return self.connect_http1().await.map(Connection::Http1);
+        }
+        match self.speaks_http2.get() {
+            Some(false) => self.connect().await,
+            Some(true) | None => self.shared_or_new().await,
         }
     }
 
@@ -124,42 +165,11 @@ impl Pool {
         Err(SendError { error: ProxyError::Closed, fate: Fate::Unprocessed })
     }
 
-    async fn send_http1(
-        self: &Rc<Self>,
-        mut connection: Http1,
-        outgoing: Outgoing,
-        progress: &Arc<Progress>,
-        first_byte: Duration,
-    ) -> Result<Answer, SendError> {
-        let mut request = http1::request(outgoing);
-        loop {
-            match connection.exchange(request, progress, first_byte).await {
-                Ok(response) => {
-                    let leased = Leased::Http1 {
-                        connection,
-                        pool: Rc::downgrade(self),
-                        progress: Arc::clone(progress),
-                    };
-                    return Ok(Answer { response, lease: Lease(leased) });
-                }
-                Err(Failure::Sent(error)) => return Err(error),
-                // It was closed while it waited for a request: nothing was written, so nothing is
-                // sent twice.
-                Err(Failure::Unsent(unsent)) => request = *unsent,
-            }
-            connection = if let Some(connection) = self.take_idle(progress.started()) {
-                connection
-            } else {
-                Box::pin(self.connect_http1()).await?
-            };
-        }
-    }
-
     /// The idle connection that was used last, and therefore has the longest to live.
     fn take_idle(&self, now: Instant) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, until }) = idle.pop() {
-            if now < until && connection.is_open() {
+        while let Some(Idle { mut connection, until }) = idle.pop() {
+            if now < until && connection.is_ready() {
                 return Some(connection);
             }
         }
@@ -234,25 +244,12 @@ impl Pool {
         let now = Instant::now();
         let until = connection.retires_at.min(now + connection.idle_timeout);
         let mut idle = self.idle.borrow_mut();
-        if !connection.is_open() || until <= now || idle.len() >= self.target.settings.pool_size {
+        if until <= now || idle.len() >= self.target.settings.pool_size {
             return;
         }
-        if connection.is_ready() {
-            idle.push(Idle { connection, until });
-            drop(idle);
-            self.sweep();
-        } else {
-            // The last bytes of the exchange are still on their way.
-            drop(idle);
-            let pool = Rc::downgrade(&self);
-            tokio::task::spawn_local(async move {
-                if let Some(connection) = http1::settle(connection).await
-                    && let Some(pool) = pool.upgrade()
-                {
-                    pool.give_back(connection);
-                }
-            });
-        }
+        idle.push(Idle { connection, until });
+        drop(idle);
+        self.sweep();
     }
 
     /// Closes connections whose time is over, for as long as there are any.
@@ -276,7 +273,7 @@ fn sweep_once(pool: &Weak<Pool>) -> Option<Instant> {
     // Not more often than is of use.
     let idle_timeout = pool.target.settings.idle_timeout.max(Duration::from_millis(10));
     let mut idle = pool.idle.borrow_mut();
-    idle.retain(|idle| now < idle.until && idle.connection.is_open());
+    idle.retain_mut(|idle| now < idle.until && idle.connection.is_ready());
     let mut shared = pool.shared.borrow_mut();
     let ends =
         |connection: &Http2| connection.retires_at.min(connection.idle_since.get() + idle_timeout);
@@ -288,7 +285,7 @@ fn sweep_once(pool: &Weak<Pool>) -> Option<Instant> {
         .iter()
         .map(|connection| if connection.is_idle() { ends(connection) } else { now + idle_timeout })
         .min();
-    let next = next.into_iter().chain(next_shared).min();
+    let next = next.into_iter().chain(next_shared).min().map(|next| next.min(now + SWEEP));
     if next.is_none() {
         pool.sweeping.set(false);
     }
@@ -339,6 +336,20 @@ impl Lease {
             && let Some(pool) = pool.upgrade()
         {
             pool.give_back(connection);
+        }
+    }
+
+    /// Lets the connection move on, if it is this exchange that has to.
+    pub fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Leased::Http1 { connection, .. } = &mut self.0 {
+            connection.drive(cx);
+        }
+    }
+
+    /// Waits until the connection is no longer HTTP, or no longer there.
+    pub async fn finish(self) {
+        if let Leased::Http1 { connection, .. } = self.0 {
+            connection.finish().await;
         }
     }
 }
