@@ -343,6 +343,8 @@ pub struct Timeouts {
     pub total: Option<Duration>,
     /// How long a WebSocket may be silent.
     pub websocket: Duration,
+    /// How long content is held back for which the caller waits to be asked.
+    pub go_ahead: Duration,
 }
 
 /// What a refusal by the upstream does.

@@ -68,15 +68,19 @@ fn is_open(path: &[&str], text: &str) -> bool {
             | "origins"
             | "allow"
             | "open"
-            | "caller_token_header",
+            | "caller_token_header"
+            | "header_case"
+            | "answers"
+            | "lenient",
         ]
         | ["admin", "address" | "hosts"] => true,
         [
             "route",
             "name" | "host" | "path" | "methods" | "upstream" | "credential" | "deny" | "max_body"
-            | "remove",
+            | "remove" | "http2" | "websocket" | "header_case" | "lenient" | "rewrite_location"
+            | "max_in_flight" | "proxy",
         ]
-        | ["route", "timeouts" | "tls" | "replay", _] => true,
+        | ["route", "timeouts" | "tls" | "replay" | "pool", _] => true,
         [
             "credential",
             _,

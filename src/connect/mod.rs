@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 pub use stream::{Received, Stream};
-pub use tunnel::{ForwardProxy, InvalidProxy};
+pub use tunnel::{ForwardProxy, InvalidProxy, is_loopback};
 
 /// How long a connection may be silent before the kernel asks whether the other side lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);

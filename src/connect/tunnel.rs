@@ -120,8 +120,8 @@ fn refusal(status: StatusCode) -> String {
     format!("it answers {}", status.as_u16())
 }
 
-/// No proxy leads back to this machine.
-fn is_loopback(url: &Uri) -> bool {
+/// True if the host of `url` is this machine, to which no proxy leads.
+pub fn is_loopback(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     match host.parse::<std::net::IpAddr>() {
         Ok(address) => address.is_loopback(),

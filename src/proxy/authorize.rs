@@ -119,15 +119,20 @@ pub async fn authorize(
             }
             Ok(answer) => {
                 let refused = route.config.replay.statuses.contains(&answer.response.status());
-                if !refused || !replays(route) {
-                    return Ok(answer);
-                }
-                let Some(again) = resend.take().or_else(|| replay.take()) else {
+                let again = if refused && replays(route) {
+                    resend.take().or_else(|| replay.take())
+                } else {
+                    None
+                };
+                let again = again
+                    .filter(|_| reject(route, &issued) && keep_for_replay(&mut content, &progress));
+                let Some(again) = again else {
+                    // It is not sent again, so what is still to come need not be kept.
+                    if let Content::Copied(copy) = &content {
+                        copy.discard();
+                    }
                     return Ok(answer);
                 };
-                if !reject(route, &issued) || !keep_for_replay(&mut content, &progress) {
-                    return Ok(answer);
-                }
                 attempt = again;
             }
         }
@@ -341,7 +346,7 @@ fn outgoing(
                 max_body: route.config.max_body,
                 idle: route.config.timeouts.idle,
                 copy,
-                on_demand: needs.go_ahead,
+                on_demand: needs.go_ahead.then_some(route.config.timeouts.go_ahead),
                 trailers: trailers.then(|| Arc::clone(&route.strip)),
             };
             RequestContent::stream(incoming, streaming, shared)

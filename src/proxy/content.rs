@@ -20,10 +20,6 @@ use super::respond::ProxyError;
 use super::upstream::Lease;
 use crate::sign::owned::OwnedFields;
 
-/// How long the content of a caller that waits to be asked for it is held back, if the upstream
-/// says nothing (RFC 9110 §10.1.1: not for ever).
-const GO_AHEAD: Duration = Duration::from_secs(1);
-
 /// Why content broke off. The reason for the caller is in [`Progress`]; hyper looks in the source
 /// for the reason with which HTTP/2 ends a stream.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +60,9 @@ pub struct Progress {
     /// The upstream would take more, but the caller has not sent it yet.
     waiting: AtomicBool,
     complete: AtomicBool,
+    /// Milliseconds after `started`, and at least 1, at which a piece last passed in either
+    /// direction; 0 until the answer has begun.
+    flowed_at: AtomicU64,
     failure: AtomicU8,
 }
 
@@ -80,6 +79,7 @@ impl Progress {
             moved_at: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             complete: AtomicBool::new(false),
+            flowed_at: AtomicU64::new(0),
             failure: AtomicU8::new(0),
         })
     }
@@ -90,8 +90,29 @@ impl Progress {
     }
 
     fn moved(&self) {
-        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved_at.store(elapsed, Ordering::Relaxed);
+        self.moved_at.store(self.elapsed_ms(), Ordering::Relaxed);
+    }
+
+    /// The answer has begun: from now on silence is silence in both directions.
+    pub fn answered(&self) {
+        self.flowed_at.store(self.elapsed_ms().max(1), Ordering::Relaxed);
+    }
+
+    /// A piece has passed.
+    fn flowed(&self) {
+        if self.flowed_at.load(Ordering::Relaxed) > 0 {
+            self.answered();
+        }
+    }
+
+    /// When a piece last passed in either direction; `None` before the answer has begun.
+    fn last_flow(&self) -> Option<Instant> {
+        let at = self.flowed_at.load(Ordering::Relaxed);
+        (at > 0).then(|| self.started + Duration::from_millis(at))
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn fail(&self, failure: u8) {
@@ -140,6 +161,8 @@ type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
 
 struct Stream {
     incoming: Incoming,
+    /// What is still to come, where the caller has said how much there is.
+    announced: Option<u64>,
     left: u64,
     idle: IdleTimer,
     copy: Option<Arc<Copy>>,
@@ -156,8 +179,8 @@ pub struct Streaming {
     pub idle: Duration,
     /// Where a copy is kept.
     pub copy: Option<Arc<Copy>>,
-    /// Hold the content back until the upstream asks for it.
-    pub on_demand: bool,
+    /// Hold the content back until the upstream asks for it, for this long at most.
+    pub on_demand: Option<Duration>,
     /// Let trailers pass, without these fields; otherwise they are dropped.
     pub trailers: Option<Arc<OwnedFields>>,
 }
@@ -180,6 +203,11 @@ impl Copy {
     pub fn take(&self) -> Option<Kept> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.take().map(|(bytes, share)| Kept { bytes: bytes.freeze(), _share: share })
+    }
+
+    /// Keeps nothing any more: the content is not sent again.
+    pub fn discard(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn keep(&self, piece: &[u8]) {
@@ -230,9 +258,10 @@ impl RequestContent {
     /// Content as it comes from the caller.
     pub fn stream(incoming: Incoming, streaming: Streaming, progress: Arc<Progress>) -> Self {
         let Streaming { max_body, idle, copy, on_demand, trailers } = streaming;
-        let gate = on_demand.then(|| (Arc::default(), IdleTimer::new(GO_AHEAD)));
+        let gate = on_demand.map(|limit| (Arc::default(), IdleTimer::new(limit)));
         let idle = IdleTimer::new(idle);
-        let stream = Stream { incoming, left: max_body, idle, copy, gate, trailers };
+        let announced = incoming.size_hint().exact();
+        let stream = Stream { incoming, announced, left: max_body, idle, copy, gate, trailers };
         Self { source: Source::Stream(Box::new(stream)), progress }
     }
 
@@ -284,12 +313,12 @@ impl Body for RequestContent {
             Source::Stream(stream) => {
                 if let Some((gate, patience)) = &mut stream.gate {
                     if gate.poll_open(cx).is_pending() {
-                        ready!(patience.poll_expired(cx));
+                        ready!(patience.poll_expired(cx, None));
                     }
                     stream.gate = None;
                     progress.moved();
                 }
-                let piece = stream.poll_piece(cx);
+                let piece = stream.poll_piece(cx, progress);
                 progress.waiting.store(piece.is_pending(), Ordering::Relaxed);
                 ready!(piece)
             }
@@ -338,11 +367,11 @@ impl Body for RequestContent {
 type Piece = Result<Frame<Bytes>, (u8, Option<hyper::Error>)>;
 
 impl Stream {
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>, progress: &Progress) -> Poll<Option<Piece>> {
         loop {
             let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Pending => {
-                    ready!(self.idle.poll_expired(cx));
+                    ready!(self.idle.poll_expired(cx, Some(progress)));
                     return Poll::Ready(Some(Err((TIMED_OUT, None))));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -368,6 +397,14 @@ impl Stream {
                 return Poll::Ready(Some(Err((TOO_LARGE, None))));
             }
             self.left -= length;
+            progress.flowed();
+            if let Some(announced) = &mut self.announced {
+                *announced = announced.saturating_sub(length);
+                // Nobody polls for the end of what is known to have ended.
+                if *announced == 0 {
+                    progress.complete.store(true, Ordering::Relaxed);
+                }
+            }
             if let Some(copy) = &self.copy {
                 copy.keep(&piece);
             }
@@ -397,9 +434,18 @@ impl IdleTimer {
         self.sleep = None;
     }
 
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the limit has passed, or, with `flow`, when nothing has passed in the other
+    /// direction for that long either.
+    fn poll_expired(&mut self, cx: &mut Context<'_>, flow: Option<&Progress>) -> Poll<()> {
         let limit = self.limit;
-        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx)
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            match flow.and_then(Progress::last_flow) {
+                Some(last) if last + limit > Instant::now() => sleep.as_mut().reset(last + limit),
+                _ => return Poll::Ready(()),
+            }
+        }
     }
 }
 
@@ -416,6 +462,8 @@ enum Answer {
         incoming: Incoming,
         /// Given back at the end.
         lease: Option<Lease>,
+        /// Set while content still goes the other way.
+        request: Option<Arc<Progress>>,
         idle: IdleTimer,
         deadline: Option<Pin<Box<Sleep>>>,
     },
@@ -445,10 +493,12 @@ impl<G: ExchangeGuard> ResponseContent<G> {
     }
 
     /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`. The
-    /// connection is given back at its end.
+    /// connection is given back at its end. While content of the `request` still goes the other way,
+    /// silence is silence in both directions.
     pub fn upstream(
         incoming: Incoming,
         lease: Lease,
+        request: Option<Arc<Progress>>,
         idle: Duration,
         deadline: Option<Instant>,
         mut guard: G,
@@ -462,7 +512,7 @@ impl<G: ExchangeGuard> ResponseContent<G> {
         };
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let idle = IdleTimer::new(idle);
-        let source = Answer::Upstream { incoming, lease, idle, deadline };
+        let source = Answer::Upstream { incoming, lease, request, idle, deadline };
         Self { source, guard: Some(guard) }
     }
 }
@@ -476,13 +526,13 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
         let Self { source, guard } = self.get_mut();
-        let (incoming, lease, idle, deadline) = match source {
+        let (incoming, lease, request, idle, deadline) = match source {
             Answer::Own(bytes) => {
                 let frame = bytes.take().map(|bytes| Ok(Frame::data(bytes)));
                 return Poll::Ready(frame);
             }
-            Answer::Upstream { incoming, lease, idle, deadline } => {
-                (incoming, lease, idle, deadline)
+            Answer::Upstream { incoming, lease, request, idle, deadline } => {
+                (incoming, lease, request, idle, deadline)
             }
         };
         let mut broke = |lease: &mut Option<Lease>, reason, cause| {
@@ -508,6 +558,9 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
         let frame = match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 idle.reset();
+                if let Some(request) = request {
+                    request.flowed();
+                }
                 Some(frame)
             }
             Poll::Ready(Some(Err(error))) => {
@@ -515,7 +568,7 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
             }
             Poll::Ready(None) => None,
             Poll::Pending => {
-                ready!(idle.poll_expired(cx));
+                ready!(idle.poll_expired(cx, request.as_deref()));
                 return broke(lease, "upstream idle timeout", None);
             }
         };

@@ -87,6 +87,11 @@ impl Gate {
         if !parts.uri.path().starts_with('/') {
             return Err(ProxyError::Malformed("the target is not a path"));
         }
+        // In absolute form, or as HTTP/2 says it; nobody else's protocol is ours.
+        let scheme = parts.uri.scheme_str().unwrap_or("http");
+        if scheme != "http" && !(scheme == "https" && parts.version == Version::HTTP_2) {
+            return Err(ProxyError::Malformed("the target's scheme is not http"));
+        }
         let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
         if target.len() > self.target_bytes {
             return Err(ProxyError::Target);

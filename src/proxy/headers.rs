@@ -43,7 +43,6 @@ fn never_forwarded() -> &'static OwnedFields {
             fields.insert(&HeaderName::from_static(name));
         }
         for name in [
-            "host",
             "expect",
             "forwarded",
             "x-real-ip",
@@ -60,7 +59,7 @@ fn never_forwarded() -> &'static OwnedFields {
 }
 
 /// Removes what must not travel on from a request: hop-by-hop fields, what the caller's `Connection`
-/// names, forwarding fields, `Host` and `Expect`, and everything in `owned`.
+/// names, forwarding fields, `Expect`, and everything in `owned`. `Host` is replaced later, always.
 ///
 /// This comes before anything is added: a caller must not be able to remove our fields by naming
 /// them in `Connection`.

@@ -18,6 +18,7 @@ pub mod upstream;
 pub mod websocket;
 
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -182,9 +183,9 @@ impl Proxy {
     /// Serves one request, whatever becomes of it. With an answer that switches to another protocol
     /// comes what follows it on the caller's connection.
     pub async fn handle(
-        &self,
-        pools: &Pools,
-        gate: &Gate,
+        self: Arc<Self>,
+        pools: Rc<Pools>,
+        gate: Arc<Gate>,
         ends: Ends,
         request: Request<Incoming>,
     ) -> (Response<ResponseContent<Exchange>>, Option<Tunnel>) {
@@ -192,16 +193,16 @@ impl Proxy {
         let without_content = request.method() == Method::HEAD;
         let version = request.version();
         let (head, incoming) = request.into_parts();
-        let answered = match self.prepare(gate, ends, head, &mut exchange) {
+        let answered = match self.prepare(&gate, ends, head, &mut exchange) {
             Ok((route, unsigned)) => {
-                let answer = self.forward(pools, &route, unsigned, incoming).await;
+                let answer = self.forward(&pools, &route, unsigned, incoming).await;
                 answer.map(|answer| (answer, route))
             }
             Err(error) => Err(error),
         };
         match answered {
             Ok((answer, route)) => {
-                let Answer { mut response, lease } = answer;
+                let Answer { mut response, lease, request } = answer;
                 let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
                 let (mut head, incoming) = response.into_parts();
@@ -227,8 +228,9 @@ impl Proxy {
                     head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 let deadline = timeouts.total.map(|total| exchange.started + total);
+                let idle = timeouts.idle;
                 let content =
-                    ResponseContent::upstream(incoming, lease, timeouts.idle, deadline, exchange);
+                    ResponseContent::upstream(incoming, lease, request, idle, deadline, exchange);
                 (Response::from_parts(head, content), None)
             }
             Err(error) => {
@@ -274,7 +276,8 @@ impl Proxy {
 
         let needs = Needs {
             upgrade: route.config.websocket && websocket::is_handshake(&head),
-            go_ahead: head.headers.contains_key(EXPECT),
+            // Callers of HTTP/1.0 know no interim answers (RFC 9110 §10.1.1).
+            go_ahead: head.version != Version::HTTP_10 && head.headers.contains_key(EXPECT),
             trailers: head.version == Version::HTTP_2 && headers::takes_trailers(&head.headers),
             fresh_connection: false,
         };
@@ -439,6 +442,16 @@ impl Exchange {
 
     fn elapsed(&self) -> Duration {
         self.started.elapsed()
+    }
+}
+
+impl Exchange {
+    /// It ended, for this reason, which is nobody's fault.
+    pub(crate) fn ended_by(&mut self, reason: &'static str) {
+        self.ended = true;
+        if let Some(line) = &mut self.line {
+            line.reason = reason;
+        }
     }
 }
 

@@ -31,6 +31,7 @@ fn all() -> Vec<ProxyError> {
         ProxyError::Spool(std::io::ErrorKind::StorageFull),
         ProxyError::Memory,
         ProxyError::Busy,
+        ProxyError::RouteBusy,
         ProxyError::Loop,
         failed(refused),
         failed(FetchError::Timeout(second)),
@@ -42,6 +43,7 @@ fn all() -> Vec<ProxyError> {
         ProxyError::Dial(DialError::Timeout),
         ProxyError::Dial(DialError::Certificate("expired".into())),
         ProxyError::Dial(DialError::Handshake("no common version".into())),
+        ProxyError::Dial(DialError::Proxy("it answers 403".into())),
         ProxyError::Closed,
         ProxyError::Protocol,
         ProxyError::FirstByte,
@@ -62,6 +64,12 @@ fn every_answer_is_as_it_is_documented() {
         let _ = writeln!(text, "{}\n", std::str::from_utf8(response.body()).unwrap());
     }
     insta::assert_snapshot!(text);
+    for error in all() {
+        let (short, long) = (error.response(Answers::Text), error.response(Answers::Problem));
+        let Verdict { status, title, .. } = error.verdict();
+        assert_eq!(short.body(), format!("{} {title}\n", status.as_u16()).as_bytes());
+        assert_eq!(short.headers()["proxy-status"], long.headers()["proxy-status"]);
+    }
 
     let documents = include_str!("../../docs/responses.md");
     for error in all() {

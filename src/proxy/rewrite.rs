@@ -36,6 +36,10 @@ fn rewrite_location(
 fn local(location: &str, upstream: &UpstreamConfig, prefix: &str) -> Option<String> {
     let (path, was_absolute) = path_at(location, upstream)?;
     let rest = below(path, &upstream.base)?;
+    // Browsers read '\\' as '/', and skip tabs: such a path could become another host's.
+    if rest.bytes().any(|byte| byte == b'\\' || byte.is_ascii_control()) {
+        return None;
+    }
     if !was_absolute && upstream.base == prefix {
         return None;
     }
@@ -117,6 +121,8 @@ fn rewritten_cookie(
         } else if index > 0
             && name.eq_ignore_ascii_case("path")
             && upstream.base != prefix
+            // Browsers take these for the whole host only (RFC 6265bis §4.1.3.2).
+            && !text.starts_with("__Host-")
             && let Some(rest) = below(value, &upstream.base)
         {
             changed = true;
@@ -169,6 +175,8 @@ mod tests {
         assert_eq!(root("http://h.test:8080"), "/");
         assert_eq!(root("http://h.test:8080?q"), "/?q");
         assert_eq!(root("http://h.test:8080//evil.test/x"), "/.//evil.test/x", "no host");
+        let backslash = "http://h.test:8080/\\evil.test";
+        assert_eq!(root(backslash), backslash, "no host");
     }
 
     #[test]
@@ -185,6 +193,8 @@ mod tests {
             "/elsewhere",
             "relative/x",
             "?q=https://h.test/base/x",
+            "https://h.test/base/\\evil.test",
+            "/base/\t/evil.test",
         ] {
             assert_eq!(location(url, "/devo", elsewhere), elsewhere);
         }
@@ -206,6 +216,8 @@ mod tests {
         assert_eq!(mapped("a=b; Path=/base/x; HttpOnly"), "a=b; Path=/devo/x; HttpOnly");
         assert_eq!(mapped("a=b; Path=/"), "a=b; Path=/");
         assert_eq!(mapped("a=b; Domain=test"), "a=b; Domain=test");
+        let whole_host = "__Host-a=b; Path=/; Secure";
+        assert_eq!(cookie("https://h.test", "/devo", whole_host), whole_host);
         assert_eq!(mapped("Domain=h.test"), "Domain=h.test", "a cookie of that name");
     }
 

@@ -76,15 +76,18 @@ impl Tunnel {
     /// side ends, nothing moves for too long, or the route is removed.
     pub async fn run(self, caller: impl AsyncRead + AsyncWrite + Unpin, early: Bytes) {
         let Self { upstream, idle, removed, mut exchange, lease } = self;
-        // Until it has handed the stream over.
-        lease.finish().await;
-        let upstream = match upstream.await {
-            Ok(upgraded) => TokioIo::new(upgraded),
-            Err(error) => {
+        let begin = async {
+            // Until it has handed the stream over.
+            lease.finish().await;
+            upstream.await
+        };
+        let upstream = match tokio::time::timeout(idle, begin).await {
+            Ok(Ok(upgraded)) => TokioIo::new(upgraded),
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "a tunnel does not begin");
-                exchange.broke("upstream broke off");
-                return;
+                return exchange.broke("upstream broke off");
             }
+            Err(_) => return exchange.ended_by("websocket idle timeout"),
         };
         let moved = Rc::new(Cell::new(Instant::now()));
         let mut caller = Watched { stream: caller, early, moved: Rc::clone(&moved) };
@@ -111,8 +114,8 @@ impl Tunnel {
                     exchange.ended();
                 }
             },
-            () = silence => exchange.broke("tunnel idle timeout"),
-            () = removed.cancelled() => exchange.broke("route removed"),
+            () = silence => exchange.ended_by("websocket idle timeout"),
+            () = removed.cancelled() => exchange.ended_by("route removed"),
         }
     }
 }

@@ -106,6 +106,11 @@ impl<S> Patient<S> {
         Self { stream, read_ahead: Bytes::new(), activity, timer, stalled: None }
     }
 
+    /// The stream itself.
+    pub(super) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// Ends a write that the caller does not let through for too long.
     fn written<T>(
         &mut self,

@@ -7,14 +7,17 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bind::Accepted;
@@ -67,7 +70,7 @@ async fn drive<S>(
     pools: Rc<Pools>,
     mut stopping: Ear,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
     let Limits { idle_timeout, header_timeout, write_timeout, .. } = proxy.limits;
     let activity = Activity::new(idle_timeout, header_timeout, write_timeout);
@@ -99,12 +102,17 @@ async fn drive<S>(
     let limits = proxy.limits.clone();
     let tunnel: Rc<Cell<Option<(Tunnel, Busy)>>> = Rc::default();
     let tunnels = Rc::clone(&tunnel);
+    // Set while an answer is under way whose end only the end of the connection can tell.
+    let open_ended = Rc::new(Cell::new(false));
+    let ends_open = Rc::clone(&open_ended);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (proxy, pools, gate) = (Arc::clone(&proxy), Rc::clone(&pools), Arc::clone(&gate));
         let busy = activity.request(request.version() == Version::HTTP_2);
-        let tunnels = Rc::clone(&tunnels);
-        async move {
-            let (response, tunnel) = proxy.handle(&pools, &gate, ends, request).await;
+        let (tunnels, open_ended) = (Rc::clone(&tunnels), Rc::clone(&ends_open));
+        let is_http10 = request.version() == Version::HTTP_10;
+        let handled =
+            Arc::clone(&proxy).handle(Rc::clone(&pools), Arc::clone(&gate), ends, request);
+        handled.map(move |(response, tunnel)| {
+            open_ended.set(is_http10 && response.size_hint().exact().is_none());
             let busy = match tunnel {
                 Some(tunnel) => {
                     tunnels.set(Some((tunnel, busy)));
@@ -113,24 +121,53 @@ async fn drive<S>(
                 None => Some(busy),
             };
             Ok::<_, Infallible>(response.map(|content| Occupied { content, _busy: busy }))
-        }
+        })
     });
     if http2 {
         let serving = http2_builder(&limits).serve_connection(stream, service);
         let mut serving = Box::pin(serving);
         let end = http2::Connection::graceful_shutdown;
-        return until_done(serving.as_mut(), end, &mut stopping).await;
+        until_done(serving.as_mut(), end, &mut stopping).await;
+        return;
     }
     let mut serving = http1_builder(syntax, &limits).serve_connection(stream, service);
-    until_done(Pin::new(&mut serving), http1::Connection::graceful_shutdown, &mut stopping).await;
+    let end = http1::Connection::graceful_shutdown;
+    let ended_well = until_done(Pin::new(&mut serving), end, &mut stopping).await;
+    let parts = serving.into_parts();
+    if !ended_well && open_ended.get() {
+        // An orderly end would look like the end of the answer.
+        parts.io.inner().stream().reset();
+    }
     if let Some((tunnel, _busy)) = tunnel.take() {
-        let parts = serving.into_parts();
         Box::pin(tunnel.run(parts.io.into_inner(), parts.read_buf)).await;
     }
 }
 
-/// Waits until a connection has ended, which it does gracefully when told to stop.
-async fn until_done<C>(mut serving: Pin<&mut C>, end: impl Fn(Pin<&mut C>), stopping: &mut Ear)
+/// A stream that can be made to end so that the caller sees that something is missing.
+trait Reset {
+    /// Makes the end of this stream look like what it is.
+    fn reset(&self);
+}
+
+impl Reset for tokio::net::TcpStream {
+    fn reset(&self) {
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+#[cfg(unix)]
+impl Reset for tokio::net::UnixStream {
+    // Unix sockets know one kind of end only.
+    fn reset(&self) {}
+}
+
+/// Waits until a connection has ended, which it does gracefully when told to stop. True if nothing
+/// went wrong.
+async fn until_done<C>(
+    mut serving: Pin<&mut C>,
+    end: impl Fn(Pin<&mut C>),
+    stopping: &mut Ear,
+) -> bool
 where
     C: Future<Output = hyper::Result<()>>,
 {
@@ -142,8 +179,12 @@ where
         }
         serving.as_mut().poll(cx)
     });
-    if let Err(error) = ended.await {
-        tracing::debug!(%error, "a caller's connection ended early");
+    match ended.await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, "a caller's connection ended early");
+            false
+        }
     }
 }
 

@@ -2,14 +2,17 @@
 //! that is just going away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Barrier, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::harness::client::{from_channel, request, send_http2, whole};
-use crate::harness::{Act, Connection, Faulty, PATIENCE, Proxy, route, until};
+use crate::harness::upstream::read_head;
+use crate::harness::{Act, Connection, Faulty, PATIENCE, Proxy, Reply, Upstream, route, until};
 
 /// A proxy with one worker, and so with one pool for every request.
 async fn proxy(upstream: &Faulty, more: &str) -> Proxy {
@@ -346,4 +349,106 @@ async fn an_upstream_that_never_answers_does_not_keep_others_waiting() {
     assert_eq!(upstream.connections(), 2);
     caller.abort();
     until("its connection is given up", || upstream.closed() == 1).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_silent_is_given_up_in_time_however_long_connections_are_kept() {
+    let upstream = Faulty::start(|request| match request.target() {
+        "/silent" | "/slow/silent" => Act::FineAfter(Arc::new(Semaphore::new(0))),
+        _ => Act::Fine,
+    })
+    .await;
+    let route = |path: &str, first_byte: &str| {
+        format!(
+            "[[route]]\npath = \"{path}\"\nupstream = \"{}\"\npool = {{ idle_timeout = \"1h\" }}\n\
+             timeouts = {{ first_byte = \"{first_byte}\" }}\n",
+            upstream.url()
+        )
+    };
+    // One pool: what a connection waited for on one route says nothing about the other.
+    let config = format!("workers = 1\n{}{}", route("/quick", "100ms"), route("/slow", "1h"));
+    let proxy = Proxy::start(&config).await;
+    for target in ["/quick/silent", "/quick/silent"] {
+        let reply = proxy.get(target).await;
+        assert_eq!(reply.problem(504, "http_response_timeout"), "upstream-timeout", "fresh");
+        assert_eq!(proxy.get("/slow/fine").await.status, 200);
+    }
+    assert_eq!(upstream.count("GET", "/silent"), 2, "a timeout is no reason to send again");
+}
+
+#[tokio::test]
+async fn another_configuration_uses_connections_of_its_own() {
+    let (before, after) = (Faulty::always(Act::Fine).await, Faulty::always(Act::Fine).await);
+    let proxy = proxy(&before, "").await;
+    assert_eq!(proxy.get("/one").await.text(), "/one");
+    proxy.replace_routes(&route(&after.url(), "", ""));
+    assert_eq!(proxy.get("/two").await.text(), "/two");
+    assert_eq!((before.count("GET", "/two"), after.count("GET", "/two")), (0, 1));
+}
+
+#[tokio::test]
+async fn an_upstream_that_closes_whatever_comes_is_not_dialled_for_ever() {
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    let upstream = Upstream::raw(move |stream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move { drop(stream) }
+    })
+    .await;
+    let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
+    for number in 1..=10 {
+        let reply = proxy.send("POST", "/", &[], "content").await;
+        assert_eq!(reply.problem(502, "connection_terminated"), "upstream-closed");
+        let dialled = accepted.load(Ordering::SeqCst);
+        assert!(dialled <= number * 4, "{dialled} connections for {number} requests");
+    }
+}
+
+#[tokio::test]
+async fn connections_are_not_kept_for_a_route_that_bears_with_odd_syntax() {
+    let upstream = Faulty::always(Act::Fine).await;
+    let proxy = proxy(&upstream, "lenient = true\n").await;
+    for target in ["/one", "/two"] {
+        assert_eq!(proxy.get(target).await.text(), target);
+    }
+    assert_eq!(upstream.connections(), 2, "a dropped line may have said where the answer ends");
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_while_content_comes_may_be_asked_again_over_its_connection() {
+    let upstream = Upstream::raw(|mut stream| async move {
+        loop {
+            let head = read_head(&mut stream).await;
+            if head.is_empty() {
+                return;
+            }
+            let begin = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nec";
+            if stream.write_all(begin).await.is_err() {
+                return;
+            }
+            let mut content = Vec::new();
+            while !content.ends_with(b"0\r\n\r\n") {
+                let mut piece = [0; 1024];
+                let length = stream.read(&mut piece).await.unwrap();
+                assert!(length > 0, "the content broke off");
+                content.extend_from_slice(&piece[..length]);
+            }
+            if stream.write_all(b"ho").await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&format!("workers = 1\n{}", route(&upstream.url(), "", ""))).await;
+    let mut connection = Connection::open(proxy.address()).await;
+    for number in 0..4 {
+        let (pieces, receiver) = tokio::sync::mpsc::channel(1);
+        pieces.send(Bytes::from_static(b"begun")).await.unwrap();
+        let post = request("POST", "/", &[], from_channel(receiver));
+        let answer = connection.begin(post).await.unwrap();
+        pieces.send(Bytes::from_static(b"ended")).await.unwrap();
+        drop(pieces);
+        let reply = Reply::read(answer).await.unwrap();
+        assert_eq!((reply.status, reply.text()), (200, "echo"), "{number}");
+    }
 }

@@ -177,10 +177,13 @@ async fn expect(proxy: &Proxy, length: usize) -> (TcpStream, String) {
     (stream, first)
 }
 
+/// Content waits until the upstream asks for it, however long that takes.
+const PATIENT: &str = "timeouts = { go_ahead = \"1h\" }\n";
+
 #[tokio::test]
 async fn the_upstream_asks_for_content_and_the_caller_is_asked() {
     let upstream = Faulty::always(Act::Continue).await;
-    let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
+    let proxy = Proxy::start(&route(&upstream.url(), "", PATIENT)).await;
     let (mut stream, first) = expect(&proxy, 7).await;
     assert!(first.starts_with("HTTP/1.1 100 "), "{first}");
     assert_eq!(upstream.received().len(), 1, "the upstream knew before");
@@ -205,7 +208,7 @@ async fn an_early_final_answer_passes_without_asking_for_content() {
             }
         })
         .await;
-        let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
+        let proxy = Proxy::start(&route(&upstream.url(), "", PATIENT)).await;
         let (mut stream, first) = expect(&proxy, 1 << 20).await;
         assert!(first.starts_with(&format!("HTTP/1.1 {}", &status[..4])), "{first}");
         assert!(!first.contains("proxy-status"), "theirs: {first}");
@@ -219,7 +222,8 @@ async fn an_early_final_answer_passes_without_asking_for_content() {
 async fn a_caller_is_asked_for_content_if_the_upstream_says_nothing() {
     // It reads on, as servers do that know nothing of `Expect`.
     let upstream = Faulty::always(Act::Fine).await;
-    let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
+    let proxy =
+        Proxy::start(&route(&upstream.url(), "", "timeouts = { go_ahead = \"10ms\" }\n")).await;
     let (mut stream, first) = expect(&proxy, 7).await;
     assert!(first.starts_with("HTTP/1.1 100 "), "{first}");
     stream.write_all(b"content").await.unwrap();

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
@@ -125,7 +126,17 @@ async fn an_answer_that_breaks_off_is_seen_to_break_off() {
         assert!(!broken.is_timeout(), "{head}");
         let two = send_http2(proxy.address(), "GET", "/", "").await;
         assert!(two.is_err(), "{head}");
-        // A caller of HTTP/1.0 sees no more than the end; the length tells.
+        // A caller of HTTP/1.0 that is told no length would take an orderly end for the end.
+        let mut old = TcpStream::connect(proxy.address()).await.unwrap();
+        old.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let read = timeout(PATIENCE, old.read_to_end(&mut answer)).await.expect("no end");
+        let told = String::from_utf8_lossy(&answer).contains("content-length: 100");
+        assert!(
+            told || read.is_err() || answer.is_empty(),
+            "{head}: {}",
+            String::from_utf8_lossy(&answer)
+        );
     }
 }
 

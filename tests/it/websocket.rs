@@ -281,6 +281,25 @@ fn config_of(upstream: &Upstream, more: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_tunnel_ends_with_its_route() {
+    let (upstream, heads) = echo().await;
+    let proxy = proxy(&upstream.url(), "").await;
+    let (mut stream, head) = begin(&proxy, "").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    stream.write_all(b"still there?").await.unwrap();
+    let mut echoed = [0; 12];
+    timeout(PATIENCE, stream.read_exact(&mut echoed)).await.expect("no echo").unwrap();
+
+    let other = Upstream::fine().await;
+    proxy.replace_routes(&route(&other.url(), "", ""));
+    assert_eq!(ended(&mut stream).await, b"");
+    // The new route is another one, although it has the same place.
+    assert_eq!(proxy.get("/x").await.status, 200);
+    assert_eq!(other.seen().len(), 1);
+    assert_eq!(heads.lock().unwrap().len(), 1, "nothing more goes to the old upstream");
+}
+
+#[tokio::test]
 async fn a_stop_ends_tunnels_after_the_drain() {
     let (upstream, _) = echo().await;
     let config = format!("drain = \"200ms\"\n{}", config_of(&upstream, ""));

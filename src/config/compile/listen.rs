@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::credential::placeholder;
 use crate::config::context::Context;
 use crate::config::raw::{RawAdmin, RawListen};
-use crate::config::{AccessRules, Address, AdminConfig, CallerToken, ListenerConfig};
+use crate::config::{AccessRules, Address, AdminConfig, CallerToken, ListenerConfig, Protocol};
 
 pub(super) fn listeners(context: &mut Context<'_>, raw: &[RawListen]) -> Vec<ListenerConfig> {
     if raw.is_empty() && !context.was_removed("listen") && !context.unread() {
@@ -72,6 +72,12 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
     } else if raw.allow.is_some() {
         let hint = Some("its mode and directory say who may connect");
         context.error(&format!("{path}.allow"), "a Unix socket has no peer address", hint);
+    }
+    let says_case = raw.header_case.is_some() || raw.lenient == Some(true);
+    if raw.protocol == Some(Protocol::Http2) && says_case {
+        let key = if raw.header_case.is_some() { "header_case" } else { "lenient" };
+        let hint = Some("leave it out, or set protocol = \"http1\" or \"auto\"");
+        context.error(&format!("{path}.{key}"), "this is for HTTP/1 only", hint);
     }
     let answers = raw.answers.unwrap_or_default();
     let access = AccessRules { hosts, origins, allow, caller_token, answers };

@@ -12,7 +12,7 @@ use crate::config::{
     Address, ConnectionSettings, CredentialConfig, HeaderCase, Http2, ListenerConfig, Origin,
     Replay, RouteConfig, Scheme, SourceSpec, Timeouts, UpstreamConfig, Way,
 };
-use crate::connect::ForwardProxy;
+use crate::connect::{ForwardProxy, is_loopback};
 use crate::sign::BodyCoverage;
 
 pub(super) fn routes(
@@ -197,6 +197,24 @@ impl Builder<'_, '_> {
             let hint = Some("leave header_case or http2 out");
             self.context.error(&at, "HTTP/2 has lower case names only", hint);
         }
+        if http2 == Http2::Always && raw.lenient == Some(true) {
+            let at = self.at("lenient");
+            let hint = "leave lenient or http2 out";
+            self.context.warning(&at, "HTTP/2 has no odd syntax to bear with", hint);
+        }
+        let methods = raw.methods.as_deref().unwrap_or_default();
+        let without_get =
+            !methods.is_empty() && !methods.iter().any(|m| m.eq_ignore_ascii_case("GET"));
+        if raw.websocket == Some(true) && without_get {
+            let at = self.at("methods");
+            let hint = Some("add \"GET\", or leave websocket out");
+            self.context.error(&at, "a WebSocket begins with GET", hint);
+        }
+        if raw.websocket != Some(true) && raw.timeouts.websocket.is_some() {
+            let at = self.at("timeouts.websocket");
+            let hint = "add websocket = true to the route";
+            self.context.warning(&at, "this route forwards no WebSocket", hint);
+        }
         // Whoever asks for a case asks for the version that has one.
         let http2 = if header_case == HeaderCase::Lower { http2 } else { Http2::Never };
         let at = self.at("pool");
@@ -213,19 +231,24 @@ impl Builder<'_, '_> {
             header_case,
             lenient: raw.lenient == Some(true),
             connect_timeout: self.context.duration(&at, connect, Duration::from_secs(5)),
-            way: self.way(raw.proxy.as_deref()),
+            way: self.way(raw.proxy.as_deref(), raw.upstream.as_deref()),
             pool_size: raw.pool.size.map_or(256, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             idle_timeout,
             max_age,
         }
     }
 
-    fn way(&mut self, proxy: Option<&str>) -> Way {
+    fn way(&mut self, proxy: Option<&str>, upstream: Option<&str>) -> Way {
         let Some(text) = proxy else { return Way::Environment };
         if text == "none" {
             return Way::Direct;
         }
         let at = self.at("proxy");
+        let upstream: Option<Uri> = upstream.and_then(|url| url.parse().ok());
+        if upstream.is_some_and(|url| is_loopback(&url)) {
+            let hint = "leave proxy out: what is loopback here is another machine's there";
+            self.context.error(&at, "the upstream is on this machine", Some(hint));
+        }
         let hint = "proxy = \"http://proxy.example.com:3128\", or \"none\"";
         let parsed: Option<Uri> = text.parse().ok();
         let usable = parsed.filter(|url| {
@@ -412,6 +435,7 @@ impl Builder<'_, '_> {
             idle: duration("idle", raw.idle.as_deref(), 60),
             total: raw.total.as_deref().map(|text| duration("total", Some(text), 300)),
             websocket: duration("websocket", raw.websocket.as_deref(), 600),
+            go_ahead: duration("go_ahead", raw.go_ahead.as_deref(), 1),
         }
     }
 

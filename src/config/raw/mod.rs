@@ -351,6 +351,9 @@ pub struct RawTimeouts {
     pub total: Option<String>,
     /// How long a WebSocket may be silent in both directions. Default: "10m".
     pub websocket: Option<String>,
+    /// How long content is held back for which the caller waits to be asked, if the upstream does
+    /// not ask. Default: "1s".
+    pub go_ahead: Option<String>,
 }
 
 /// TLS to a host.

@@ -34,6 +34,7 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<RequestContent>,
     driver: Driver,
     received: Received,
+    has_served: bool,
     /// Set once and moved only when it fires, so that a request costs no timer of its own.
     patience: Pin<Box<Sleep>>,
     /// How long it may wait for its next request.
@@ -92,6 +93,7 @@ impl Http1 {
             sender,
             driver: Driver::Owner(Box::pin(connection.with_upgrades())),
             received,
+            has_served: false,
             patience: Box::pin(tokio::time::sleep(settings.idle_timeout)),
             idle_timeout: settings.idle_timeout,
             retires_at: super::pool::retirement(settings.max_age),
@@ -110,15 +112,28 @@ impl Http1 {
         }
     }
 
-    /// Looks whether it can take a request: not if the upstream has closed it, or has sent what
-    /// nobody asked for.
+    /// True once an answer has come over it.
+    pub(super) fn has_served(&self) -> bool {
+        self.has_served
+    }
+
+    /// True if it can take a request, as far as is known. Whether the upstream has closed it in the
+    /// meantime, or sent what nobody asked for, shows before the request is written.
     pub(super) fn is_ready(&mut self) -> bool {
+        self.sender.is_ready() || self.look_again()
+    }
+
+    /// True if it can take a request, after a look at what has come.
+    pub(super) fn look_again(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.sender.is_ready()
     }
 
     /// Leaves the connection to a task of its own.
     pub(super) fn detach(&mut self) {
+        if !matches!(self.driver, Driver::Owner(_)) {
+            return;
+        }
         if let Driver::Owner(connection) = std::mem::replace(&mut self.driver, Driver::Ended) {
             let task = tokio::task::spawn_local(async move {
                 if let Err(error) = connection.await {
@@ -146,8 +161,7 @@ impl Http1 {
         self.sender.try_send_request(request)
     }
 
-    /// Waits for the head of the answer, until `wait_until` or `first_byte` after the last piece of
-    /// the request was taken.
+    /// Waits for the head of the answer, for as long as `wait` says.
     pub(super) fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
@@ -175,8 +189,12 @@ impl Http1 {
     }
 
     /// A wait for an answer to what is sent now.
-    pub(super) fn wait(&self, progress: &Progress, first_byte: Duration) -> Wait {
+    pub(super) fn wait(&mut self, progress: &Progress, first_byte: Duration) -> Wait {
         let until = progress.started() + first_byte;
+        // Later is fine: it is looked at again when it fires.
+        if until < self.patience.deadline() {
+            self.patience.as_mut().reset(until);
+        }
         Wait { first_byte, until, received_before: self.received.bytes() }
     }
 
@@ -188,6 +206,7 @@ impl Http1 {
     ) -> Result<Response<Incoming>, Failure> {
         let mut failed = match sent {
             Ok(response) => {
+                self.has_served = true;
                 self.learn(response.headers());
                 return Ok(response);
             }

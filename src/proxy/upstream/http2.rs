@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::http1::Failure;
 use super::{Fate, Outgoing, SendError, Target, classify, http2_error};
 use crate::connect::Stream;
-use crate::local::LocalExecutor;
+use crate::local::LocalTasks;
 use crate::proxy::content::{Progress, RequestContent};
 use crate::proxy::respond::ProxyError;
 
@@ -39,6 +39,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub(super) struct Http2 {
     sender: http2::SendRequest<RequestContent>,
     driver: AbortHandle,
+    /// What the connection runs beside it; ends with this.
+    _tasks: LocalTasks,
     streams: Cell<usize>,
     /// Exchanges at once that the upstream allows.
     allowed: Rc<Cell<usize>>,
@@ -53,9 +55,12 @@ pub(super) struct Http2 {
 impl Http2 {
     /// Speaks HTTP/2 over `stream`.
     pub(super) async fn begin(stream: Stream, target: &Target) -> Result<Self, SendError> {
-        let mut builder = http2::Builder::new(LocalExecutor);
+        let tasks = LocalTasks::default();
+        let mut builder = http2::Builder::new(tasks.clone());
         builder
             .timer(TokioTimer::new())
+            // Until the upstream has said how many it takes: more would be refused.
+            .initial_max_send_streams(0)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING_INTERVAL)
@@ -68,7 +73,10 @@ impl Http2 {
         let driver = tokio::task::spawn_local(async move {
             let driven = std::future::poll_fn(|cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
-                says.set(connection.current_max_send_streams());
+                match connection.current_max_send_streams() {
+                    0 => {}
+                    allowed => says.set(allowed),
+                }
                 polled
             });
             if let Err(error) = driven.await {
@@ -78,6 +86,7 @@ impl Http2 {
         Ok(Self {
             sender,
             driver: driver.abort_handle(),
+            _tasks: tasks,
             streams: Cell::new(0),
             allowed,
             leaving: Cell::new(false),
@@ -102,6 +111,11 @@ impl Http2 {
     /// True if no exchange is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.get() == 0
+    }
+
+    /// Takes no more requests; it ends with those under way.
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
     }
 
     pub(super) fn begin_stream(&self) {
@@ -157,10 +171,11 @@ impl Http2 {
             Some(cause) if cause.is_reset() => Fate::Final,
             _ => Fate::Unknown,
         };
-        if fate != Fate::Final && !refused_stream {
+        let ours = progress.failure();
+        if fate != Fate::Final && !refused_stream && ours.is_none() {
             self.leaving.set(true);
         }
-        let error = progress.failure().unwrap_or_else(|| classify(&error));
+        let error = ours.unwrap_or_else(|| classify(&error));
         Err(Failure::Sent(SendError { error, fate }))
     }
 }

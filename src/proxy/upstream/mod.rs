@@ -13,7 +13,7 @@ use http::uri::PathAndQuery;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Response};
 use hyper::body::Incoming;
 
-use super::content::RequestContent;
+use super::content::{Progress, RequestContent};
 use super::respond::ProxyError;
 use crate::config::{ConnectionSettings, Http2, Origin};
 use crate::connect::Dialer;
@@ -39,7 +39,6 @@ pub struct Target {
 }
 
 /// A request, ready to be sent.
-#[derive(Debug)]
 pub struct Outgoing {
     /// The method.
     pub method: Method,
@@ -53,6 +52,13 @@ pub struct Outgoing {
     pub content: RequestContent,
     /// What this request needs beyond the ordinary.
     pub needs: Needs,
+}
+
+/// Method and path only: a query credential ends up in the target.
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Outgoing({} {})", self.method, self.target.path())
+    }
 }
 
 /// What a request needs beyond the ordinary.
@@ -76,6 +82,8 @@ pub struct Answer {
     pub response: Response<Incoming>,
     /// The connection; whoever reads the content to its end gives it back.
     pub lease: Lease,
+    /// Set if content of the request is still on its way.
+    pub request: Option<Arc<Progress>>,
 }
 
 /// Why there is no answer.
@@ -127,19 +135,24 @@ impl Pools {
     /// The connections to `target`.
     pub fn of(&self, target: &Arc<Target>) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
+        // Targets are numbered anew when the configuration changes; their connections are not for
+        // another one that happens to have the number.
+        if let Some(Some(pool)) = pools.get(target.id)
+            && pool.is_for(target)
+        {
+            return Rc::clone(pool);
+        }
+        for place in pools.iter_mut() {
+            place.take_if(|pool| pool.is_abandoned());
+        }
         if pools.len() <= target.id {
             pools.resize(target.id + 1, None);
         }
-        match pools.get_mut(target.id) {
-            Some(Some(pool)) => Rc::clone(pool),
-            place => {
-                let pool = Rc::new(Pool::new(Arc::clone(target)));
-                if let Some(place) = place {
-                    *place = Some(Rc::clone(&pool));
-                }
-                pool
-            }
+        let pool = Rc::new(Pool::new(Arc::clone(target)));
+        if let Some(place) = pools.get_mut(target.id) {
+            *place = Some(Rc::clone(&pool));
         }
+        pool
     }
 }
 

@@ -17,8 +17,8 @@ use crate::connect::{DialError, Stream};
 use crate::proxy::content::Progress;
 use crate::proxy::respond::ProxyError;
 
-/// How many connections of HTTP/2 may end, one after the other, before a request is written.
-const MAX_UNSENT: usize = 5;
+/// How many new connections may end, one after the other, before a request is written.
+const MAX_UNSENT: usize = 3;
 
 /// How often connections are looked at while there are idle ones: what the upstream has closed is
 /// given up by then.
@@ -71,6 +71,16 @@ impl Pool {
         }
     }
 
+    /// True if these are connections to `target`.
+    pub(super) fn is_for(&self, target: &Arc<Target>) -> bool {
+        Arc::ptr_eq(&self.target, target)
+    }
+
+    /// True if no route leads here any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.target) == 1
+    }
+
     /// Sends `outgoing` and waits for the head of the answer, at most `first_byte` after the last
     /// piece of the request was taken.
     ///
@@ -94,6 +104,7 @@ impl Pool {
             },
         };
         let mut request = http1::request(outgoing);
+        let mut made = 0;
         loop {
             let mut wait = connection.wait(progress, first_byte);
             let mut sent = std::pin::pin!(connection.send(request));
@@ -102,12 +113,14 @@ impl Pool {
             });
             match answer.await {
                 Ok(response) => {
-                    if !progress.is_complete() {
+                    let request = unfinished(progress);
+                    if request.is_some() {
+                        // Whoever waits for the caller to read must not keep it from sending.
                         connection.detach();
                     }
                     let (pool, progress) = (Rc::downgrade(&self), Arc::clone(progress));
-                    let lease = Lease(Leased::Http1 { connection, pool, progress });
-                    return Ok(Answer { response, lease });
+                    let lease = Lease(Some(Leased::Http1 { connection, pool, progress }));
+                    return Ok(Answer { response, lease, request });
                 }
                 Err(Failure::Sent(error)) => return Err(error),
                 // It was closed while it waited for a request: nothing was written, so nothing is
@@ -116,8 +129,10 @@ impl Pool {
             }
             connection = match self.take_idle(progress.started()) {
                 Some(connection) => connection,
+                None if made == MAX_UNSENT => return Err(closed_unsent()),
                 None => Box::pin(self.connect_http1()).await?,
             };
+            made += usize::from(!connection.has_served());
         }
     }
 
@@ -149,8 +164,10 @@ impl Pool {
         for _ in 0..MAX_UNSENT {
             match stream.0.exchange(request, progress, first_byte).await {
                 Ok(response) => {
-                    let lease = Lease(Leased::Http2 { _stream: stream });
-                    return Ok(Answer { response, lease });
+                    let request = unfinished(progress);
+                    let progress = Arc::clone(progress);
+                    let lease = Lease(Some(Leased::Http2 { stream, progress }));
+                    return Ok(Answer { response, lease, request });
                 }
                 Err(Failure::Sent(error)) => return Err(error),
                 // The connection was about to end: nothing was written.
@@ -162,7 +179,7 @@ impl Pool {
                 Connection::Http1(_) => break,
             };
         }
-        Err(SendError { error: ProxyError::Closed, fate: Fate::Unprocessed })
+        Err(closed_unsent())
     }
 
     /// The idle connection that was used last, and therefore has the longest to live.
@@ -244,7 +261,9 @@ impl Pool {
         let now = Instant::now();
         let until = connection.retires_at.min(now + connection.idle_timeout);
         let mut idle = self.idle.borrow_mut();
-        if until <= now || idle.len() >= self.target.settings.pool_size {
+        let Target { settings, .. } = &*self.target;
+        // A line that a lenient reader has dropped may have said where the answer ends.
+        if until <= now || settings.lenient || idle.len() >= settings.pool_size {
             return;
         }
         idle.push(Idle { connection, until });
@@ -273,7 +292,7 @@ fn sweep_once(pool: &Weak<Pool>) -> Option<Instant> {
     // Not more often than is of use.
     let idle_timeout = pool.target.settings.idle_timeout.max(Duration::from_millis(10));
     let mut idle = pool.idle.borrow_mut();
-    idle.retain_mut(|idle| now < idle.until && idle.connection.is_ready());
+    idle.retain_mut(|idle| now < idle.until && idle.connection.look_again());
     let mut shared = pool.shared.borrow_mut();
     let ends =
         |connection: &Http2| connection.retires_at.min(connection.idle_since.get() + idle_timeout);
@@ -290,6 +309,19 @@ fn sweep_once(pool: &Weak<Pool>) -> Option<Instant> {
         pool.sweeping.set(false);
     }
     next
+}
+
+/// The progress of a request that is still being sent although its answer has begun.
+fn unfinished(progress: &Arc<Progress>) -> Option<Arc<Progress>> {
+    (!progress.is_complete()).then(|| {
+        progress.answered();
+        Arc::clone(progress)
+    })
+}
+
+/// The upstream takes connections and closes them before anything is written.
+fn closed_unsent() -> SendError {
+    SendError { error: ProxyError::Closed, fate: Fate::Final }
 }
 
 fn not_connected(error: DialError) -> SendError {
@@ -320,18 +352,31 @@ impl Drop for SharedStream {
 
 /// The connection of an exchange under way. Dropped early, it is closed, unless others use it too.
 #[derive(Debug)]
-pub struct Lease(Leased);
+pub struct Lease(Option<Leased>);
 
 #[derive(Debug)]
 enum Leased {
     Http1 { connection: Http1, pool: Weak<Pool>, progress: Arc<Progress> },
-    Http2 { _stream: SharedStream },
+    Http2 { stream: SharedStream, progress: Arc<Progress> },
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // An upstream that answers without having taken all content, and does not say that it wants
+        // no more, would hold the caller's connection for as long as this one lasts.
+        if let Some(Leased::Http2 { stream, progress }) = &self.0
+            && !progress.is_complete()
+        {
+            stream.0.leave();
+        }
+    }
 }
 
 impl Lease {
     /// The answer has ended as it should: the connection may serve the next request.
-    pub fn give_back(self) {
-        if let Leased::Http1 { connection, pool, progress } = self.0
+    pub fn give_back(mut self) {
+        if let Some(Leased::Http1 { connection, pool, progress }) =
+            self.0.take_if(|leased| matches!(leased, Leased::Http1 { .. }))
             && progress.is_complete()
             && let Some(pool) = pool.upgrade()
         {
@@ -341,14 +386,14 @@ impl Lease {
 
     /// Lets the connection move on, if it is this exchange that has to.
     pub fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Leased::Http1 { connection, .. } = &mut self.0 {
+        if let Some(Leased::Http1 { connection, .. }) = &mut self.0 {
             connection.drive(cx);
         }
     }
 
     /// Waits until the connection is no longer HTTP, or no longer there.
-    pub async fn finish(self) {
-        if let Leased::Http1 { connection, .. } = self.0 {
+    pub async fn finish(mut self) {
+        if let Some(Leased::Http1 { connection, .. }) = self.0.take() {
             connection.finish().await;
         }
     }
