@@ -102,7 +102,7 @@ pub async fn authorize(
         let outgoing = outgoing(proxy, route, *signed, resends, &mut content, &progress)?;
         let pool = pools.of(&route.target);
         let first_byte = route.config.timeouts.first_byte;
-        match pool.send(outgoing, &progress, first_byte).await {
+        match pool.send(Box::new(outgoing), &progress, first_byte).await {
             Err(failed) => {
                 let again = if may_resend(failed.fate, &method) { resend.take() } else { None };
                 let Some(mut again) = again.filter(|_| keep_for_replay(&mut content, &progress))

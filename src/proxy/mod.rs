@@ -18,6 +18,7 @@ pub mod upstream;
 pub mod websocket;
 
 use std::borrow::Cow;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -136,6 +137,9 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
 }
 
+/// An answer, and what follows it on the caller's connection if that becomes another protocol.
+pub type Handled = (Response<ResponseContent<Exchange>>, Option<Tunnel>);
+
 /// The part of the proxy that all workers share.
 #[derive(Debug)]
 pub struct Proxy {
@@ -182,71 +186,32 @@ impl Proxy {
 
     /// Serves one request, whatever becomes of it. With an answer that switches to another protocol
     /// comes what follows it on the caller's connection.
-    pub async fn handle(
+    ///
+    /// The phases that need not wait are done before the future is made, which keeps it small: it is
+    /// copied more than once on its way to where it is polled.
+    pub fn handle(
         self: Arc<Self>,
         pools: Rc<Pools>,
         gate: Arc<Gate>,
         ends: Ends,
         request: Request<Incoming>,
-    ) -> (Response<ResponseContent<Exchange>>, Option<Tunnel>) {
+    ) -> impl Future<Output = Handled> {
         let mut exchange = Exchange::begin(&self.in_flight, &request);
         let without_content = request.method() == Method::HEAD;
         let version = request.version();
         let (head, incoming) = request.into_parts();
-        let answered = match self.prepare(&gate, ends, head, &mut exchange) {
-            Ok((route, unsigned)) => {
-                let answer = self.forward(&pools, &route, unsigned, incoming).await;
-                answer.map(|answer| (answer, route))
-            }
-            Err(error) => Err(error),
-        };
-        match answered {
-            Ok((answer, route)) => {
-                let Answer { mut response, lease, request } = answer;
-                let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
-                let (mut head, incoming) = response.into_parts();
-                headers::strip_response(&mut head.headers);
-                if route.config.rewrite_location {
-                    let config = &route.config;
-                    rewrite::rewrite(&mut head.headers, &config.upstream, &config.prefix);
+        let prepared = self.prepare(&gate, ends, head, &mut exchange);
+        async move {
+            let answered = match prepared {
+                Ok((route, unsigned)) => {
+                    let answer = self.forward(&pools, &route, unsigned, incoming).await;
+                    answer.map(|answer| (answer, route))
                 }
-                // Our own version, whatever the upstream's; hyper adapts it to the caller's.
-                head.version = Version::HTTP_11;
-                exchange.status(head.status.as_u16(), "");
-                let timeouts = &route.config.timeouts;
-                if let Some(upstream) = upgrade {
-                    websocket::accept(&mut head.headers);
-                    let idle = timeouts.websocket;
-                    let removed = route.removed.clone();
-                    let tunnel = Tunnel { upstream, idle, removed, exchange, lease };
-                    let response = Response::from_parts(head, ResponseContent::switched());
-                    return (response, Some(tunnel));
-                }
-                if version == Version::HTTP_10 && incoming.size_hint().exact().is_none() {
-                    // Only the end of the connection can tell where it ends.
-                    head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                let deadline = timeouts.total.map(|total| exchange.started + total);
-                let idle = timeouts.idle;
-                let content =
-                    ResponseContent::upstream(incoming, lease, request, idle, deadline, exchange);
-                (Response::from_parts(head, content), None)
-            }
-            Err(error) => {
-                let verdict = error.verdict();
-                if verdict.status.is_server_error() {
-                    tracing::warn!(
-                        route = exchange.route(), reason = verdict.word, %error,
-                        "a request failed"
-                    );
-                }
-                exchange.status(verdict.status.as_u16(), verdict.word);
-                let (mut head, bytes) = error.response(gate.answers()).into_parts();
-                let length = HeaderValue::from(bytes.len());
-                head.headers.insert(http::header::CONTENT_LENGTH, length);
-                let bytes = if without_content { Bytes::new() } else { bytes };
-                (Response::from_parts(head, ResponseContent::own(bytes, exchange)), None)
+                Err(error) => Err(error),
+            };
+            match answered {
+                Ok((answer, route)) => answer_of_upstream(answer, &route, version, exchange),
+                Err(error) => (answer_of_ours(&error, &gate, without_content, exchange), None),
             }
         }
     }
@@ -336,6 +301,64 @@ impl Proxy {
         }
         Ok(answer)
     }
+}
+
+/// The upstream's answer, as the caller gets it.
+fn answer_of_upstream(
+    answer: Answer,
+    route: &Route,
+    version: Version,
+    mut exchange: Exchange,
+) -> Handled {
+    let Answer { mut response, lease, request } = answer;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
+    let (mut head, incoming) = response.into_parts();
+    headers::strip_response(&mut head.headers);
+    if route.config.rewrite_location {
+        let config = &route.config;
+        rewrite::rewrite(&mut head.headers, &config.upstream, &config.prefix);
+    }
+    // Our own version, whatever the upstream's; hyper adapts it to the caller's.
+    head.version = Version::HTTP_11;
+    exchange.status(head.status.as_u16(), "");
+    let timeouts = &route.config.timeouts;
+    if let Some(upstream) = upgrade {
+        websocket::accept(&mut head.headers);
+        let idle = timeouts.websocket;
+        let removed = route.removed.clone();
+        let tunnel = Tunnel { upstream, idle, removed, exchange, lease };
+        let response = Response::from_parts(head, ResponseContent::switched());
+        return (response, Some(tunnel));
+    }
+    if version == Version::HTTP_10 && incoming.size_hint().exact().is_none() {
+        // Only the end of the connection can tell where it ends.
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let deadline = timeouts.total.map(|total| exchange.started + total);
+    let idle = timeouts.idle;
+    let content = ResponseContent::upstream(incoming, lease, request, idle, deadline, exchange);
+    (Response::from_parts(head, content), None)
+}
+
+/// An answer of countersign's own.
+fn answer_of_ours(
+    error: &ProxyError,
+    gate: &Gate,
+    without_content: bool,
+    mut exchange: Exchange,
+) -> Response<ResponseContent<Exchange>> {
+    let verdict = error.verdict();
+    if verdict.status.is_server_error() {
+        let (route, reason) = (exchange.route(), verdict.word);
+        tracing::warn!(route, reason, %error, "a request failed");
+    }
+    exchange.status(verdict.status.as_u16(), verdict.word);
+    let (mut head, bytes) = error.response(gate.answers()).into_parts();
+    let length = HeaderValue::from(bytes.len());
+    head.headers.insert(http::header::CONTENT_LENGTH, length);
+    let bytes = if without_content { Bytes::new() } else { bytes };
+    Response::from_parts(head, ResponseContent::own(bytes, exchange))
 }
 
 /// The route of a request: the one that both readings of its path lead to, unless the path is

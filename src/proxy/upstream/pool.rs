@@ -88,7 +88,7 @@ impl Pool {
     /// With the answer to give, and whether the request may be sent again.
     pub async fn send(
         self: Rc<Self>,
-        outgoing: Outgoing,
+        outgoing: Box<Outgoing>,
         progress: &Arc<Progress>,
         first_byte: Duration,
     ) -> Result<Answer, SendError> {
@@ -99,15 +99,16 @@ impl Pool {
             None => match Box::pin(self.other(outgoing.needs)).await? {
                 Connection::Http1(connection) => connection,
                 Connection::Http2(stream) => {
-                    return Box::pin(self.send_http2(stream, outgoing, progress, first_byte)).await;
+                    return Box::pin(self.send_http2(stream, *outgoing, progress, first_byte))
+                        .await;
                 }
             },
         };
-        let mut request = http1::request(outgoing);
+        let mut request = Box::new(http1::request(*outgoing));
         let mut made = 0;
         loop {
             let mut wait = connection.wait(progress, first_byte);
-            let mut sent = std::pin::pin!(connection.send(request));
+            let mut sent = std::pin::pin!(connection.send(*request));
             let answer = std::future::poll_fn(|cx| {
                 connection.poll_answer(cx, sent.as_mut(), progress, &mut wait)
             });
@@ -125,7 +126,7 @@ impl Pool {
                 Err(Failure::Sent(error)) => return Err(error),
                 // It was closed while it waited for a request: nothing was written, so nothing is
                 // sent twice.
-                Err(Failure::Unsent(unsent)) => request = *unsent,
+                Err(Failure::Unsent(unsent)) => request = unsent,
             }
             connection = match self.take_idle(progress.started()) {
                 Some(connection) => connection,
