@@ -380,6 +380,35 @@ fn mistakes_in_routes_are_found() {
 }
 
 #[test]
+fn settings_of_connections_that_make_no_sense_together_are_found() {
+    let route = |more: &str| {
+        problems(&with_route(&format!("upstream = \"https://api.example.com\"\n{more}")))
+    };
+    let once = |problems: &[String], part: &str| {
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems.concat().contains(part), "{problems:?}");
+    };
+    for (more, part) in [
+        ("http2 = \"always\"\nwebsocket = true", "http2: a WebSocket begins with HTTP/1.1"),
+        ("http2 = \"always\"\nheader_case = \"title\"", "header_case: HTTP/2 has lower case"),
+        ("http2 = \"always\"\nlenient = true", "lenient: HTTP/2 has no odd syntax"),
+        ("websocket = true\nmethods = [\"POST\"]", "methods: a WebSocket begins with GET"),
+        ("timeouts = { websocket = \"1h\" }", "timeouts.websocket: this route forwards no"),
+        ("proxy = \"http://me:word@proxy.test\"", "proxy: a login of the proxy belongs into"),
+        ("proxy = \"https://proxy.test\"", "proxy: this is not the URL of a proxy"),
+        ("proxy = \"http://proxy.test/path\"", "proxy: this is not the URL of a proxy"),
+    ] {
+        once(&route(more), part);
+    }
+    let local = "upstream = \"http://127.0.0.1:9000\"\nproxy = \"http://proxy.test:3128\"";
+    once(&problems(&with_route(local)), "proxy: the upstream is on this machine");
+    let listener = "[[listen]]\naddress = \"127.0.0.1:8080\"\nprotocol = \"http2\"\nlenient = true\n\
+                    [[route]]\nupstream = \"https://api.example.com\"\n";
+    once(&problems(listener), "lenient: this is for HTTP/1 only");
+    assert!(route("proxy = \"none\"\nhttp2 = \"never\"\nwebsocket = true").is_empty());
+}
+
+#[test]
 fn two_credentials_on_one_route_must_not_set_one_field() {
     let text = "[[listen]]\naddress = \"127.0.0.1:8080\"\n\
         [credential.a]\nkind = \"bearer\"\ntoken = { env = \"A\" }\n\

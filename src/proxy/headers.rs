@@ -26,7 +26,15 @@ const HOP_BY_HOP: [&str; 10] = [
 ];
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(&name.as_str())
+    static FIELDS: OnceLock<OwnedFields> = OnceLock::new();
+    let fields = FIELDS.get_or_init(|| {
+        let mut fields = OwnedFields::default();
+        for name in HOP_BY_HOP {
+            fields.insert(&HeaderName::from_static(name));
+        }
+        fields
+    });
+    fields.contains(name)
 }
 
 /// What never travels on from a caller, whatever the route.

@@ -20,8 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Exchange;
 use super::content::ExchangeGuard as _;
+use super::exchange::Exchange;
 use super::headers::lists;
 use super::upstream::Lease;
 

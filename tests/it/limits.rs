@@ -144,11 +144,6 @@ async fn ten_thousand_requests_over_connections_that_close_at_the_pools_own_age(
             }
         }
     }
-    eprintln!(
-        "{} of {} POSTs met a connection that was just being closed",
-        lost.len(),
-        CALLERS * ROUNDS / 2
-    );
-    assert!(lost.len() < CALLERS * ROUNDS / 4, "{} of the POSTs are lost", lost.len());
+    assert!(lost.len() < CALLERS * ROUNDS / 20, "{} of the POSTs are lost", lost.len());
     assert!(upstream.connections() > CALLERS, "none was closed while it waited");
 }

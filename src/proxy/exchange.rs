@@ -1,0 +1,135 @@
+//! What lasts as long as one exchange: its places among the requests in flight, and its line in the
+//! log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::content::ExchangeGuard;
+use super::{ACCESS, Route};
+
+/// What lasts as long as an exchange: its place among the requests in flight, and its line in the
+/// log, which is written when it ends.
+#[derive(Debug)]
+pub struct Exchange {
+    in_flight: Arc<AtomicUsize>,
+    pub(super) started: Instant,
+    route: Option<Arc<Route>>,
+    /// True once all of the answer has passed.
+    ended: bool,
+    /// Only if somebody reads the line.
+    line: Option<Box<Line>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    method: Method,
+    path: String,
+    status: u16,
+    bytes: u64,
+    reason: &'static str,
+}
+
+impl Exchange {
+    pub(super) fn begin(in_flight: &Arc<AtomicUsize>, request: &Request<Incoming>) -> Self {
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        let line = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
+            Box::new(Line {
+                method: request.method().clone(),
+                path: request.uri().path().to_owned(),
+                status: 0,
+                bytes: 0,
+                reason: "",
+            })
+        });
+        let in_flight = Arc::clone(in_flight);
+        Self { in_flight, started: Instant::now(), route: None, ended: false, line }
+    }
+
+    pub(super) fn found(&mut self, route: &Arc<Route>) {
+        route.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.route = Some(Arc::clone(route));
+    }
+
+    /// True if the route has more requests in flight than it may have.
+    pub(super) fn is_one_too_many(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| {
+            let most = route.config.max_in_flight;
+            most.is_some_and(|most| route.in_flight.load(Ordering::Relaxed) > most)
+        })
+    }
+
+    pub(super) fn route(&self) -> &str {
+        self.route.as_ref().map_or("", |route| &route.config.name)
+    }
+
+    pub(super) fn status(&mut self, status: u16, reason: &'static str) {
+        if let Some(line) = &mut self.line {
+            line.status = status;
+            line.reason = reason;
+        }
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Exchange {
+    /// It ended, for this reason, which is nobody's fault.
+    pub(super) fn ended_by(&mut self, reason: &'static str) {
+        self.ended = true;
+        if let Some(line) = &mut self.line {
+            line.reason = reason;
+        }
+    }
+}
+
+impl ExchangeGuard for Exchange {
+    fn passed(&mut self, bytes: usize) {
+        if let Some(line) = &mut self.line {
+            line.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+        }
+    }
+
+    fn ended(&mut self) {
+        self.ended = true;
+    }
+
+    fn broke(&mut self, reason: &'static str) {
+        tracing::warn!(route = self.route(), reason, "an answer broke off");
+        if let Some(line) = &mut self.line {
+            line.reason = reason;
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(route) = &self.route {
+            route.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(mut line) = self.line.take() {
+            if !self.ended && line.reason.is_empty() {
+                line.reason = "caller went away";
+            }
+            // No query: it may hold secrets of the caller's.
+            tracing::info!(
+                target: ACCESS,
+                method = %line.method,
+                path = %line.path,
+                route = self.route(),
+                status = line.status,
+                reason = line.reason,
+                bytes = line.bytes,
+                ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "request"
+            );
+        }
+    }
+}
