@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Every request needs buffers that the allocator of the C library hands out slowly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     countersign::cli::main()
 }
