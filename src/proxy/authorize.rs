@@ -23,6 +23,9 @@ use crate::credential::cache::{Issued, Rejection};
 use crate::sign::hmac::ContentDigest;
 use crate::sign::{AuthFields, SignableRequest, Signer};
 
+/// How often an upstream may say of a request that it did nothing with it (RFC 9113 §8.7).
+const MAX_UNPROCESSED: usize = 5;
+
 /// A request that is ready but for its credentials.
 #[derive(Clone)]
 pub struct Unsigned {
@@ -92,6 +95,7 @@ pub async fn authorize(
     // Once because of the connection, and once because of the credential.
     let mut resend = resends.then(|| request.clone());
     let mut replay = None;
+    let mut unprocessed = 0;
     let mut attempt = request;
     loop {
         let now = proxy.clock.now();
@@ -104,7 +108,15 @@ pub async fn authorize(
         let first_byte = route.config.timeouts.first_byte;
         match pool.send(Box::new(outgoing), &progress, first_byte).await {
             Err(failed) => {
-                let again = if may_resend(failed.fate, &method) { resend.take() } else { None };
+                let again = match failed.fate {
+                    // It makes no difference how often nothing was done.
+                    Fate::Unprocessed if unprocessed < MAX_UNPROCESSED => {
+                        unprocessed += 1;
+                        resend.clone()
+                    }
+                    Fate::Unknown if method.is_idempotent() => resend.take(),
+                    Fate::Unprocessed | Fate::Unknown | Fate::Final => None,
+                };
                 let Some(mut again) = again.filter(|_| keep_for_replay(&mut content, &progress))
                 else {
                     return Err(failed.error);
@@ -113,7 +125,9 @@ pub async fn authorize(
                     route = %route.config.name, error = %failed.error,
                     "a connection of the upstream broke; sending once more over another"
                 );
-                replay = replay.or_else(|| replays(route).then(|| again.clone()));
+                if resend.is_none() {
+                    replay = replay.or_else(|| replays(route).then(|| again.clone()));
+                }
                 again.needs.fresh_connection = true;
                 attempt = again;
             }
@@ -148,16 +162,6 @@ fn replays(route: &Route) -> bool {
 /// connection because it is idempotent, or because HTTP/2 says that nothing was done with it.
 fn resends(route: &Route, method: &Method) -> bool {
     replays(route) || method.is_idempotent() || route.target.may_speak_http2()
-}
-
-/// True if a request that failed so may be sent again: the upstream acts on it at most once, or it
-/// makes no difference how often.
-fn may_resend(fate: Fate, method: &Method) -> bool {
-    match fate {
-        Fate::Unprocessed => true,
-        Fate::Unknown => method.is_idempotent(),
-        Fate::Final => false,
-    }
 }
 
 /// The credentials of the route, one per identity.

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::task::JoinHandle;
 
 use super::respond::ProxyError;
 
@@ -115,10 +116,13 @@ impl Held {
         if expected.is_some_and(|length| length > limits.max_body) {
             return Err(ProxyError::ContentTooLarge);
         }
+        let most_in_memory = u64::try_from(limits.memory).unwrap_or(u64::MAX);
         let mut share = budget.share();
         let mut spool: Option<Arc<File>> = None;
         let mut memory = BytesMut::new();
         let mut length: u64 = 0;
+        // One piece is written while the next one comes.
+        let mut writing: Option<Writing> = None;
         loop {
             let frame = match tokio::time::timeout(limits.idle, content.frame()).await {
                 Err(_) => return Err(ProxyError::ContentTimeout),
@@ -135,11 +139,27 @@ impl Held {
                 return Err(ProxyError::ContentTooLarge);
             }
             observe(&piece);
+            // What is known to be too large for memory does not fill it first.
+            let in_file = spool.is_some() || expected.is_some_and(|length| length > most_in_memory);
+            let most = if in_file { FILE_PIECE } else { limits.memory };
+            if !memory.is_empty() && memory.len() + piece.len() > most {
+                let file = if let Some(file) = &spool {
+                    Arc::clone(file)
+                } else {
+                    let file = Arc::new(create(limits.directory.clone()).await?);
+                    spool.insert(file).clone()
+                };
+                if let Some(writing) = writing.take() {
+                    written(writing).await?;
+                }
+                let full = std::mem::take(&mut memory).freeze();
+                let held = std::mem::replace(&mut share, budget.share());
+                writing = Some(append(file, full, held));
+            }
             if memory.len() + piece.len() > share.bytes {
                 let room = if share.bytes == 0 {
                     // Memory is taken for what is announced, but never more than is kept.
                     let announced = expected.and_then(|length| usize::try_from(length).ok());
-                    let most = if spool.is_some() { FILE_PIECE } else { limits.memory };
                     announced.unwrap_or(0).min(most).max(piece.len())
                 } else {
                     share.bytes.max(memory.len() + piece.len() - share.bytes)
@@ -148,25 +168,18 @@ impl Held {
                 memory.reserve(share.bytes - memory.len());
             }
             memory.extend_from_slice(&piece);
-            let too_large = memory.len() > limits.memory;
-            if too_large || (spool.is_some() && memory.len() >= FILE_PIECE) {
-                let file = if let Some(file) = &spool {
-                    Arc::clone(file)
-                } else {
-                    let file = Arc::new(create(limits.directory.clone()).await?);
-                    spool.insert(file).clone()
-                };
-                let piece = memory.split().freeze();
-                append(file, piece).await?;
-                share.give_back();
-                memory = BytesMut::new();
-            }
         }
-        if let Some(file) = &spool
-            && !memory.is_empty()
-        {
-            append(Arc::clone(file), memory.split().freeze()).await?;
-            share.give_back();
+        if let Some(writing) = writing.take() {
+            written(writing).await?;
+        }
+        if !memory.is_empty() && (spool.is_some() || memory.len() > limits.memory) {
+            let file = match &spool {
+                Some(file) => Arc::clone(file),
+                None => spool.insert(Arc::new(create(limits.directory.clone()).await?)).clone(),
+            };
+            let held = std::mem::replace(&mut share, budget.share());
+            let rest = std::mem::take(&mut memory).freeze();
+            written(append(file, rest, held)).await?;
         }
         Ok(Self { memory: memory.freeze(), file: spool, length, _share: Arc::new(share) })
     }
@@ -191,7 +204,9 @@ impl Held {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
                 Ok(self.memory.slice(offset.min(self.memory.len())..))
             }
-            Some(file) => read_piece(Arc::clone(file), offset).await,
+            Some(file) => {
+                begin_reading(Arc::clone(file), offset).await.map_err(io::Error::other)?
+            }
         }
     }
 
@@ -212,20 +227,33 @@ async fn create(directory: Option<PathBuf>) -> Result<File, ProxyError> {
     created.await.map_err(|_| ProxyError::Internal)?.map_err(|error| storage(&error))
 }
 
-async fn append(file: Arc<File>, piece: Bytes) -> Result<(), ProxyError> {
+/// A piece that is being written. It comes back, because memory is freed most cheaply where it was
+/// allocated.
+type Writing = JoinHandle<(io::Result<()>, Bytes, Share)>;
+
+/// Begins to append `piece`, whose memory is `held`, to the file.
+fn append(file: Arc<File>, piece: Bytes, held: Share) -> Writing {
     use std::io::Write as _;
-    let appended = tokio::task::spawn_blocking(move || (&*file).write_all(&piece));
-    appended.await.map_err(|_| ProxyError::Internal)?.map_err(|error| storage(&error))
+    tokio::task::spawn_blocking(move || ((&*file).write_all(&piece), piece, held))
 }
 
-pub(super) async fn read_piece(file: Arc<File>, offset: u64) -> io::Result<Bytes> {
-    let read = tokio::task::spawn_blocking(move || {
-        let mut piece = vec![0; FILE_PIECE];
+async fn written(writing: Writing) -> Result<(), ProxyError> {
+    let (written, _piece, _held) = writing.await.map_err(|_| ProxyError::Internal)?;
+    written.map_err(|error| storage(&error))
+}
+
+/// A piece that is being read.
+pub(super) type Reading = JoinHandle<io::Result<Bytes>>;
+
+/// Begins to read the piece at `offset`.
+pub(super) fn begin_reading(file: Arc<File>, offset: u64) -> Reading {
+    // Allocated here, where it will be freed.
+    let mut piece = vec![0; FILE_PIECE];
+    tokio::task::spawn_blocking(move || {
         let read = read_at(&file, &mut piece, offset)?;
         piece.truncate(read);
         Ok(Bytes::from(piece))
-    });
-    read.await.map_err(io::Error::other)?
+    })
 }
 
 /// Reads without the file's own position, which clones of the content share.

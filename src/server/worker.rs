@@ -130,10 +130,11 @@ async fn work(
         // What is served then ends with the set of tasks, whose owner returns.
         let Some(connection) = connection else { return };
         let served = Served(Arc::clone(&connections));
-        let serving = serve(connection, Arc::clone(&proxy), Rc::clone(&pools), stopping.ear());
+        let (proxy, pools, ear) = (Arc::clone(&proxy), Rc::clone(&pools), stopping.ear());
         tokio::task::spawn_local(async move {
-            serving.await;
-            drop(served);
+            let _served = served;
+            // Made here, not moved here: a future that is moved takes its room twice.
+            serve(connection, proxy, pools, ear).await;
         });
     }
 }

@@ -1,7 +1,6 @@
 //! The content of a request, on its way to the upstream.
 
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,7 +13,7 @@ use hyper::body::Incoming;
 use super::progress::{ABORTED, IdleTimer, TIMED_OUT, TOO_LARGE, UNREADABLE};
 use super::{ContentError, Copy, Gate, Progress};
 use crate::proxy::headers;
-use crate::proxy::hold::{Held, read_piece};
+use crate::proxy::hold::{Held, Reading, begin_reading};
 use crate::sign::owned::OwnedFields;
 
 /// The content of a request to an upstream.
@@ -29,8 +28,6 @@ enum Source {
     File { held: Held, offset: u64, reading: Option<Reading> },
     Stream(Box<Stream>),
 }
-
-type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send>>;
 
 struct Stream {
     incoming: Incoming,
@@ -125,13 +122,17 @@ impl Body for RequestContent {
                     let Some(file) = held.file().cloned() else {
                         return Poll::Ready(None);
                     };
-                    let pending =
-                        reading.get_or_insert_with(|| Box::pin(read_piece(file, *offset)));
-                    let piece = ready!(pending.as_mut().poll(cx));
+                    let begun = || begin_reading(Arc::clone(&file), *offset);
+                    let pending = reading.get_or_insert_with(begun);
+                    let piece = ready!(Pin::new(pending).poll(cx));
                     *reading = None;
                     match piece {
-                        Ok(piece) if !piece.is_empty() => {
+                        Ok(Ok(piece)) if !piece.is_empty() => {
                             *offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+                            if *offset < held.length() {
+                                // The next one is read while this one is sent.
+                                *reading = Some(begin_reading(file, *offset));
+                            }
                             Some(Ok(Frame::data(piece)))
                         }
                         _ => Some(Err((UNREADABLE, None))),

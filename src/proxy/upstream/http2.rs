@@ -59,8 +59,6 @@ impl Http2 {
         let mut builder = http2::Builder::new(tasks.clone());
         builder
             .timer(TokioTimer::new())
-            // Until the upstream has said how many it takes: more would be refused.
-            .initial_max_send_streams(0)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING_INTERVAL)
@@ -73,10 +71,7 @@ impl Http2 {
         let driver = tokio::task::spawn_local(async move {
             let driven = std::future::poll_fn(|cx| {
                 let polled = Pin::new(&mut connection).poll(cx);
-                match connection.current_max_send_streams() {
-                    0 => {}
-                    allowed => says.set(allowed),
-                }
+                says.set(connection.current_max_send_streams());
                 polled
             });
             if let Err(error) = driven.await {
@@ -175,6 +170,7 @@ impl Http2 {
         if fate != Fate::Final && !refused_stream && ours.is_none() {
             self.leaving.set(true);
         }
+
         let error = ours.unwrap_or_else(|| classify(&error));
         Err(Failure::Sent(SendError { error, fate }))
     }
