@@ -308,6 +308,14 @@ pub struct ConnectionSettings {
     pub max_age: Duration,
 }
 
+impl ConnectionSettings {
+    /// How long a new connection may serve: about [`max_age`](Self::max_age), spread so that
+    /// connections made together do not end together.
+    pub fn draw_age(&self) -> Duration {
+        self.max_age.mul_f64(0.9 + 0.1 * fastrand::f64())
+    }
+}
+
 /// The way to an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Way {

@@ -18,7 +18,8 @@ use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep};
 
-use super::{Fate, Outgoing, SendError, Target, classify};
+use super::outcome::{Failure, classify};
+use super::{Fate, Outgoing, SendError, Target};
 use crate::config::HeaderCase;
 use crate::connect::{Received, Stream};
 use crate::proxy::content::{Progress, RequestContent};
@@ -62,14 +63,6 @@ impl Drop for Task {
     }
 }
 
-/// A request that got nowhere, or one whose answer did not come.
-pub(super) enum Failure {
-    /// The connection was closed before anything was written.
-    Unsent(Box<Request<RequestContent>>),
-    /// It was sent, or begun.
-    Sent(SendError),
-}
-
 /// What hyper makes of a request that was given to it.
 type Sent = Result<Response<Incoming>, TrySendError<Request<RequestContent>>>;
 
@@ -96,7 +89,7 @@ impl Http1 {
             has_served: false,
             patience: Box::pin(tokio::time::sleep(settings.idle_timeout)),
             idle_timeout: settings.idle_timeout,
-            retires_at: super::pool::retirement(settings.max_age),
+            retires_at: Instant::now() + settings.draw_age(),
         })
     }
 

@@ -15,8 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::http1::Failure;
-use super::{Fate, Outgoing, SendError, Target, classify, http2_error};
+use super::outcome::{Failure, classify, http2_error};
+use super::{Fate, Outgoing, SendError, Target};
 use crate::connect::Stream;
 use crate::local::LocalTasks;
 use crate::proxy::content::{Progress, RequestContent};
@@ -86,7 +86,7 @@ impl Http2 {
             allowed,
             leaving: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
-            retires_at: super::pool::retirement(target.settings.max_age),
+            retires_at: Instant::now() + target.settings.draw_age(),
         })
     }
 

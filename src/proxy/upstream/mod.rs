@@ -2,10 +2,10 @@
 
 mod http1;
 mod http2;
+mod outcome;
 mod pool;
 
 use std::cell::RefCell;
-use std::error::Error as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use http::{Extensions, HeaderMap, HeaderValue, Method, Response};
 use hyper::body::Incoming;
 
 use super::content::{Progress, RequestContent};
-use super::respond::ProxyError;
 use crate::config::{ConnectionSettings, Http2, Origin};
 use crate::connect::Dialer;
+pub use outcome::{Fate, SendError};
 pub use pool::{Lease, Pool};
 
 /// An upstream as every worker sees it.
@@ -86,27 +86,6 @@ pub struct Answer {
     pub request: Option<Arc<Progress>>,
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub struct SendError {
-    /// What to tell the caller.
-    pub error: ProxyError,
-    /// What the upstream may have done with the request.
-    pub fate: Fate,
-}
-
-/// What the upstream may have done with a request that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// It never got it, or said that it did nothing with it: safe to send again.
-    Unprocessed,
-    /// It may have acted on it, and nothing of an answer came: only what is idempotent may be sent
-    /// again (RFC 9110 §9.2.2).
-    Unknown,
-    /// Sending it again would not help, or an answer has begun.
-    Final,
-}
-
 impl Target {
     /// True if the upstream may be spoken to by HTTP/2.
     pub fn may_speak_http2(&self) -> bool {
@@ -115,12 +94,6 @@ impl Target {
             Http2::Auto => self.origin.is_secure(),
             Http2::Never => false,
         }
-    }
-}
-
-impl SendError {
-    fn last(error: ProxyError) -> Self {
-        Self { error, fate: Fate::Final }
     }
 }
 
@@ -154,24 +127,4 @@ impl Pools {
         }
         pool
     }
-}
-
-/// What a failed exchange means to the caller.
-fn classify(error: &hyper::Error) -> ProxyError {
-    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
-        return ProxyError::Protocol;
-    }
-    ProxyError::Closed
-}
-
-/// The reason of an HTTP/2 failure, if it is one.
-fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut cause = error.source();
-    while let Some(current) = cause {
-        if let Some(found) = current.downcast_ref::<h2::Error>() {
-            return Some(found);
-        }
-        cause = current.source();
-    }
-    None
 }

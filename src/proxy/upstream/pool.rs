@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::http1::{self, Failure, Http1};
+use super::http1::{self, Http1};
 use super::http2::{self, Http2};
+use super::outcome::Failure;
 use super::{Answer, Fate, Needs, Outgoing, SendError, Target};
 use crate::config::Http2 as Protocols;
 use crate::connect::{DialError, Stream};
@@ -45,12 +46,6 @@ pub struct Pool {
 struct Idle {
     connection: Http1,
     until: Instant,
-}
-
-/// When a connection made now is too old for another request: about `max_age` from now, spread so
-/// that connections made together do not end together.
-pub(super) fn retirement(max_age: Duration) -> Instant {
-    Instant::now() + max_age.mul_f64(0.9 + 0.1 * fastrand::f64())
 }
 
 impl Pool {
