@@ -92,11 +92,10 @@ pub async fn authorize(
             Content::Held(read.await?)
         }
     };
-    // Once because of the connection, and once because of the credential.
-    let mut resend = resends.then(|| request.clone());
-    let mut replay = None;
-    let mut unprocessed = 0;
+    let original = resends.then(|| request.clone());
     let mut attempt = request;
+    // Once because of the connection, and once because of the credential.
+    let (mut broke, mut replayed, mut unprocessed) = (false, false, 0);
     loop {
         let now = proxy.clock.now();
         let issued = credentials(route, now).await?;
@@ -108,45 +107,43 @@ pub async fn authorize(
         let first_byte = route.config.timeouts.first_byte;
         match pool.send(Box::new(outgoing), &progress, first_byte).await {
             Err(failed) => {
-                let again = match failed.fate {
+                let may_resend = match failed.fate {
                     // It makes no difference how often nothing was done.
-                    Fate::Unprocessed if unprocessed < MAX_UNPROCESSED => {
-                        unprocessed += 1;
-                        resend.clone()
-                    }
-                    Fate::Unknown if method.is_idempotent() => resend.take(),
-                    Fate::Unprocessed | Fate::Unknown | Fate::Final => None,
+                    Fate::Unprocessed => unprocessed < MAX_UNPROCESSED,
+                    Fate::Unknown => method.is_idempotent() && !broke,
+                    Fate::Final => false,
                 };
-                let Some(mut again) = again.filter(|_| keep_for_replay(&mut content, &progress))
-                else {
-                    return Err(failed.error);
-                };
+                let again = original
+                    .as_ref()
+                    .filter(|_| may_resend && keep_for_replay(&mut content, &progress));
+                let Some(again) = again else { return Err(failed.error) };
                 tracing::debug!(
                     route = %route.config.name, error = %failed.error,
                     "a connection of the upstream broke; sending once more over another"
                 );
-                if resend.is_none() {
-                    replay = replay.or_else(|| replays(route).then(|| again.clone()));
-                }
+                unprocessed += usize::from(failed.fate == Fate::Unprocessed);
+                broke |= failed.fate == Fate::Unknown;
+                let mut again = again.clone();
                 again.needs.fresh_connection = true;
                 attempt = again;
             }
             Ok(answer) => {
                 let refused = route.config.replay.statuses.contains(&answer.response.status());
-                let again = if refused && replays(route) {
-                    resend.take().or_else(|| replay.take())
-                } else {
-                    None
-                };
-                let again = again
-                    .filter(|_| reject(route, &issued) && keep_for_replay(&mut content, &progress));
-                let Some(again) = again else {
+                let again = original.as_ref().filter(|_| {
+                    refused
+                        && !replayed
+                        && replays(route)
+                        && reject(route, &issued)
+                        && keep_for_replay(&mut content, &progress)
+                });
+                let Some(again) = again.cloned() else {
                     // It is not sent again, so what is still to come need not be kept.
                     if let Content::Copied(copy) = &content {
                         copy.discard();
                     }
                     return Ok(answer);
                 };
+                replayed = true;
                 attempt = again;
             }
         }
@@ -388,7 +385,7 @@ fn reject(route: &Route, issued: &[Arc<Issued<Signer>>]) -> bool {
 /// True if the content can be sent a second time, which it then is ready for.
 fn keep_for_replay(content: &mut Content, progress: &Progress) -> bool {
     match content {
-        Content::Empty | Content::Held(_) => true,
+        Content::Empty | Content::Held(_) | Content::Kept(_) => true,
         // All of it has passed, so the copy is whole if it is there.
         Content::Copied(copy) if progress.is_complete() => match copy.take() {
             Some(kept) => {
@@ -397,6 +394,6 @@ fn keep_for_replay(content: &mut Content, progress: &Progress) -> bool {
             }
             None => false,
         },
-        Content::Copied(_) | Content::Stream(_) | Content::Kept(_) | Content::Gone => false,
+        Content::Copied(_) | Content::Stream(_) | Content::Gone => false,
     }
 }

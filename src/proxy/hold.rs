@@ -162,9 +162,16 @@ impl Held {
                     let announced = expected.and_then(|length| usize::try_from(length).ok());
                     announced.unwrap_or(0).min(most).max(piece.len())
                 } else {
-                    share.bytes.max(memory.len() + piece.len() - share.bytes)
+                    let needed = memory.len() + piece.len() - share.bytes;
+                    needed.max(share.bytes.min(most.saturating_sub(share.bytes)))
                 };
-                share.take(room)?;
+                if share.take(room).is_err() {
+                    // What is being written is about to be free.
+                    if let Some(writing) = writing.take() {
+                        written(writing).await?;
+                    }
+                    share.take(room)?;
+                }
                 memory.reserve(share.bytes - memory.len());
             }
             memory.extend_from_slice(&piece);
@@ -204,9 +211,9 @@ impl Held {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
                 Ok(self.memory.slice(offset.min(self.memory.len())..))
             }
-            Some(file) => {
-                begin_reading(Arc::clone(file), offset).await.map_err(io::Error::other)?
-            }
+            Some(file) => begin_reading(Arc::clone(file), offset, self.length)
+                .await
+                .map_err(io::Error::other)?,
         }
     }
 
@@ -245,10 +252,11 @@ async fn written(writing: Writing) -> Result<(), ProxyError> {
 /// A piece that is being read.
 pub(super) type Reading = JoinHandle<io::Result<Bytes>>;
 
-/// Begins to read the piece at `offset`.
-pub(super) fn begin_reading(file: Arc<File>, offset: u64) -> Reading {
+/// Begins to read the piece at `offset` of a file of `length` bytes.
+pub(super) fn begin_reading(file: Arc<File>, offset: u64, length: u64) -> Reading {
     // Allocated here, where it will be freed.
-    let mut piece = vec![0; FILE_PIECE];
+    let left = usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut piece = vec![0; left.min(FILE_PIECE)];
     tokio::task::spawn_blocking(move || {
         let read = read_at(&file, &mut piece, offset)?;
         piece.truncate(read);

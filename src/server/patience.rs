@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -28,6 +29,8 @@ pub(super) struct Activity {
     since: Cell<Instant>,
     /// Bytes came since the last request ended: a head is on its way.
     in_head: Cell<bool>,
+    /// An answer is under way whose end only the end of the connection can tell.
+    open_ended: Cell<bool>,
     /// HTTP/2 speaks between requests as well, so bytes there do not mean a head.
     multiplexed: Cell<bool>,
     idle: Duration,
@@ -46,6 +49,7 @@ impl Activity {
             requests: Cell::new(0),
             since: Cell::new(Instant::now()),
             in_head: Cell::new(false),
+            open_ended: Cell::new(false),
             multiplexed: Cell::new(false),
             idle,
             head,
@@ -58,6 +62,11 @@ impl Activity {
         self.requests.set(self.requests.get() + 1);
         self.multiplexed.set(multiplexed);
         Busy(Rc::clone(self))
+    }
+
+    /// Says whether an answer is under way whose end only the end of the connection can tell.
+    pub(super) fn set_open_ended(&self, open_ended: bool) {
+        self.open_ended.set(open_ended);
     }
 
     fn received(&self) {
@@ -89,8 +98,26 @@ impl Drop for Busy {
     }
 }
 
+/// A stream that can be made to end so that the caller sees that something is missing.
+pub(super) trait Reset {
+    /// Makes the end of this stream look like what it is.
+    fn reset(&self);
+}
+
+impl Reset for tokio::net::TcpStream {
+    fn reset(&self) {
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+#[cfg(unix)]
+impl Reset for tokio::net::UnixStream {
+    // Unix sockets know one kind of end only.
+    fn reset(&self) {}
+}
+
 /// A caller's stream that ends when patience does.
-pub(super) struct Patient<S> {
+pub(super) struct Patient<S: Reset> {
     stream: S,
     /// What was read to find out what is spoken.
     read_ahead: Bytes,
@@ -100,15 +127,19 @@ pub(super) struct Patient<S> {
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Patient<S> {
+impl<S: Reset> Drop for Patient<S> {
+    fn drop(&mut self) {
+        if self.activity.open_ended.get() {
+            // An orderly end would look like the end of the answer.
+            self.stream.reset();
+        }
+    }
+}
+
+impl<S: Reset> Patient<S> {
     pub(super) fn new(stream: S, activity: Rc<Activity>) -> Self {
         let timer = Box::pin(tokio::time::sleep(activity.head.min(activity.idle)));
         Self { stream, read_ahead: Bytes::new(), activity, timer, stalled: None }
-    }
-
-    /// The stream itself.
-    pub(super) fn stream(&self) -> &S {
-        &self.stream
     }
 
     /// Ends a write that the caller does not let through for too long.
@@ -128,7 +159,7 @@ impl<S> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Patient<S> {
+impl<S: AsyncRead + Reset + Unpin> Patient<S> {
     /// True if the first bytes are these. They stay to be read.
     ///
     /// # Errors
@@ -152,7 +183,7 @@ impl<S: AsyncRead + Unpin> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Reset + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -186,7 +217,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Reset + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -223,6 +254,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    impl Reset for tokio::io::DuplexStream {
+        fn reset(&self) {}
+    }
 
     const IDLE: Duration = Duration::from_secs(60);
     const HEAD: Duration = Duration::from_secs(10);

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -17,11 +16,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::bind::Accepted;
-use super::patience::{Activity, Busy, Patient};
+use super::patience::{Activity, Busy, Patient, Reset};
 use super::stopping::Ear;
 use super::{Connection, Syntax};
 use crate::config::{HeaderCase, Limits, Protocol};
@@ -102,17 +100,15 @@ async fn drive<S>(
     let limits = proxy.limits.clone();
     let tunnel: Rc<Cell<Option<(Tunnel, Busy)>>> = Rc::default();
     let tunnels = Rc::clone(&tunnel);
-    // Set while an answer is under way whose end only the end of the connection can tell.
-    let open_ended = Rc::new(Cell::new(false));
-    let ends_open = Rc::clone(&open_ended);
+    let telling = Rc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let busy = activity.request(request.version() == Version::HTTP_2);
-        let (tunnels, open_ended) = (Rc::clone(&tunnels), Rc::clone(&ends_open));
+        let (tunnels, activity) = (Rc::clone(&tunnels), Rc::clone(&activity));
         let is_http10 = request.version() == Version::HTTP_10;
         let handled =
             Arc::clone(&proxy).handle(Rc::clone(&pools), Arc::clone(&gate), ends, request);
         handled.map(move |(response, tunnel)| {
-            open_ended.set(is_http10 && response.size_hint().exact().is_none());
+            activity.set_open_ended(is_http10 && response.size_hint().exact().is_none());
             let busy = match tunnel {
                 Some(tunnel) => {
                     tunnels.set(Some((tunnel, busy)));
@@ -132,33 +128,13 @@ async fn drive<S>(
     }
     let mut serving = http1_builder(syntax, &limits).serve_connection(stream, service);
     let end = http1::Connection::graceful_shutdown;
-    let ended_well = until_done(Pin::new(&mut serving), end, &mut stopping).await;
-    let parts = serving.into_parts();
-    if !ended_well && open_ended.get() {
-        // An orderly end would look like the end of the answer.
-        parts.io.inner().stream().reset();
+    if until_done(Pin::new(&mut serving), end, &mut stopping).await {
+        telling.set_open_ended(false);
     }
     if let Some((tunnel, _busy)) = tunnel.take() {
+        let parts = serving.into_parts();
         Box::pin(tunnel.run(parts.io.into_inner(), parts.read_buf)).await;
     }
-}
-
-/// A stream that can be made to end so that the caller sees that something is missing.
-trait Reset {
-    /// Makes the end of this stream look like what it is.
-    fn reset(&self);
-}
-
-impl Reset for tokio::net::TcpStream {
-    fn reset(&self) {
-        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
-    }
-}
-
-#[cfg(unix)]
-impl Reset for tokio::net::UnixStream {
-    // Unix sockets know one kind of end only.
-    fn reset(&self) {}
 }
 
 /// Waits until a connection has ended, which it does gracefully when told to stop. True if nothing

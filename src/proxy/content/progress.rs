@@ -23,6 +23,8 @@ pub struct Progress {
     /// The upstream would take more, but the caller has not sent it yet.
     waiting: AtomicBool,
     complete: AtomicBool,
+    /// Whoever sends the content has let go of it.
+    released: AtomicBool,
     /// Milliseconds after `started`, and at least 1, at which a piece last passed in either
     /// direction; 0 until the answer has begun.
     flowed_at: AtomicU64,
@@ -42,6 +44,7 @@ impl Progress {
             moved_at: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             complete: AtomicBool::new(false),
+            released: AtomicBool::new(false),
             flowed_at: AtomicU64::new(0),
             failure: AtomicU8::new(0),
         })
@@ -98,6 +101,15 @@ impl Progress {
     /// The upstream would take more, but the caller has not sent it yet, or has.
     pub(super) fn waits_for_caller(&self, waits: bool) {
         self.waiting.store(waits, Ordering::Relaxed);
+    }
+
+    pub(super) fn release(&self) {
+        self.released.store(true, Ordering::Relaxed);
+    }
+
+    /// True once whoever sends the content has sent all of it, or given it up.
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Relaxed)
     }
 
     /// True once all content was handed on.

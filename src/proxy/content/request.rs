@@ -99,6 +99,12 @@ impl RequestContent {
     }
 }
 
+impl Drop for RequestContent {
+    fn drop(&mut self) {
+        self.progress.release();
+    }
+}
+
 impl Body for RequestContent {
     type Data = Bytes;
     type Error = ContentError;
@@ -122,16 +128,17 @@ impl Body for RequestContent {
                     let Some(file) = held.file().cloned() else {
                         return Poll::Ready(None);
                     };
-                    let begun = || begin_reading(Arc::clone(&file), *offset);
+                    let length = held.length();
+                    let begun = || begin_reading(Arc::clone(&file), *offset, length);
                     let pending = reading.get_or_insert_with(begun);
                     let piece = ready!(Pin::new(pending).poll(cx));
                     *reading = None;
                     match piece {
                         Ok(Ok(piece)) if !piece.is_empty() => {
                             *offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
-                            if *offset < held.length() {
+                            if *offset < length {
                                 // The next one is read while this one is sent.
-                                *reading = Some(begin_reading(file, *offset));
+                                *reading = Some(begin_reading(file, *offset, length));
                             }
                             Some(Ok(Frame::data(piece)))
                         }
@@ -216,6 +223,8 @@ impl Stream {
                 Err(frame) => match (frame.into_trailers(), &self.trailers) {
                     (Ok(mut trailers), Some(strip)) => {
                         headers::strip_trailers(&mut trailers, strip);
+                        // Nobody polls for what is behind them.
+                        progress.completed();
                         return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                     }
                     _ => continue,

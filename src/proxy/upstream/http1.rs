@@ -35,7 +35,6 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<RequestContent>,
     driver: Driver,
     received: Received,
-    has_served: bool,
     /// Set once and moved only when it fires, so that a request costs no timer of its own.
     patience: Pin<Box<Sleep>>,
     /// How long it may wait for its next request.
@@ -86,7 +85,6 @@ impl Http1 {
             sender,
             driver: Driver::Owner(Box::pin(connection.with_upgrades())),
             received,
-            has_served: false,
             patience: Box::pin(tokio::time::sleep(settings.idle_timeout)),
             idle_timeout: settings.idle_timeout,
             retires_at: Instant::now() + settings.draw_age(),
@@ -103,11 +101,6 @@ impl Http1 {
             }
             self.driver = Driver::Ended;
         }
-    }
-
-    /// True once an answer has come over it.
-    pub(super) fn has_served(&self) -> bool {
-        self.has_served
     }
 
     /// True if it can take a request, as far as is known. Whether the upstream has closed it in the
@@ -171,7 +164,7 @@ impl Http1 {
             // Content that still moves is a reason to wait on.
             let now = Instant::now();
             if wait.until <= now {
-                wait.until = progress.upstream_idle_since() + wait.first_byte;
+                wait.until = progress.upstream_idle_since().max(wait.from) + wait.first_byte;
             }
             if wait.until <= now {
                 let error = SendError::last(ProxyError::FirstByte);
@@ -181,14 +174,14 @@ impl Http1 {
         }
     }
 
-    /// A wait for an answer to what is sent now.
-    pub(super) fn wait(&mut self, progress: &Progress, first_byte: Duration) -> Wait {
-        let until = progress.started() + first_byte;
+    /// A wait for an answer to what is sent `from` now on.
+    pub(super) fn wait(&mut self, from: Instant, first_byte: Duration) -> Wait {
+        let until = from + first_byte;
         // Later is fine: it is looked at again when it fires.
         if until < self.patience.deadline() {
             self.patience.as_mut().reset(until);
         }
-        Wait { first_byte, until, received_before: self.received.bytes() }
+        Wait { from, first_byte, until, received_before: self.received.bytes() }
     }
 
     fn answered(
@@ -199,7 +192,6 @@ impl Http1 {
     ) -> Result<Response<Incoming>, Failure> {
         let mut failed = match sent {
             Ok(response) => {
-                self.has_served = true;
                 self.learn(response.headers());
                 return Ok(response);
             }
@@ -242,6 +234,8 @@ impl std::fmt::Debug for Http1 {
 /// A wait for the head of an answer.
 #[derive(Debug)]
 pub(super) struct Wait {
+    /// When the upstream could be sent to.
+    from: Instant,
     first_byte: Duration,
     until: Instant,
     received_before: u64,

@@ -87,12 +87,17 @@ impl Pool {
         progress: &Arc<Progress>,
         first_byte: Duration,
     ) -> Result<Answer, SendError> {
-        let kept = self.kept(outgoing.needs, progress.started());
+        let needs = outgoing.needs;
+        let kept = self.kept(needs, progress.started());
+        let mut from = progress.started();
         let mut connection = match kept {
             Some(connection) => connection,
             // Boxed, here and below: what is rare does not make every request's future larger.
-            None => match Box::pin(self.other(outgoing.needs)).await? {
-                Connection::Http1(connection) => connection,
+            None => match Box::pin(self.other(needs)).await? {
+                Connection::Http1(connection) => {
+                    from = Instant::now();
+                    connection
+                }
                 Connection::Http2(stream) => {
                     return Box::pin(self.send_http2(stream, *outgoing, progress, first_byte))
                         .await;
@@ -102,7 +107,7 @@ impl Pool {
         let mut request = Box::new(http1::request(*outgoing));
         let mut made = 0;
         loop {
-            let mut wait = connection.wait(progress, first_byte);
+            let mut wait = connection.wait(from, first_byte);
             let mut sent = std::pin::pin!(connection.send(*request));
             let answer = std::future::poll_fn(|cx| {
                 connection.poll_answer(cx, sent.as_mut(), progress, &mut wait)
@@ -123,12 +128,16 @@ impl Pool {
                 // sent twice.
                 Err(Failure::Unsent(unsent)) => request = unsent,
             }
-            connection = match self.take_idle(progress.started()) {
+            connection = match self.kept(needs, progress.started()) {
                 Some(connection) => connection,
                 None if made == MAX_UNSENT => return Err(closed_unsent()),
-                None => Box::pin(self.connect_http1()).await?,
+                None => {
+                    made += 1;
+                    let connection = Box::pin(self.connect_http1()).await?;
+                    from = Instant::now();
+                    connection
+                }
             };
-            made += usize::from(!connection.has_served());
         }
     }
 
@@ -157,7 +166,7 @@ impl Pool {
         first_byte: Duration,
     ) -> Result<Answer, SendError> {
         let mut request = http2::request(outgoing, &self.target)?;
-        for _ in 0..MAX_UNSENT {
+        for made in 0.. {
             match stream.0.exchange(request, progress, first_byte).await {
                 Ok(response) => {
                     let request = unfinished(progress);
@@ -168,6 +177,9 @@ impl Pool {
                 Err(Failure::Sent(error)) => return Err(error),
                 // The connection was about to end: nothing was written.
                 Err(Failure::Unsent(unsent)) => request = *unsent,
+            }
+            if made == MAX_UNSENT {
+                break;
             }
             stream = match Box::pin(self.shared_or_new()).await? {
                 Connection::Http2(stream) => stream,
@@ -361,7 +373,7 @@ impl Drop for Lease {
         // An upstream that answers without having taken all content, and does not say that it wants
         // no more, would hold the caller's connection for as long as this one lasts.
         if let Some(Leased::Http2 { stream, progress }) = &self.0
-            && !progress.is_complete()
+            && !progress.is_released()
         {
             stream.0.leave();
         }
