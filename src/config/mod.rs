@@ -233,11 +233,7 @@ impl Origin {
 
     /// True if the host is this machine, by name or by address.
     pub fn is_loopback(&self) -> bool {
-        let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
-        match host.parse::<std::net::IpAddr>() {
-            Ok(address) => address.is_loopback(),
-            Err(_) => host == "localhost" || host.ends_with(".localhost"),
-        }
+        crate::connect::is_loopback(self.authority.host())
     }
 }
 

@@ -6,6 +6,7 @@ mod stream;
 mod tunnel;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 pub use stream::{Received, Stream};
-pub use tunnel::{ForwardProxy, InvalidProxy, is_loopback};
+pub use tunnel::{ForwardProxy, InvalidProxy};
 
 /// How long a connection may be silent before the kernel asks whether the other side lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -110,6 +111,15 @@ impl std::fmt::Debug for Dialer {
             write!(f, ", {proxy:?}")?;
         }
         f.write_str(")")
+    }
+}
+
+/// True if `host`, by name or by address, is this machine.
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
     }
 }
 

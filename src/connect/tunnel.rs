@@ -9,7 +9,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::DialError;
+use super::{DialError, is_loopback};
 
 /// A proxy on the way to a host.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl ForwardProxy {
     /// # Errors
     /// With what is wrong with what the environment says.
     pub fn of_environment(url: &Uri) -> Result<Option<Self>, InvalidProxy> {
-        if url.scheme_str() != Some("https") || is_loopback(url) {
+        if url.scheme_str() != Some("https") || is_loopback(url.host().unwrap_or_default()) {
             return Ok(None);
         }
         let Some(found) = Matcher::from_env().intercept(url) else { return Ok(None) };
@@ -118,15 +118,6 @@ fn refusal(status: StatusCode) -> String {
         return "it wants a login (407)".to_owned();
     }
     format!("it answers {}", status.as_u16())
-}
-
-/// True if the host of `url` is this machine, to which no proxy leads.
-pub fn is_loopback(url: &Uri) -> bool {
-    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    match host.parse::<std::net::IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
-    }
 }
 
 /// A proxy that cannot be used.

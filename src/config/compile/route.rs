@@ -12,7 +12,7 @@ use crate::config::{
     Address, ConnectionSettings, CredentialConfig, HeaderCase, Http2, ListenerConfig, Origin,
     Replay, RouteConfig, Scheme, SourceSpec, Timeouts, UpstreamConfig, Way,
 };
-use crate::connect::{ForwardProxy, is_loopback};
+use crate::connect::ForwardProxy;
 use crate::sign::BodyCoverage;
 
 pub(super) fn routes(
@@ -122,7 +122,8 @@ impl Builder<'_, '_> {
         let methods = self.methods(raw.methods.as_deref().unwrap_or_default());
         let credentials = self.credentials(names);
         let timeouts = self.timeouts(&raw.timeouts);
-        let connection = self.connection(raw);
+        let is_loopback = upstream.as_ref().is_some_and(|upstream| upstream.origin.is_loopback());
+        let connection = self.connection(raw, is_loopback);
         let replay = self.replay(&raw.replay);
         let at = self.at("max_body");
         let max_body = self.context.size(&at, raw.max_body.as_ref(), 1 << 30);
@@ -184,7 +185,7 @@ impl Builder<'_, '_> {
         })
     }
 
-    fn connection(&mut self, raw: &RawRoute) -> ConnectionSettings {
+    fn connection(&mut self, raw: &RawRoute, is_loopback: bool) -> ConnectionSettings {
         let at = self.at("http2");
         let http2 = raw.http2.unwrap_or_default();
         let header_case = raw.header_case.unwrap_or_default();
@@ -231,21 +232,20 @@ impl Builder<'_, '_> {
             header_case,
             lenient: raw.lenient == Some(true),
             connect_timeout: self.context.duration(&at, connect, Duration::from_secs(5)),
-            way: self.way(raw.proxy.as_deref(), raw.upstream.as_deref()),
+            way: self.way(raw.proxy.as_deref(), is_loopback),
             pool_size: raw.pool.size.map_or(256, |n| usize::try_from(n).unwrap_or(usize::MAX)),
             idle_timeout,
             max_age,
         }
     }
 
-    fn way(&mut self, proxy: Option<&str>, upstream: Option<&str>) -> Way {
+    fn way(&mut self, proxy: Option<&str>, is_loopback: bool) -> Way {
         let Some(text) = proxy else { return Way::Environment };
         if text == "none" {
             return Way::Direct;
         }
         let at = self.at("proxy");
-        let upstream: Option<Uri> = upstream.and_then(|url| url.parse().ok());
-        if upstream.is_some_and(|url| is_loopback(&url)) {
+        if is_loopback {
             let hint = "leave proxy out: what is loopback here is another machine's there";
             self.context.error(&at, "the upstream is on this machine", Some(hint));
         }
