@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     TRANSFER_ENCODING, UPGRADE,
@@ -72,9 +71,9 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Carries bytes between `caller`, which has already sent `early`, and the upstream, until one
-    /// side ends, nothing moves for too long, or the route is removed.
-    pub async fn run(self, caller: impl AsyncRead + AsyncWrite + Unpin, early: Bytes) {
+    /// Carries bytes between `caller` and the upstream, until one side ends, nothing moves for too
+    /// long, or the route is removed.
+    pub async fn run(self, caller: impl AsyncRead + AsyncWrite + Unpin) {
         let Self { upstream, idle, removed, mut exchange, lease } = self;
         let begin = async {
             // Until it has handed the stream over.
@@ -90,9 +89,8 @@ impl Tunnel {
             Err(_) => return exchange.ended_by("websocket idle timeout"),
         };
         let moved = Rc::new(Cell::new(Instant::now()));
-        let mut caller = Watched { stream: caller, early, moved: Rc::clone(&moved) };
-        let mut upstream =
-            Watched { stream: upstream, early: Bytes::new(), moved: Rc::clone(&moved) };
+        let mut caller = Watched { stream: caller, moved: Rc::clone(&moved) };
+        let mut upstream = Watched { stream: upstream, moved: Rc::clone(&moved) };
         let silence = async {
             loop {
                 let end = moved.get() + idle;
@@ -120,10 +118,9 @@ impl Tunnel {
     }
 }
 
-/// A stream that says when it moves, and begins with what came before it was one.
+/// A stream that says when it moves.
 struct Watched<S> {
     stream: S,
-    early: Bytes,
     moved: Rc<Cell<Instant>>,
 }
 
@@ -134,12 +131,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.early.is_empty() {
-            let length = this.early.len().min(buffer.remaining());
-            buffer.put_slice(this.early.get(..length).unwrap_or_default());
-            this.early.advance(length);
-            return Poll::Ready(Ok(()));
-        }
         let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer));
         if buffer.filled().len() > before {

@@ -133,7 +133,9 @@ async fn drive<S>(
     }
     if let Some((tunnel, _busy)) = tunnel.take() {
         let parts = serving.into_parts();
-        Box::pin(tunnel.run(parts.io.into_inner(), parts.read_buf)).await;
+        let mut caller = parts.io.into_inner();
+        caller.unread(parts.read_buf);
+        Box::pin(tunnel.run(caller)).await;
     }
 }
 
