@@ -4,7 +4,8 @@
 //!
 //! - [`secret`], [`clock`], [`values`], [`template`]: the small things everything is made of;
 //! - [`sign`]: applying a credential: from a request to the fields that authenticate it;
-//! - [`connect`], [`tls`]: reaching a host; [`local`]: tasks of a worker;
+//! - [`http1`]: HTTP/1.1 on the wire; [`connect`], [`tls`]: reaching a host; [`local`]: tasks of a
+//!   worker;
 //! - [`credential`]: getting one: sources, the task that renews, the cache that requests read;
 //! - [`config`]: from the text of the file to what runs;
 //! - [`proxy`]: one request, from the caller's head to the last byte of the answer;
@@ -19,6 +20,7 @@ pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod credential;
+pub mod http1;
 pub mod local;
 pub mod mock;
 pub mod proxy;

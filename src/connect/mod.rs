@@ -18,7 +18,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-pub use stream::{Received, Stream};
+pub use stream::Stream;
 pub use tunnel::{ForwardProxy, InvalidProxy};
 
 /// How long a connection may be silent before the kernel asks whether the other side lives.

@@ -4,22 +4,24 @@
 //! Signing is the last change before sending. A second try is signed anew, so it has a timestamp of
 //! its own.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body;
-use hyper::body::Incoming;
 
-use super::content::{Copy, Kept, Progress, RequestContent, Streaming};
-use super::hold::{Held, HoldLimits};
+use super::content::{CallerContent, Copy, Kept, Progress, RequestContent, Streaming};
+use super::hold::{Held, HoldLimits, Reader};
+use super::interim::Interims;
 use super::respond::ProxyError;
 use super::retarget::replace_query;
 use super::upstream::{Answer, Fate, Needs, Outgoing, Pools};
 use super::{Identity, Proxy, Route};
 use crate::clock::Now;
 use crate::credential::cache::{Issued, Rejection};
+use crate::http1::Spelling;
 use crate::sign::hmac::ContentDigest;
 use crate::sign::{AuthFields, SignableRequest, Signer};
 
@@ -36,11 +38,13 @@ pub struct Unsigned {
     /// The fields.
     pub headers: HeaderMap,
     /// How the caller wrote the names of fields, where that is to be kept.
-    pub extensions: Extensions,
+    pub spelling: Option<Spelling>,
     /// What it needs beyond the ordinary.
     pub needs: Needs,
     /// Trailers may follow the content.
     pub trailers: bool,
+    /// Where interim answers go, if the caller takes them.
+    pub interims: Option<Rc<Interims>>,
 }
 
 /// Method and path only: a query credential ends up in the target.
@@ -53,7 +57,7 @@ impl std::fmt::Debug for Unsigned {
 /// What is left of the content.
 enum Content {
     Empty,
-    Stream(Incoming),
+    Stream(CallerContent),
     Held(Held),
     /// It was streamed, and a copy of it is being kept.
     Copied(Arc<Copy>),
@@ -66,7 +70,7 @@ enum Content {
 enum Arranged {
     Ready(Content),
     /// It is read first.
-    ToRead(Incoming),
+    ToRead(CallerContent),
 }
 
 /// Signs and sends `request`.
@@ -78,7 +82,7 @@ pub async fn authorize(
     pools: &Pools,
     route: &Route,
     request: Box<Unsigned>,
-    incoming: Incoming,
+    incoming: CallerContent,
 ) -> Result<Answer, ProxyError> {
     let resends = resends(route, &request.method);
     // Whoever waits to be asked for the content is asked by the upstream.
@@ -88,8 +92,8 @@ pub async fn authorize(
         // Boxed, here and below: what is rare does not make every request's future larger.
         Arranged::ToRead(incoming) => {
             let limits = hold_limits(proxy, route);
-            let read = Box::pin(Held::read(incoming, &limits, &proxy.budget, |_| {}));
-            Content::Held(read.await?)
+            let read = Box::pin(Held::read(incoming, &limits, &proxy.budget, None));
+            Content::Held(read.await?.0)
         }
     };
     let original = resends.then(|| request.clone());
@@ -175,7 +179,7 @@ fn arrange(
     proxy: &Proxy,
     route: &Route,
     hold: bool,
-    incoming: Incoming,
+    incoming: CallerContent,
 ) -> Result<Arranged, ProxyError> {
     if incoming.is_end_stream() {
         return Ok(Arranged::Ready(Content::Empty));
@@ -246,14 +250,9 @@ async fn read_and_digest(
     };
     let held = match std::mem::replace(content, Content::Gone) {
         Content::Stream(incoming) => {
-            let mut early = if signer.digests_early() { begin(request)? } else { None };
-            let observe = |piece: &[u8]| {
-                if let Some(digest) = &mut early {
-                    digest.update(piece);
-                }
-            };
+            let early = if signer.digests_early() { begin(request)? } else { None };
             let limits = hold_limits(proxy, route);
-            let held = Held::read(incoming, &limits, &proxy.budget, observe).await?;
+            let (held, early) = Held::read(incoming, &limits, &proxy.budget, early).await?;
             request.headers.insert(CONTENT_LENGTH, HeaderValue::from(held.length()));
             *content = Content::Held(held.clone());
             if early.is_some() {
@@ -276,14 +275,10 @@ async fn read_and_digest(
     };
     let mut digest = begin(request)?;
     if let Some(digest) = &mut digest {
-        let mut offset = 0;
-        while offset < held.length() {
-            let piece = held.piece(offset).await.map_err(|e| ProxyError::Spool(e.kind()))?;
-            if piece.is_empty() {
-                return Err(ProxyError::Spool(std::io::ErrorKind::UnexpectedEof));
-            }
-            offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
-            digest.update(&piece);
+        let mut reader = Reader::new(held);
+        while reader.left() > 0 {
+            let piece = std::future::poll_fn(|cx| reader.poll_piece(cx)).await;
+            digest.update(&piece.map_err(|error| ProxyError::Spool(error.kind()))?);
         }
     }
     Ok(digest)
@@ -324,7 +319,7 @@ fn outgoing(
     progress: &Arc<Progress>,
 ) -> Result<Outgoing, ProxyError> {
     let shared = Arc::clone(progress);
-    let Unsigned { method, target, headers, extensions, needs, trailers } = request;
+    let Unsigned { method, target, headers, spelling, needs, trailers, interims } = request;
     let outgoing = match std::mem::replace(content, Content::Gone) {
         Content::Empty => {
             *content = Content::Empty;
@@ -359,7 +354,7 @@ fn outgoing(
         }
         Content::Copied(_) | Content::Gone => return Err(ProxyError::Internal),
     };
-    Ok(Outgoing { method, target, headers, extensions, content: outgoing, needs })
+    Ok(Outgoing { method, target, headers, spelling, content: outgoing, needs, interims })
 }
 
 /// True if another try may fare better: somebody has replaced, or is replacing, a credential.

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request};
-use hyper::body::Incoming;
+use http::request::Parts;
 use tokio::time::Instant;
 
 use super::content::ExchangeGuard;
@@ -27,7 +26,8 @@ pub struct Exchange {
 
 #[derive(Debug)]
 struct Line {
-    method: Method,
+    /// Empty, as the path is, for a request that could not be read.
+    method: String,
     path: String,
     status: u16,
     bytes: u64,
@@ -35,12 +35,13 @@ struct Line {
 }
 
 impl Exchange {
-    pub(super) fn begin(in_flight: &Arc<AtomicUsize>, request: &Request<Incoming>) -> Self {
+    /// Begins with the `head` of a request, or with one that could not be read.
+    pub(super) fn begin(in_flight: &Arc<AtomicUsize>, head: Option<&Parts>) -> Self {
         in_flight.fetch_add(1, Ordering::Relaxed);
         let line = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
             Box::new(Line {
-                method: request.method().clone(),
-                path: request.uri().path().to_owned(),
+                method: head.map(|head| head.method.to_string()).unwrap_or_default(),
+                path: head.map(|head| head.uri.path().to_owned()).unwrap_or_default(),
                 status: 0,
                 bytes: 0,
                 reason: "",

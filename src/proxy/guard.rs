@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, EXPECT, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, EXPECT, HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderName, Method, Version};
@@ -96,12 +96,7 @@ impl Gate {
         if target.len() > self.target_bytes {
             return Err(ProxyError::Target);
         }
-        // What it says about the content would be lost on the way (RFC 9112 §6.1).
-        let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            return Err(ProxyError::Malformed("a transfer coding other than chunked"));
-        }
-        // hyper counts them for HTTP/1 only.
+        // In HTTP/1 they were counted when they were read.
         if parts.headers.len() > self.fields {
             return Err(ProxyError::Fields);
         }

@@ -10,6 +10,7 @@ mod exchange;
 pub mod guard;
 pub mod headers;
 pub mod hold;
+pub mod interim;
 pub mod path;
 pub mod respond;
 pub mod retarget;
@@ -26,24 +27,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{CONNECTION, EXPECT};
+use http::header::EXPECT;
 use http::request::Parts;
-use http::{Extensions, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{DenyPattern, HeaderCase, Limits, RouteConfig};
 use crate::credential::cache::CredentialCache;
+use crate::http1::Spelling;
 use crate::sign::Signer;
 use crate::sign::owned::OwnedFields;
 use authorize::{Unsigned, authorize};
-use content::ResponseContent;
+use content::{CallerContent, ResponseContent};
 pub use exchange::Exchange;
 use guard::{Admitted, Ends, Gate};
 use headers::Via;
 use hold::Budget;
+use interim::Interims;
 use respond::ProxyError;
 use route::{Found, RouteTable};
 use upstream::{Answer, Needs, Pools, Target};
@@ -137,6 +138,21 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
 }
 
+/// A request as it comes from a caller.
+#[derive(Debug)]
+pub struct Received {
+    /// Method, target, version and fields.
+    pub head: Parts,
+    /// Its content.
+    pub content: CallerContent,
+    /// Both ends of the connection.
+    pub ends: Ends,
+    /// How the caller wrote the names of fields, if that is remembered.
+    pub spelling: Option<Spelling>,
+    /// Where interim answers go, if the caller takes them.
+    pub interims: Option<Rc<Interims>>,
+}
+
 /// An answer, and what follows it on the caller's connection if that becomes another protocol.
 pub type Handled = (Response<ResponseContent<Exchange>>, Option<Tunnel>);
 
@@ -193,27 +209,35 @@ impl Proxy {
         self: Arc<Self>,
         pools: Rc<Pools>,
         gate: Arc<Gate>,
-        ends: Ends,
-        request: Request<Incoming>,
+        received: Received,
     ) -> impl Future<Output = Handled> {
-        let mut exchange = Exchange::begin(&self.in_flight, &request);
-        let without_content = request.method() == Method::HEAD;
-        let version = request.version();
-        let (head, incoming) = request.into_parts();
-        let prepared = self.prepare(&gate, ends, head, &mut exchange);
+        let Received { head, content, ends, spelling, interims } = received;
+        let mut exchange = Exchange::begin(&self.in_flight, Some(&head));
+        let without_content = head.method == Method::HEAD;
+        let mut prepared = self.prepare(&gate, ends, head, &mut exchange);
+        if let Ok((route, unsigned)) = &mut prepared {
+            let keep = route.config.connection.header_case == HeaderCase::Preserve;
+            unsigned.spelling = spelling.filter(|_| keep);
+            unsigned.interims = interims;
+        }
         async move {
             let answered = match prepared {
                 Ok((route, unsigned)) => {
-                    let answer = self.forward(&pools, &route, unsigned, incoming).await;
+                    let answer = self.forward(&pools, &route, unsigned, content).await;
                     answer.map(|answer| (answer, route))
                 }
                 Err(error) => Err(error),
             };
             match answered {
-                Ok((answer, route)) => answer_of_upstream(answer, &route, version, exchange),
+                Ok((answer, route)) => answer_of_upstream(answer, &route, exchange),
                 Err(error) => (answer_of_ours(&error, &gate, without_content, exchange), None),
             }
         }
+    }
+
+    /// The answer to what came instead of a request.
+    pub fn refuse(&self, gate: &Gate, error: &ProxyError) -> Response<ResponseContent<Exchange>> {
+        answer_of_ours(error, gate, false, Exchange::begin(&self.in_flight, None))
     }
 
     /// The phases up to the credentials, in order.
@@ -258,20 +282,15 @@ impl Proxy {
         for (name, value) in &route.config.set {
             head.headers.insert(name.clone(), value.clone());
         }
-        // The server adds how names were written, and more that is not the upstream's business.
-        let extensions = if route.config.connection.header_case == HeaderCase::Preserve {
-            std::mem::take(&mut head.extensions)
-        } else {
-            Extensions::new()
-        };
         let unsigned = Unsigned {
             // Only gRPC cannot do without them.
             trailers: needs.trailers && headers::is_grpc(&head.headers),
             method: head.method,
             target,
             headers: head.headers,
-            extensions,
+            spelling: None,
             needs,
+            interims: None,
         };
         Ok((route, Box::new(unsigned)))
     }
@@ -282,10 +301,10 @@ impl Proxy {
         pools: &Pools,
         route: &Route,
         unsigned: Box<Unsigned>,
-        incoming: Incoming,
+        content: CallerContent,
     ) -> Result<Answer, ProxyError> {
         let asked_to_switch = unsigned.needs.upgrade;
-        let mut sent = std::pin::pin!(authorize(self, pools, route, unsigned, incoming));
+        let mut sent = std::pin::pin!(authorize(self, pools, route, unsigned, content));
         let answer = match route.config.timeouts.total {
             None => sent.as_mut().await?,
             Some(total) => {
@@ -295,7 +314,9 @@ impl Proxy {
         };
         let response = &answer.response;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && !(asked_to_switch && websocket::is_accepted(response.headers()))
+            && !(asked_to_switch
+                && websocket::is_accepted(response.headers())
+                && response.body().is_upgraded())
         {
             return Err(ProxyError::Protocol);
         }
@@ -304,40 +325,30 @@ impl Proxy {
 }
 
 /// The upstream's answer, as the caller gets it.
-fn answer_of_upstream(
-    answer: Answer,
-    route: &Route,
-    version: Version,
-    mut exchange: Exchange,
-) -> Handled {
-    let Answer { mut response, lease, request } = answer;
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
-    let (mut head, incoming) = response.into_parts();
+fn answer_of_upstream(answer: Answer, route: &Route, mut exchange: Exchange) -> Handled {
+    let Answer { response, request } = answer;
+    let (mut head, content) = response.into_parts();
     headers::strip_response(&mut head.headers);
     if route.config.rewrite_location {
         let config = &route.config;
         rewrite::rewrite(&mut head.headers, &config.upstream, &config.prefix);
     }
-    // Our own version, whatever the upstream's; hyper adapts it to the caller's.
-    head.version = Version::HTTP_11;
     exchange.status(head.status.as_u16(), "");
     let timeouts = &route.config.timeouts;
-    if let Some(upstream) = upgrade {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         websocket::accept(&mut head.headers);
-        let idle = timeouts.websocket;
-        let removed = route.removed.clone();
-        let tunnel = Tunnel { upstream, idle, removed, exchange, lease };
-        let response = Response::from_parts(head, ResponseContent::switched());
-        return (response, Some(tunnel));
-    }
-    if version == Version::HTTP_10 && incoming.size_hint().exact().is_none() {
-        // Only the end of the connection can tell where it ends.
-        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let tunnel = content.into_upgraded().map(|(upstream, read_ahead)| Tunnel {
+            upstream,
+            read_ahead,
+            idle: timeouts.websocket,
+            removed: route.removed.clone(),
+            exchange,
+        });
+        return (Response::from_parts(head, ResponseContent::switched()), tunnel);
     }
     let deadline = timeouts.total.map(|total| exchange.started + total);
     let idle = timeouts.idle;
-    let content = ResponseContent::upstream(incoming, lease, request, idle, deadline, exchange);
+    let content = ResponseContent::upstream(content, request, idle, deadline, exchange);
     (Response::from_parts(head, content), None)
 }
 

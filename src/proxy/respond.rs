@@ -57,8 +57,11 @@ pub enum ProxyError {
     #[error("only 'Expect: 100-continue' can be met")]
     Expectation,
     /// The target is longer than the limit.
-    #[error("the target is longer than 'limits.target_bytes' allows")]
+    #[error("the target is longer than 'limits.target_bytes' and 'limits.header_bytes' allow")]
     Target,
+    /// A head that is longer than the limit.
+    #[error("the request's head is longer than 'limits.header_bytes' allows")]
+    Head,
     /// More fields than the limit.
     #[error("the request has more fields than 'limits.fields' allows")]
     Fields,
@@ -157,6 +160,9 @@ impl ProxyError {
             Self::Path(_) => verdict(S::BAD_REQUEST, "path", "Ambiguous path", invalid),
             Self::Expectation => {
                 verdict(S::EXPECTATION_FAILED, "expectation", "Expectation failed", invalid)
+            }
+            Self::Head => {
+                verdict(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head", "Head too long", invalid)
             }
             Self::Fields => {
                 verdict(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "fields", "Too many fields", invalid)

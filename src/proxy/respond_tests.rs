@@ -24,6 +24,7 @@ fn all() -> Vec<ProxyError> {
         ProxyError::Path(AmbiguousPath::Routes),
         ProxyError::Expectation,
         ProxyError::Target,
+        ProxyError::Head,
         ProxyError::Fields,
         ProxyError::ContentTooLarge,
         ProxyError::ContentTimeout,

@@ -7,22 +7,21 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::content::ExchangeGuard as _;
 use super::exchange::Exchange;
 use super::headers::lists;
-use super::upstream::Lease;
+use crate::connect::Stream;
 
 /// True if this is the handshake of a WebSocket (RFC 6455 §4.2.1). What merely looks like one is an
 /// ordinary request.
@@ -58,36 +57,23 @@ pub fn accept(headers: &mut HeaderMap) {
 /// What follows an accepted handshake: bytes in both directions.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// The connection of the upstream, once it is no longer HTTP.
-    pub upstream: OnUpgrade,
+    /// The connection of the upstream, which is no longer HTTP.
+    pub upstream: Stream,
+    /// What the upstream has said already.
+    pub read_ahead: Bytes,
     /// How long both sides may be silent.
     pub idle: Duration,
     /// Ends with the route.
     pub removed: CancellationToken,
     /// Lasts as long as this.
     pub exchange: Exchange,
-    /// The connection, which has to be driven until it is no longer HTTP.
-    pub lease: Lease,
 }
 
 impl Tunnel {
-    /// Carries bytes between `caller` and the upstream, until one side ends, nothing moves for too
-    /// long, or the route is removed.
-    pub async fn run(self, caller: impl AsyncRead + AsyncWrite + Unpin) {
-        let Self { upstream, idle, removed, mut exchange, lease } = self;
-        let begin = async {
-            // Until it has handed the stream over.
-            lease.finish().await;
-            upstream.await
-        };
-        let upstream = match tokio::time::timeout(idle, begin).await {
-            Ok(Ok(upgraded)) => TokioIo::new(upgraded),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a tunnel does not begin");
-                return exchange.broke("upstream broke off");
-            }
-            Err(_) => return exchange.ended_by("websocket idle timeout"),
-        };
+    /// Carries bytes between `caller`, who has said `said` already, and the upstream, until one side
+    /// ends, nothing moves for too long, or the route is removed.
+    pub async fn run(self, caller: impl AsyncRead + AsyncWrite + Unpin, said: Bytes) {
+        let Self { upstream, read_ahead, idle, removed, mut exchange } = self;
         let moved = Rc::new(Cell::new(Instant::now()));
         let mut caller = Watched { stream: caller, moved: Rc::clone(&moved) };
         let mut upstream = Watched { stream: upstream, moved: Rc::clone(&moved) };
@@ -100,8 +86,16 @@ impl Tunnel {
                 tokio::time::sleep_until(end).await;
             }
         };
+        let carry = async {
+            upstream.write_all(&said).await?;
+            caller.write_all(&read_ahead).await?;
+            let (to_upstream, to_caller) =
+                tokio::io::copy_bidirectional(&mut caller, &mut upstream).await?;
+            let ahead = u64::try_from(read_ahead.len()).unwrap_or(u64::MAX);
+            Ok::<_, io::Error>((to_upstream, to_caller.saturating_add(ahead)))
+        };
         tokio::select! {
-            copied = tokio::io::copy_bidirectional(&mut caller, &mut upstream) => match copied {
+            carried = carry => match carried {
                 Ok((_, to_caller)) => {
                     exchange.passed(usize::try_from(to_caller).unwrap_or(usize::MAX));
                     exchange.ended();

@@ -3,7 +3,10 @@
 //! Each worker is a thread with a runtime and upstream connections of its own; an accepted
 //! connection goes to the least busy worker and stays there.
 
+mod answer;
 pub mod bind;
+mod caller;
+mod http1;
 mod patience;
 mod serve;
 mod stopping;
@@ -12,6 +15,7 @@ mod worker;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +25,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{HeaderCase, Limits, Protocol};
+use crate::http1::{Case, Spelling};
 use crate::proxy::Proxy;
 use crate::proxy::guard::{Ends, Gate};
+use crate::proxy::upstream::Pools;
 use bind::{Accepted, Socket};
 use worker::Workers;
 
@@ -53,6 +59,17 @@ pub struct Syntax {
     pub lenient: bool,
 }
 
+impl Syntax {
+    /// How names of fields are written in an answer whose own are spelled like that.
+    fn case(self, spelling: Option<&Spelling>) -> Case<'_> {
+        match (self.header_case, spelling) {
+            (HeaderCase::Lower, _) => Case::Lower,
+            (HeaderCase::Preserve, Some(spelling)) => Case::As(spelling),
+            (HeaderCase::Title | HeaderCase::Preserve, _) => Case::Title,
+        }
+    }
+}
+
 /// A connection on its way to a worker.
 struct Connection {
     accepted: Accepted,
@@ -60,6 +77,14 @@ struct Connection {
     syntax: Syntax,
     gate: Arc<Gate>,
     _slots: Slots,
+}
+
+/// Whom a connection hands its requests to.
+struct Service {
+    proxy: Arc<Proxy>,
+    pools: Rc<Pools>,
+    gate: Arc<Gate>,
+    ends: Ends,
 }
 
 /// The places a connection takes up, given back when it ends.

@@ -142,15 +142,6 @@ impl<S: Reset> Patient<S> {
         Self { stream, read_ahead: Bytes::new(), activity, timer, stalled: None }
     }
 
-    /// Puts `bytes`, which were read from it, back in front of what is still to be read.
-    pub(super) fn unread(&mut self, bytes: Bytes) {
-        self.read_ahead = if self.read_ahead.is_empty() {
-            bytes
-        } else {
-            [bytes, std::mem::take(&mut self.read_ahead)].concat().into()
-        };
-    }
-
     /// Ends a write that the caller does not let through for too long.
     fn written<T>(
         &mut self,

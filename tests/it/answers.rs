@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use crate::harness::client::{parse, raw, raw_head, request, whole};
 use crate::harness::upstream::{answer, read_head};
 use crate::harness::{
-    Connection, PATIENCE, Proxy, Reply, Upstream, plant, plant_with_password, quoted, route,
-    secret, twinzo, until,
+    Act, Connection, Faulty, PATIENCE, Proxy, Reply, Upstream, plant, plant_with_password, quoted,
+    route, secret, twinzo, until,
 };
 
 /// Checks an answer and returns the last word of its `type`.
@@ -281,17 +281,27 @@ async fn too_many_requests_in_flight_are_503() {
 #[tokio::test]
 async fn memory_for_held_content_is_bounded() {
     let upstream = Upstream::fine().await;
-    let config = format!(
-        "[limits]\nmemory = \"64KiB\"\nmemory_per_request = \"128KiB\"\n\
+    let config = |memory: &str| {
+        format!(
+            "[limits]\nmemory = \"{memory}\"\nmemory_per_request = \"1MiB\"\n\
          [credential.it]\nkind = \"devo-signature\"\ndomain_api_key = {}\napi_secret = {}\n{}",
-        secret("key"),
-        secret("secret"),
-        route(&upstream.url(), "it", ""),
-    );
-    let proxy = Proxy::start(&config).await;
-    let reply = proxy.send("POST", "/", &[], vec![b'x'; 100 << 10]).await;
-    assert_eq!(check(&reply, 503, "connection_limit_reached"), "memory");
+            secret("key"),
+            secret("secret"),
+            route(&upstream.url(), "it", ""),
+        )
+    };
+    // Not enough for all of it, but for a piece at a time.
+    let proxy = Proxy::start(&config("128KiB")).await;
+    let content = vec![b'x'; 700 << 10];
+    for _ in 0..3 {
+        assert_eq!(proxy.send("POST", "/", &[], content.clone()).await.status, 200);
+        assert!(upstream.last().body == content, "it went through a file");
+    }
+    // Not even for that.
+    let proxy = Proxy::start(&config("1KiB")).await;
     let reply = proxy.send("POST", "/", &[], vec![b'x'; 10 << 10]).await;
+    assert_eq!(check(&reply, 503, "connection_limit_reached"), "memory");
+    let reply = proxy.send("POST", "/", &[], vec![b'x'; 1 << 10]).await;
     assert_eq!(reply.status, 200, "memory is given back");
 }
 
@@ -379,22 +389,81 @@ async fn a_problem_never_tells_the_query() {
 }
 
 #[tokio::test]
-async fn heads_that_are_no_http_are_refused_and_go_no_further() {
+async fn heads_that_are_no_http_are_told_why_end_the_connection_and_go_no_further() {
     let upstream = Upstream::fine().await;
     let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
-    let many = "X-Many: 1\r\n".repeat(200);
-    let large = format!("X-Large: {}\r\n", "x".repeat(64 << 10));
-    for (head, status) in [
-        ("nonsense\r\n\r\n".to_owned(), 400),
-        ("GET / HTTP/1.1\r\nHost: localhost\r\nX Y: 1\r\n\r\n".to_owned(), 400),
-        ("GET / HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n".to_owned(), 400),
-        (format!("GET / HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"), 431),
-        (format!("GET / HTTP/1.1\r\nHost: localhost\r\n{large}\r\n"), 431),
-    ] {
-        let answer = raw(proxy.address(), &head).await;
-        let start: String = head.chars().take(60).collect();
-        // hyper answers these itself, without content.
-        assert_eq!(parse(&answer).status, status, "{start:?}");
+    let get = |first: &str, fields: &str| format!("GET {first}\r\nHost: localhost\r\n{fields}\r\n");
+    let with = |fields: &str| get("/x HTTP/1.1", fields);
+    let post = |version: &str, fields: &str, content: &str| {
+        format!("POST /x HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n{content}")
+    };
+    let chunks = "5\r\nhello\r\n0\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let length = "Content-Length: 5\r\n";
+    let long = "x".repeat(64 << 10);
+    let malformed = (400, "malformed");
+    let cases = [
+        ("no head at all", "nonsense\r\n\r\n".to_owned(), malformed),
+        ("no version", "GET /x\r\n\r\n".to_owned(), malformed),
+        ("HTTP/2.0", get("/x HTTP/2.0", ""), malformed),
+        ("a fragment", get("/x#y HTTP/1.1", ""), malformed),
+        ("no colon", with("nonsense\r\n"), malformed),
+        ("a space in a name", with("X Y: 1\r\n"), malformed),
+        ("a space behind a name", with("X : 1\r\n"), malformed),
+        ("a folded line", with("X: a\r\n folded\r\n"), malformed),
+        ("a NUL in a value", with("X: a\0b\r\n"), malformed),
+        ("a line feed alone", with("X: 1\n"), malformed),
+        ("a line feed alone in front", "GET /x HTTP/1.1\n\r\n\r\n".to_owned(), malformed),
+        ("line feeds only", "GET /x HTTP/1.1\nHost: localhost\n\n".to_owned(), malformed),
+        ("two framings", post("1.1", &format!("{chunked}{length}"), chunks), malformed),
+        (
+            "two framings the other way",
+            post("1.1", &format!("{length}{chunked}"), chunks),
+            malformed,
+        ),
+        ("two lengths", post("1.1", &format!("{length}Content-Length: 6\r\n"), "hello"), malformed),
+        ("the same length twice", post("1.1", &length.repeat(2), "hello"), malformed),
+        ("a list of lengths", post("1.1", "Content-Length: 5, 6\r\n", "hello"), malformed),
+        ("a length with a sign", post("1.1", "Content-Length: +5\r\n", "hello"), malformed),
+        ("another coding", post("1.1", "Transfer-Encoding: gzip, chunked\r\n", chunks), malformed),
+        ("a coding in HTTP/1.0", post("1.0", chunked, chunks), malformed),
+        ("many fields", with(&"X-Many: 1\r\n".repeat(100)), (431, "fields")),
+        ("a long field", with(&format!("X-Long: {long}\r\n")), (431, "head")),
+        ("a long target", get(&format!("/{long} HTTP/1.1"), ""), (414, "target")),
+    ];
+    for (what, head, (status, word)) in cases {
+        for behind in ["", "GET /second HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+            let reply = parse(&raw(proxy.address(), format!("{head}{behind}")).await);
+            assert_eq!(reply.status, status, "{what}: {reply:?}");
+            assert_eq!(check(&reply, status, "http_request_error"), word, "{what}");
+            assert_eq!(reply.field("connection"), "close", "{what}");
+            // Nothing follows.
+            assert_eq!(reply.field("content-length"), reply.body.len().to_string(), "{what}");
+        }
     }
     assert!(upstream.seen().is_empty());
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[tokio::test]
+async fn the_upstreams_own_words_for_a_status_reach_the_caller() {
+    for (said, told) in [
+        ("HTTP/1.1 200 OK", "HTTP/1.1 200 OK"),
+        ("HTTP/1.1 200 Fine", "HTTP/1.1 200 Fine"),
+        ("HTTP/1.0 200 Fine", "HTTP/1.1 200 Fine"),
+        ("HTTP/1.1 299 Very Special", "HTTP/1.1 299 Very Special"),
+        ("HTTP/1.1 404 it  is: (gone)!", "HTTP/1.1 404 it  is: (gone)!"),
+        ("HTTP/1.1 200 ", "HTTP/1.1 200 "),
+        ("HTTP/1.1 299 ", "HTTP/1.1 299 "),
+        ("HTTP/1.1 200", "HTTP/1.1 200 "),
+    ] {
+        let text = format!("{said}\r\nContent-Length: 4\r\n\r\nfine");
+        let upstream = Faulty::always(Act::Say(text)).await;
+        let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
+        let get = "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let answer = raw(proxy.address(), get).await;
+        assert_eq!(parse(&answer).text(), "fine", "{said}");
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(answer.split("\r\n").next(), Some(told), "{said}");
+    }
 }

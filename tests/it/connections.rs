@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Barrier, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::harness::client::{from_channel, request, send_http2, whole};
+use crate::harness::client::{from_channel, parse_all, raw, request, send_http2, whole};
 use crate::harness::upstream::read_head;
 use crate::harness::{Act, Connection, Faulty, PATIENCE, Proxy, Reply, Upstream, route, until};
 
@@ -154,6 +154,36 @@ async fn a_request_is_not_sent_again_once_an_answer_has_begun() {
 }
 
 #[tokio::test]
+async fn interim_answers_come_before_the_one_answer_also_when_a_connection_breaks() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n";
+    let fine = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine";
+    // With them an answer has begun, so it is not sent again; without them it is.
+    for (breaks, count) in [(hints, 1), ("", 2)] {
+        let upstream = Faulty::start(move |request| match (request.connection, request.number) {
+            (1, 1) => Act::Fine,
+            (1, _) => Act::SayThenClose(breaks.to_owned()),
+            _ => Act::Say(format!("{hints}{fine}")),
+        })
+        .await;
+        let proxy = proxy(&upstream, "").await;
+        assert_eq!(proxy.get("/first").await.status, 200, "{breaks}");
+        let get = "GET /second HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let answer = raw(proxy.address(), get).await;
+        let (interims, reply) = parse_all(&answer);
+        let interims: Vec<_> =
+            interims.iter().map(|interim| (interim.status, interim.field("link"))).collect();
+        assert_eq!(interims, [(103, "</x>")], "{breaks}");
+        assert_eq!(upstream.count("GET", "/second"), count, "{breaks}");
+        if count == 1 {
+            let word = reply.problem(502, "connection_terminated");
+            assert_eq!(word, "upstream-closed", "{breaks}");
+        } else {
+            assert_eq!((reply.status, reply.text()), (200, "fine"), "{breaks}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_was_closed_while_it_waited_fails_nothing() {
     let upstream = Faulty::always(Act::FineThenClose).await;
     let proxy = proxy(&upstream, "").await;
@@ -259,7 +289,11 @@ async fn a_connection_that_the_upstream_will_close_is_not_used_again() {
     for head in [
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nConnection: x, Close\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nConnection: keep-alive, close\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive, close\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nConnection: close\r\nConnection: keep-alive\r\n\
+         Content-Length: 0\r\n\r\n",
     ] {
         // It does not close: it waits for us to, and would take another request.
         let upstream = Faulty::always(Act::Say(head.to_owned())).await;
@@ -267,6 +301,30 @@ async fn a_connection_that_the_upstream_will_close_is_not_used_again() {
         for number in 1..=3 {
             assert_eq!(proxy.send("POST", "/x", &[], "content").await.status, 200, "{head}");
             assert_eq!(upstream.connections(), number, "{head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_not_used_again_after_a_204_that_announces_content() {
+    for (field, used_again) in [
+        ("ETag: \"x\"", true),
+        ("Content-Length: 0", true),
+        ("Content-Length: 5", false),
+        ("Transfer-Encoding: chunked", false),
+    ] {
+        // It does not come, but it might.
+        let answer = format!("HTTP/1.1 204 No Content\r\n{field}\r\n\r\n");
+        let upstream = Faulty::always(Act::Say(answer)).await;
+        let proxy = proxy(&upstream, "").await;
+        for number in 1..=3 {
+            let reply = proxy.send("POST", "/x", &[], "content").await;
+            assert_eq!((reply.status, reply.text()), (204, ""), "{field}");
+            for framing in ["content-length", "transfer-encoding"] {
+                assert_eq!(reply.field(framing), "", "{field}");
+            }
+            let connections = if used_again { 1 } else { number };
+            assert_eq!(upstream.connections(), connections, "{field}");
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::harness::client::{parse, raw, raw_head, read_answer, send_http2};
+use crate::harness::client::{parse, parse_all, raw, raw_head, read_answer, send_http2};
 use crate::harness::upstream::read_head;
 use crate::harness::{
     Act, Connection, Faulty, PATIENCE, Proxy, Upstream, quoted, route, secret, skip,
@@ -144,7 +144,7 @@ async fn answers_that_cannot_have_content_end_with_their_head() {
 }
 
 #[tokio::test]
-async fn interim_answers_do_not_reach_the_caller() {
+async fn interim_answers_reach_callers_that_know_them() {
     let upstream = Faulty::always(Act::Interim).await;
     let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
     for version in ["1.0", "1.1"] {
@@ -152,9 +152,20 @@ async fn interim_answers_do_not_reach_the_caller() {
             "GET /x HTTP/{version}\r\nHost: {}\r\nConnection: close\r\n\r\n",
             proxy.address()
         );
-        let reply = parse(&raw(proxy.address(), get).await);
-        assert_eq!((reply.status, reply.text()), (200, "/x"), "{version}");
-        assert_eq!(reply.field("link"), "", "{version}");
+        let answer = String::from_utf8(raw(proxy.address(), get).await).unwrap();
+        let heads: Vec<&str> = answer.split("\r\n\r\n").collect();
+        let interims = [
+            "HTTP/1.1 102 Processing",
+            "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload",
+        ];
+        match (version, &heads[..]) {
+            ("1.0", [last, "/x"]) => assert!(last.starts_with("HTTP/1.1 200 "), "{answer}"),
+            ("1.1", [first, second, last, "/x"]) => {
+                assert_eq!([*first, *second], interims);
+                assert!(last.starts_with("HTTP/1.1 200 "), "{answer}");
+            }
+            _ => panic!("{version}: {answer}"),
+        }
     }
     let mut connection = Connection::open(proxy.address()).await;
     for target in ["/one", "/two"] {
@@ -162,6 +173,28 @@ async fn interim_answers_do_not_reach_the_caller() {
         assert_eq!((reply.status, reply.text()), (200, target));
     }
     assert_eq!(send_http2(proxy.address(), "GET", "/x", "").await.unwrap().text(), "/x");
+}
+
+#[tokio::test]
+async fn an_upstream_that_sends_interim_answers_without_end_is_given_up() {
+    for (count, status) in [(32, 200), (33, 502), (40, 502)] {
+        let hints = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(count);
+        let fine = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine";
+        let upstream = Faulty::always(Act::Say(format!("{hints}{fine}"))).await;
+        let proxy = Proxy::start(&route(&upstream.url(), "", "")).await;
+        let get = "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let (interims, reply) = parse_all(&raw(proxy.address(), get).await);
+        assert!(interims.iter().all(|interim| interim.status == 103), "{count}: {interims:?}");
+        if status == 200 {
+            assert_eq!((reply.status, reply.text()), (200, "fine"), "{count}");
+            assert_eq!(interims.len(), count);
+        } else {
+            let word = reply.problem(status, "http_protocol_error");
+            assert_eq!(word, "upstream-protocol", "{count}");
+            assert!(interims.len() <= 32, "{count}: {}", interims.len());
+        }
+        assert_eq!(upstream.received().len(), 1, "{count}: it is not asked again");
+    }
 }
 
 /// Sends a head that asks to be told to continue, and returns the connection and the first head of

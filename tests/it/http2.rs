@@ -9,6 +9,7 @@ use http::Response;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -250,6 +251,49 @@ async fn a_reset_reaches_an_upstream_of_http_2_as_a_reset() {
     over_one.abort();
     timeout(PATIENCE, gone.notified()).await.expect("it is given up");
     assert_eq!(two.get("/x").await.text(), "fine");
+    assert_eq!(upstream.connections(), 1, "the connection is not concerned");
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_when_all_its_content_has_come_frees_an_upstream_of_http_2() {
+    let [arrived, complete, gone] = [(); 3].map(|()| Arc::new(Notify::new()));
+    let tell = [&arrived, &complete, &gone].map(Arc::clone);
+    let upstream = Upstream2::serving(10, move |request| {
+        let [arrived, complete, gone] = tell.each_ref().map(Arc::clone);
+        async move {
+            if request.uri().path() == "/never" {
+                let _told = Told(gone);
+                let mut content = request.into_body();
+                content.frame().await.unwrap().unwrap();
+                arrived.notify_one();
+                content.collect().await.unwrap();
+                complete.notify_one();
+                std::future::pending::<()>().await;
+            }
+            Response::new(whole("fine"))
+        }
+    })
+    .await;
+    let more = format!("{ALWAYS}timeouts = {{ first_byte = \"10m\" }}\n");
+    let proxy = proxy(&upstream.url(), &more).await;
+    for (first, last) in [
+        ("Content-Length: 5\r\n\r\nhello", ""),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", ""),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "0\r\n\r\n"),
+    ] {
+        let what = format!("{first} {last}");
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        let post = format!("POST /never HTTP/1.1\r\nHost: localhost\r\n{first}");
+        stream.write_all(post.as_bytes()).await.unwrap();
+        timeout(PATIENCE, arrived.notified())
+            .await
+            .unwrap_or_else(|_| panic!("{what}: no content"));
+        stream.write_all(last.as_bytes()).await.unwrap();
+        timeout(PATIENCE, complete.notified()).await.unwrap_or_else(|_| panic!("{what}: no end"));
+        drop(stream);
+        timeout(PATIENCE, gone.notified()).await.unwrap_or_else(|_| panic!("{what}: still held"));
+        assert_eq!(proxy.get("/x").await.text(), "fine", "{what}");
+    }
     assert_eq!(upstream.connections(), 1, "the connection is not concerned");
 }
 

@@ -7,15 +7,17 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
-use crate::harness::client::{parse, raw, request, send_http2, whole};
+use crate::harness::client::{parse, raw, read_answer, request, send_http2, whole};
 use crate::harness::upstream::{answer, read_head};
-use crate::harness::{Connection, PATIENCE, Proxy, Upstream, plant, route, sha256, twinzo, until};
+use crate::harness::{
+    Act, Connection, Faulty, PATIENCE, Proxy, Upstream, plant, route, sha256, twinzo, until,
+};
 
 async fn ok() -> Upstream {
     Upstream::answering(|_| answer(200, "fine")).await
@@ -232,6 +234,94 @@ async fn a_stop_lets_requests_in_flight_finish_and_refuses_new_connections() {
     assert_eq!(cut_off, 0);
     let late = request("GET", "/", &[], whole(""));
     assert!(idle.try_send(late).await.is_err(), "idle ones are closed");
+}
+
+/// A connection that has served one request and waits for the next.
+async fn idle(proxy: &Proxy) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    let get = "GET /idle HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(get.as_bytes()).await.unwrap();
+    assert_eq!(read_answer(&mut stream).await.status, 200);
+    stream
+}
+
+/// All that still comes.
+async fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    // What was asked and is not answered may make a reset of the end.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("there is no end");
+    rest
+}
+
+const TWO: &str = "GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n\
+                   GET /second HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[tokio::test]
+async fn an_answer_that_begins_after_a_stop_is_the_last_whatever_was_asked_behind_it() {
+    let go = Arc::new(Semaphore::new(0));
+    let waiting = Arc::clone(&go);
+    let upstream = Faulty::start(move |request| match request.target() {
+        "/slow" => Act::FineAfter(Arc::clone(&waiting)),
+        _ => Act::Fine,
+    })
+    .await;
+    let proxy = Proxy::start(&format!("workers = 1\n{}", route(&upstream.url(), "", ""))).await;
+    let mut idle = idle(&proxy).await;
+    let mut caller = TcpStream::connect(proxy.address()).await.unwrap();
+    caller.write_all(TWO.as_bytes()).await.unwrap();
+    until("it is in flight", || upstream.count("GET", "/slow") == 1).await;
+    let stopping = tokio::spawn(proxy.stop());
+    assert_eq!(rest(&mut idle).await, b"", "the worker has been told");
+    go.add_permits(1);
+    let reply = parse(&rest(&mut caller).await);
+    assert_eq!((reply.status, reply.text()), (200, "/slow"), "the one and no other");
+    assert_eq!(reply.field("connection"), "close");
+    assert_eq!(timeout(PATIENCE, stopping).await.unwrap().unwrap(), 0);
+    assert_eq!(upstream.count("GET", "/second"), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_before_a_stop_arrives_whole() {
+    let go = Arc::new(Semaphore::new(0));
+    let waiting = Arc::clone(&go);
+    let upstream = Upstream::raw(move |mut stream| {
+        let waiting = Arc::clone(&waiting);
+        async move {
+            loop {
+                let head = read_head(&mut stream).await;
+                let Some(target) = head.split(' ').nth(1) else { return };
+                let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf";
+                stream.write_all(begun).await.unwrap();
+                if target == "/slow" {
+                    waiting.acquire().await.unwrap().forget();
+                }
+                stream.write_all(b"full").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&format!("workers = 1\n{}", route(&upstream.url(), "", ""))).await;
+    let mut idle = idle(&proxy).await;
+    let mut caller = TcpStream::connect(proxy.address()).await.unwrap();
+    caller.write_all(TWO.as_bytes()).await.unwrap();
+    let head = timeout(PATIENCE, read_head(&mut caller)).await.expect("no answer");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let mut half = [0; 4];
+    timeout(PATIENCE, caller.read_exact(&mut half)).await.expect("no content").unwrap();
+    assert_eq!(&half, b"half");
+    let stopping = tokio::spawn(proxy.stop());
+    assert_eq!(rest(&mut idle).await, b"", "the worker has been told");
+    go.add_permits(1);
+    let rest = rest(&mut caller).await;
+    let text = String::from_utf8_lossy(&rest);
+    let behind = text.strip_prefix("full").unwrap_or_else(|| panic!("cut off: {text}"));
+    // What was asked behind it had come before the stop: it may be answered, but as the last.
+    if !behind.is_empty() {
+        let reply = parse(behind.as_bytes());
+        assert_eq!((reply.status, reply.text()), (200, "halffull"));
+        assert_eq!(reply.field("connection"), "close");
+    }
+    assert_eq!(timeout(PATIENCE, stopping).await.unwrap().unwrap(), 0);
 }
 
 #[tokio::test]

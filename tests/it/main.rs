@@ -20,9 +20,11 @@ mod answers;
 mod bytes;
 #[cfg(unix)]
 mod canary;
+mod chunks;
 mod connections;
 mod devo;
 mod devo_sdk;
+mod early;
 mod edges;
 mod fields;
 mod framing;

@@ -11,10 +11,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::harness::client::{from_channel, request};
+use crate::harness::client::{from_channel, parse_all, raw, request};
 use crate::harness::upstream::{answer, read_head};
 use crate::harness::{
-    Connection, Proxy, Reply, Upstream, is_data, plant, route, secret, sha256, twinzo,
+    Act, Connection, Faulty, Proxy, Reply, Upstream, is_data, plant, route, secret, sha256, twinzo,
 };
 
 async fn start(replay: &str) -> (StandIn, Proxy) {
@@ -134,6 +134,32 @@ async fn a_refusal_before_the_content_was_read_reaches_the_caller() {
     assert_eq!(response.status(), 401, "what has not come cannot be sent again");
     assert_eq!(upstream.connections(), 1);
     drop(pieces);
+}
+
+#[tokio::test]
+async fn interim_answers_come_before_the_one_answer_that_a_second_try_leads_to() {
+    let stand_in = twinzo().await;
+    let count = AtomicUsize::new(1);
+    let upstream = Faulty::start(move |_| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        let status = if number == 1 { "401 Unauthorized" } else { "200 OK" };
+        Act::Say(format!(
+            "HTTP/1.1 103 Early Hints\r\nLink: </{number}>\r\n\r\n\
+             HTTP/1.1 {status}\r\nContent-Length: 1\r\n\r\n{number}"
+        ))
+    })
+    .await;
+    let config = plant(&stand_in.url(), "") + &route(&upstream.url(), "plant", "");
+    let proxy = Proxy::start(&config).await;
+    let get = "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let answer = raw(proxy.address(), get).await;
+    let (interims, reply) = parse_all(&answer);
+    assert_eq!((reply.status, reply.text()), (200, "2"));
+    let interims: Vec<_> =
+        interims.iter().map(|interim| (interim.status, interim.field("link"))).collect();
+    assert_eq!(interims, [(103, "</1>"), (103, "</2>")]);
+    assert_eq!(upstream.count("GET", "/x"), 2);
+    assert_eq!(stand_in.recorder().logins(), 2, "the first and one forced");
 }
 
 #[tokio::test]

@@ -2,14 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use countersign::app::StartError;
-use tokio::io::copy_bidirectional;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::harness::authority::{Authority, path};
-use crate::harness::upstream::{Seen, answer, serve};
-use crate::harness::{Proxy, Upstream, plant, route, twinzo};
+use crate::harness::upstream::{Seen, answer, read_head, serve};
+use crate::harness::{Proxy, Upstream, plant, route, sha256, twinzo};
 
 async fn upstream(acceptor: TlsAcceptor) -> (Upstream, Arc<Mutex<Vec<Seen>>>) {
     let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
@@ -135,4 +137,42 @@ async fn a_login_goes_over_tls_that_the_credential_trusts() {
     let reply = doubting.get("/v3/devices").await;
     reply.problem(503, "destination_unavailable");
     assert_eq!(stand_in.recorder().logins(), 1);
+}
+
+/// Content that fits into no buffer of the system's.
+const LARGE: usize = 8 << 20;
+
+#[tokio::test]
+async fn large_content_arrives_whole_at_an_upstream_that_reads_slowly() {
+    let authority = Authority::new();
+    let acceptor = authority.server("localhost", None);
+    let upstream = Upstream::raw(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            SockRef::from(&stream).set_recv_buffer_size(64 << 10).unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            read_head(&mut stream).await;
+            let (mut content, mut piece) = (Vec::with_capacity(LARGE), vec![0; 4 << 10]);
+            while content.len() < LARGE {
+                let Ok(length @ 1..) = stream.read(&mut piece).await else { return };
+                content.extend_from_slice(&piece[..length]);
+                // Others first.
+                tokio::task::yield_now().await;
+            }
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 64\r\n\r\n{}",
+                sha256(&content)
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    })
+    .await;
+    let proxy = proxy(&upstream, &authority.trusted()).await;
+    let content: Bytes = (0..LARGE).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    for method in ["PUT", "POST"] {
+        let reply = proxy.send(method, "/x", &[], content.clone()).await;
+        assert_eq!((reply.status, reply.text()), (200, sha256(&content).as_str()), "{method}");
+    }
 }

@@ -143,6 +143,44 @@ async fn what_comes_with_the_handshakes_answer_is_part_of_the_tunnel() {
 }
 
 #[tokio::test]
+async fn nothing_is_lost_of_what_comes_right_behind_a_handshake_however_much_it_is() {
+    for size in [1, 900, 1024, 20_000, 300_000] {
+        let message: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let hasty = [switch().into_bytes(), message.clone()].concat();
+        let upstream = Upstream::raw(move |mut stream| {
+            let hasty = hasty.clone();
+            async move {
+                read_head(&mut stream).await;
+                let (mut reader, mut writer) = stream.split();
+                let _ = writer.write_all(&hasty).await;
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+                let _ = writer.shutdown().await;
+            }
+        })
+        .await;
+        let proxy = proxy(&upstream.url(), "").await;
+        let hasty = [handshake(&proxy, "/", "").into_bytes(), message.clone()].concat();
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        let (mut reader, mut writer) = stream.split();
+        let mut both = vec![0; 2 * size];
+        let read = async {
+            let head = read_head(&mut reader).await;
+            reader.read_exact(&mut both).await.map(|_| head)
+        };
+        let exchange = async { tokio::join!(writer.write_all(&hasty), read) };
+        let (written, read) = timeout(PATIENCE, exchange).await.expect("something is lost");
+        assert!(written.is_ok(), "{size}: {written:?}");
+        let head = read.unwrap_or_else(|error| panic!("{size}: {error}"));
+        assert!(head.starts_with("HTTP/1.1 101 "), "{size}: {head}");
+        let (theirs, echo) = both.split_at(size);
+        assert!(theirs == message, "{size}: what the upstream said");
+        assert!(echo == message, "{size}: what the caller said");
+        stream.shutdown().await.unwrap();
+        assert_eq!(ended(&mut stream).await, b"", "{size}");
+    }
+}
+
+#[tokio::test]
 async fn there_is_no_tunnel_unless_the_upstream_agrees() {
     for status in ["200 OK", "401 Unauthorized", "403 Forbidden", "426 Upgrade Required"] {
         let text = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno");

@@ -80,9 +80,9 @@ fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {
         let hint = Some("the least is 64");
         context.error("limits.target_bytes", "no request could be that short", hint);
     }
-    if header_bytes < 8 << 10 {
-        let hint = Some("HTTP needs room for a buffer; the least is \"8KiB\"");
-        context.error("limits.header_bytes", "this is too small", hint);
+    if !(1 << 10..=1 << 20).contains(&header_bytes) {
+        let hint = Some("between \"1KiB\" and \"1MiB\"");
+        context.error("limits.header_bytes", "no such length of a request's head", hint);
     }
     Limits {
         connections: count(raw.connections, 1024),

@@ -8,32 +8,33 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::progress::IdleTimer;
 use super::{ContentError, Progress};
 use crate::proxy::headers;
-use crate::proxy::upstream::Lease;
+use crate::proxy::upstream::UpstreamContent;
 
 /// The content of an answer.
 pub struct ResponseContent<G> {
-    source: Answer,
+    source: Source,
     /// Told how it ended, and dropped with the content: whatever lasts as long as the exchange.
     guard: Option<G>,
 }
 
-enum Answer {
+enum Source {
     Own(Option<Bytes>),
-    Upstream {
-        incoming: Incoming,
-        /// Given back at the end.
-        lease: Option<Lease>,
-        /// Set while content still goes the other way.
-        request: Option<Arc<Progress>>,
-        idle: IdleTimer,
-        deadline: Option<Pin<Box<Sleep>>>,
-    },
+    Upstream(Upstream),
+    /// It broke off; whatever it came over is let go.
+    Broken,
+}
+
+struct Upstream {
+    content: UpstreamContent,
+    /// Set while content still goes the other way.
+    request: Option<Arc<Progress>>,
+    idle: IdleTimer,
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 /// What lasts as long as an exchange.
@@ -50,37 +51,73 @@ impl<G: ExchangeGuard> ResponseContent<G> {
     /// An answer of ours.
     pub fn own(bytes: Bytes, mut guard: G) -> Self {
         guard.ended();
-        let source = Answer::Own((!bytes.is_empty()).then_some(bytes));
+        let source = Source::Own((!bytes.is_empty()).then_some(bytes));
         Self { source, guard: Some(guard) }
     }
 
     /// No content, because another protocol follows; the exchange lasts on.
     pub fn switched() -> Self {
-        Self { source: Answer::Own(None), guard: None }
+        Self { source: Source::Own(None), guard: None }
     }
 
-    /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`. The
-    /// connection is given back at its end. While content of the `request` still goes the other way,
-    /// silence is silence in both directions.
+    /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`. While
+    /// content of the `request` still goes the other way, silence is silence in both directions.
     pub fn upstream(
-        incoming: Incoming,
-        lease: Lease,
+        content: UpstreamContent,
         request: Option<Arc<Progress>>,
         idle: Duration,
         deadline: Option<Instant>,
         mut guard: G,
     ) -> Self {
-        let lease = if incoming.is_end_stream() {
+        if content.is_end_stream() {
             guard.ended();
-            lease.give_back();
-            None
-        } else {
-            Some(lease)
-        };
+        }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let idle = IdleTimer::new(idle);
-        let source = Answer::Upstream { incoming, lease, request, idle, deadline };
+        let source = Source::Upstream(Upstream { content, request, idle, deadline });
         Self { source, guard: Some(guard) }
+    }
+}
+
+/// A frame, or why there is none.
+type Next = Result<Option<Frame<Bytes>>, (&'static str, ContentError)>;
+
+impl Upstream {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let Self { content, request, idle, deadline } = self;
+        let broke = |reason| Poll::Ready(Err((reason, ContentError(None))));
+        if let Some(deadline) = deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return broke("total timeout");
+        }
+        match Pin::new(content).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                idle.reset();
+                if let Some(request) = request {
+                    request.flowed();
+                }
+                Poll::Ready(Ok(Some(without_hop_by_hop(frame))))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(("upstream broke off", error))),
+            Poll::Ready(None) => Poll::Ready(Ok(None)),
+            Poll::Pending => {
+                ready!(idle.poll_expired(cx, request.as_deref()));
+                broke("upstream idle timeout")
+            }
+        }
+    }
+}
+
+impl<G> ResponseContent<G> {
+    /// True while content of the request goes the other way.
+    pub fn takes_request(&self) -> bool {
+        match &self.source {
+            Source::Upstream(upstream) => {
+                upstream.request.is_some() && !upstream.content.is_end_stream()
+            }
+            Source::Own(_) | Source::Broken => false,
+        }
     }
 }
 
@@ -93,81 +130,54 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ContentError>>> {
         let Self { source, guard } = self.get_mut();
-        let (incoming, lease, request, idle, deadline) = match source {
-            Answer::Own(bytes) => {
+        let upstream = match source {
+            Source::Own(bytes) => {
                 let frame = bytes.take().map(|bytes| Ok(Frame::data(bytes)));
                 return Poll::Ready(frame);
             }
-            Answer::Upstream { incoming, lease, request, idle, deadline } => {
-                (incoming, lease, request, idle, deadline)
-            }
+            Source::Upstream(upstream) => upstream,
+            Source::Broken => return Poll::Ready(Some(Err(ContentError(None)))),
         };
-        let mut broke = |lease: &mut Option<Lease>, reason, cause| {
-            if let Some(guard) = guard {
-                guard.broke(reason);
-            }
-            // Closed, if nobody else uses it.
-            drop(lease.take());
-            Poll::Ready(Some(Err(ContentError(cause))))
-        };
-        if let Some(deadline) = deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            return broke(lease, "total timeout", None);
-        }
-        let mut polled = Pin::new(&mut *incoming).poll_frame(cx);
-        if polled.is_pending()
-            && let Some(lease) = &mut *lease
-        {
-            lease.drive(cx);
-            polled = Pin::new(&mut *incoming).poll_frame(cx);
-        }
-        let frame = match polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                idle.reset();
-                if let Some(request) = request {
-                    request.flowed();
+        match ready!(upstream.poll_next(cx)) {
+            Ok(frame) => {
+                if let Some(guard) = guard {
+                    if let Some(piece) = frame.as_ref().and_then(Frame::data_ref) {
+                        guard.passed(piece.len());
+                    }
+                    // Nobody asks for what is behind trailers.
+                    let last = frame.as_ref().is_none_or(Frame::is_trailers);
+                    if last || upstream.content.is_end_stream() {
+                        guard.ended();
+                    }
                 }
-                Some(frame)
+                Poll::Ready(frame.map(Ok))
             }
-            Poll::Ready(Some(Err(error))) => {
-                return broke(lease, "upstream broke off", Some(error));
-            }
-            Poll::Ready(None) => None,
-            Poll::Pending => {
-                ready!(idle.poll_expired(cx, request.as_deref()));
-                return broke(lease, "upstream idle timeout", None);
-            }
-        };
-        let frame = frame.map(without_hop_by_hop);
-        if let Some(guard) = guard {
-            if let Some(piece) = frame.as_ref().and_then(Frame::data_ref) {
-                guard.passed(piece.len());
-            }
-            if frame.is_none() || incoming.is_end_stream() {
-                guard.ended();
-                if let Some(lease) = lease.take() {
-                    lease.give_back();
+            Err((reason, error)) => {
+                if let Some(guard) = guard {
+                    guard.broke(reason);
                 }
+                *source = Source::Broken;
+                Poll::Ready(Some(Err(error)))
             }
         }
-        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Answer::Own(bytes) => bytes.is_none(),
-            Answer::Upstream { incoming, .. } => incoming.is_end_stream(),
+            Source::Own(bytes) => bytes.is_none(),
+            Source::Upstream(upstream) => upstream.content.is_end_stream(),
+            Source::Broken => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Answer::Own(bytes) => {
+            Source::Own(bytes) => {
                 let length = bytes.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Answer::Upstream { incoming, .. } => incoming.size_hint(),
+            Source::Upstream(upstream) => upstream.content.size_hint(),
+            Source::Broken => SizeHint::default(),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Content on its way: towards the upstream, and back to the caller.
 
 mod answer;
+mod caller;
 mod copy;
 mod progress;
 mod request;
 
 pub use answer::{ExchangeGuard, ResponseContent};
+pub use caller::{CallerContent, CallerStream};
 pub use copy::{Copy, Kept};
 pub use progress::{Gate, Progress};
 pub use request::{RequestContent, Streaming};
@@ -14,4 +16,4 @@ pub use request::{RequestContent, Streaming};
 /// for the reason with which HTTP/2 ends a stream.
 #[derive(Debug, thiserror::Error)]
 #[error("the content broke off")]
-pub struct ContentError(#[source] Option<hyper::Error>);
+pub struct ContentError(#[source] pub Option<hyper::Error>);

@@ -1,6 +1,5 @@
 //! The content of a request, on its way to the upstream.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -8,12 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::progress::{ABORTED, IdleTimer, TIMED_OUT, TOO_LARGE, UNREADABLE};
-use super::{ContentError, Copy, Gate, Progress};
+use super::{CallerContent, ContentError, Copy, Gate, Progress};
 use crate::proxy::headers;
-use crate::proxy::hold::{Held, Reading, begin_reading};
+use crate::proxy::hold::{Held, Reader};
 use crate::sign::owned::OwnedFields;
 
 /// The content of a request to an upstream.
@@ -25,12 +23,12 @@ pub struct RequestContent {
 enum Source {
     Empty,
     Memory(Bytes),
-    File { held: Held, offset: u64, reading: Option<Reading> },
+    Held(Reader),
     Stream(Box<Stream>),
 }
 
 struct Stream {
-    incoming: Incoming,
+    incoming: CallerContent,
     /// What is still to come, where the caller has said how much there is.
     announced: Option<u64>,
     left: u64,
@@ -64,12 +62,10 @@ impl RequestContent {
 
     /// Content that was held.
     pub fn held(held: Held, progress: Arc<Progress>) -> Self {
-        let source = match held.in_memory() {
-            Some(bytes) if bytes.is_empty() => return Self::empty(progress),
-            Some(bytes) => Source::Memory(bytes.clone()),
-            None => Source::File { held, offset: 0, reading: None },
-        };
-        Self { source, progress }
+        if held.length() == 0 {
+            return Self::empty(progress);
+        }
+        Self { source: Source::Held(Reader::new(held)), progress }
     }
 
     /// Content from memory.
@@ -81,7 +77,7 @@ impl RequestContent {
     }
 
     /// Content as it comes from the caller.
-    pub fn stream(incoming: Incoming, streaming: Streaming, progress: Arc<Progress>) -> Self {
+    pub fn stream(incoming: CallerContent, streaming: Streaming, progress: Arc<Progress>) -> Self {
         let Streaming { max_body, idle, copy, on_demand, trailers } = streaming;
         let gate = on_demand.map(|limit| (Arc::default(), IdleTimer::new(limit)));
         let idle = IdleTimer::new(idle);
@@ -94,7 +90,7 @@ impl RequestContent {
     pub fn gate(&self) -> Option<Arc<Gate>> {
         match &self.source {
             Source::Stream(stream) => stream.gate.as_ref().map(|(gate, _)| Arc::clone(gate)),
-            Source::Empty | Source::Memory(_) | Source::File { .. } => None,
+            Source::Empty | Source::Memory(_) | Source::Held(_) => None,
         }
     }
 }
@@ -121,31 +117,13 @@ impl Body for RequestContent {
                 let bytes = std::mem::take(bytes);
                 (!bytes.is_empty()).then_some(Ok(Frame::data(bytes)))
             }
-            Source::File { held, offset, reading } => {
-                if *offset >= held.length() {
-                    None
-                } else {
-                    let Some(file) = held.file().cloned() else {
-                        return Poll::Ready(None);
-                    };
-                    let length = held.length();
-                    let begun = || begin_reading(Arc::clone(&file), *offset, length);
-                    let pending = reading.get_or_insert_with(begun);
-                    let piece = ready!(Pin::new(pending).poll(cx));
-                    *reading = None;
-                    match piece {
-                        Ok(Ok(piece)) if !piece.is_empty() => {
-                            *offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
-                            if *offset < length {
-                                // The next one is read while this one is sent.
-                                *reading = Some(begin_reading(file, *offset, length));
-                            }
-                            Some(Ok(Frame::data(piece)))
-                        }
-                        _ => Some(Err((UNREADABLE, None))),
-                    }
+            Source::Held(reader) => match ready!(reader.poll_piece(cx)) {
+                Ok(piece) => (!piece.is_empty()).then_some(Ok(Frame::data(piece))),
+                Err(error) => {
+                    tracing::warn!(%error, "held content cannot be read");
+                    Some(Err((UNREADABLE, None)))
                 }
-            }
+            },
             Source::Stream(stream) => {
                 if let Some((gate, patience)) = &mut stream.gate {
                     if gate.poll_open(cx).is_pending() {
@@ -176,7 +154,7 @@ impl Body for RequestContent {
         let ended = match &self.source {
             Source::Empty => true,
             Source::Memory(bytes) => bytes.is_empty(),
-            Source::File { held, offset, .. } => *offset >= held.length(),
+            Source::Held(reader) => reader.left() == 0,
             Source::Stream(stream) => stream.incoming.is_end_stream(),
         };
         // Whoever asks and hears "yes" does not poll again.
@@ -191,9 +169,7 @@ impl Body for RequestContent {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Memory(bytes) => exact(bytes.len()),
-            Source::File { held, offset, .. } => {
-                SizeHint::with_exact(held.length().saturating_sub(*offset))
-            }
+            Source::Held(reader) => SizeHint::with_exact(reader.left()),
             Source::Stream(stream) => stream.incoming.size_hint(),
         }
     }
@@ -212,7 +188,7 @@ impl Stream {
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Some(Err((ABORTED, Some(error)))));
+                    return Poll::Ready(Some(Err((ABORTED, error.0))));
                 }
                 Poll::Ready(Some(Ok(frame))) => frame,
             };

@@ -1,28 +1,30 @@
 //! One HTTP/1.1 connection to an upstream: one exchange at a time.
 //!
-//! It has no task of its own. Whoever waits for the answer drives it, which saves two changes of
-//! task per exchange; while it is idle nobody has to, and it is looked at before it is used again.
+//! It has no task of its own. Whoever waits for the answer lets it send and receive, and whoever reads
+//! the answer's content lets it receive; while it is idle nobody has to, and it is looked at before
+//! it is used again.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::header::{CONNECTION, EXPECT, HeaderName, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Request, Response, Uri};
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::task::AbortHandle;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, response};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::outcome::{Failure, classify};
 use super::{Fate, Outgoing, SendError, Target};
 use crate::config::HeaderCase;
-use crate::connect::{Received, Stream};
-use crate::proxy::content::{Progress, RequestContent};
+use crate::connect::Stream;
+use crate::http1::{
+    self, Case, Content, ContentFailure, Framing, HeadSyntax, Input, Output, ResponseHead,
+};
+use crate::proxy::content::{Gate, Progress, RequestContent};
+use crate::proxy::interim::Interims;
 use crate::proxy::respond::ProxyError;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -30,11 +32,27 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// How much earlier than the upstream we stop using a connection that it lets idle for so long.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
+/// The longest head of an answer, in bytes.
+const MAX_HEAD: usize = 128 << 10;
+
+/// The most fields of an answer.
+const MAX_FIELDS: usize = 256;
+
+/// The most interim answers to one request.
+const MAX_INTERIMS: usize = 32;
+
 /// A connection. It ends when this is dropped.
 pub(super) struct Http1 {
-    sender: http1::SendRequest<RequestContent>,
-    driver: Driver,
-    received: Received,
+    stream: Stream,
+    input: Input,
+    output: Output,
+    syntax: HeadSyntax,
+    header_case: HeaderCase,
+    /// What is sent of the request now.
+    sending: Option<Sending>,
+    /// What is read of its answer now.
+    content: Content,
+    exchange: Exchange,
     /// Set once and moved only when it fires, so that a request costs no timer of its own.
     patience: Pin<Box<Sleep>>,
     /// How long it may wait for its next request.
@@ -43,121 +61,186 @@ pub(super) struct Http1 {
     pub(super) retires_at: Instant,
 }
 
-/// Who drives the connection.
-enum Driver {
-    /// Whoever has it.
-    Owner(Pin<Box<dyn Future<Output = hyper::Result<()>>>>),
-    /// A task, because the caller may not read the answer before all of its content is sent.
-    Task { _ends_with_this: Task },
-    /// Nobody: it has ended.
-    Ended,
+/// The content of a request on its way.
+struct Sending {
+    content: RequestContent,
+    /// How much is still to come; `None` in chunks.
+    left: Option<u64>,
 }
 
-/// A task that ends with its owner.
-struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// What one exchange is about.
+#[derive(Default)]
+struct Exchange {
+    to_head: bool,
+    /// How many bytes of the request the system has taken.
+    sent: usize,
+    /// The upstream does not get all of the request.
+    refused: bool,
+    /// The upstream lets the connection serve another exchange.
+    lasts: bool,
+    /// Opened when the upstream asks for the content.
+    gate: Option<Arc<Gate>>,
+    /// Where interim answers go.
+    interims: Option<Rc<Interims>>,
+    interims_seen: usize,
 }
-
-/// What hyper makes of a request that was given to it.
-type Sent = Result<Response<Incoming>, TrySendError<Request<RequestContent>>>;
 
 impl Http1 {
     /// Speaks HTTP/1.1 over `stream`.
-    pub(super) async fn begin(stream: Stream, target: &Target) -> Result<Self, SendError> {
+    pub(super) fn begin(stream: Stream, target: &Target) -> Box<Self> {
         let settings = &target.settings;
-        let received = stream.received();
-        let mut builder = http1::Builder::new();
-        builder
-            .title_case_headers(settings.header_case != HeaderCase::Lower)
-            .preserve_header_case(
-                settings.header_case == HeaderCase::Preserve || target.remember_case,
-            )
-            .allow_spaces_after_header_name_in_responses(settings.lenient)
-            .allow_obsolete_multiline_headers_in_responses(settings.lenient)
-            .ignore_invalid_headers_in_responses(settings.lenient);
-        let handshake = builder.handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|error| SendError::last(classify(&error)))?;
-        Ok(Self {
-            sender,
-            driver: Driver::Owner(Box::pin(connection.with_upgrades())),
-            received,
+        Box::new(Self {
+            stream,
+            input: Input::default(),
+            output: Output::default(),
+            syntax: HeadSyntax {
+                max_bytes: MAX_HEAD,
+                max_fields: MAX_FIELDS,
+                lenient: settings.lenient,
+                remember_spelling: target.remember_case,
+            },
+            header_case: settings.header_case,
+            sending: None,
+            content: Content::new(Framing::Empty),
+            exchange: Exchange::default(),
             patience: Box::pin(tokio::time::sleep(settings.idle_timeout)),
             idle_timeout: settings.idle_timeout,
             retires_at: Instant::now() + settings.draw_age(),
         })
     }
 
-    /// Lets the connection read and write what it can.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Driver::Owner(connection) = &mut self.driver
-            && let Poll::Ready(ended) = connection.as_mut().poll(cx)
-        {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "an upstream's connection ended early");
-            }
-            self.driver = Driver::Ended;
-        }
-    }
-
-    /// True if it can take a request, as far as is known. Whether the upstream has closed it in the
-    /// meantime, or sent what nobody asked for, shows before the request is written.
+    /// True if it can take a request, as far as is known: the upstream has not closed it, nor sent
+    /// what nobody asked for.
     pub(super) fn is_ready(&mut self) -> bool {
-        self.sender.is_ready() || self.look_again()
-    }
-
-    /// True if it can take a request, after a look at what has come.
-    pub(super) fn look_again(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
-        self.sender.is_ready()
-    }
-
-    /// Leaves the connection to a task of its own.
-    pub(super) fn detach(&mut self) {
-        if !matches!(self.driver, Driver::Owner(_)) {
-            return;
+        let Self { stream, input, .. } = self;
+        if !input.is_empty() {
+            return false;
         }
-        if let Driver::Owner(connection) = std::mem::replace(&mut self.driver, Driver::Ended) {
-            let task = tokio::task::spawn_local(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "an upstream's connection ended early");
+        // However much the task has done already, this is looked at.
+        let look = std::future::poll_fn(|cx| input.poll_fill(stream, cx));
+        let mut look = std::pin::pin!(tokio::task::unconstrained(look));
+        look.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// True if the exchange has ended as it should and another may follow.
+    pub(super) fn is_clean(&self) -> bool {
+        let Exchange { lasts, refused, .. } = self.exchange;
+        lasts
+            && !refused
+            && self.sending.is_none()
+            && self.output.is_empty()
+            && self.input.is_empty()
+            && self.content.has_ended()
+            // A line that a lenient reader has left out may have said where the answer ends.
+            && !self.syntax.lenient
+    }
+
+    /// True while some of the request is still to be sent.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending.is_some() || !self.output.is_empty()
+    }
+
+    /// Begins to send `outgoing`. The connection has to be polled for anything to come of it.
+    pub(super) fn send(&mut self, outgoing: Outgoing) {
+        let Outgoing { method, target, mut headers, spelling, content, needs, interims } = outgoing;
+        if needs.upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        let gate = needs.go_ahead.then(|| content.gate()).flatten();
+        if gate.is_some() {
+            headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+        }
+        let said = headers.remove(CONTENT_LENGTH).is_some();
+        let left = if content.is_end_stream() { Some(0) } else { content.size_hint().exact() };
+        let framing = match left {
+            None => Framing::Chunked,
+            // What expects content is told that there is none (RFC 9110 §8.6).
+            Some(0) if !said && !takes_content(&method) => Framing::Empty,
+            Some(length) => Framing::Length(length),
+        };
+        let case = match (self.header_case, &spelling) {
+            (HeaderCase::Lower, _) => Case::Lower,
+            (HeaderCase::Preserve, Some(spelling)) => Case::As(spelling),
+            (HeaderCase::Title | HeaderCase::Preserve, _) => Case::Title,
+        };
+        http1::request_head(self.output.tail(), &method, &target, &headers, framing, case);
+        let to_head = method == Method::HEAD;
+        self.exchange = Exchange { to_head, gate, interims, ..Exchange::default() };
+        self.sending = (left != Some(0)).then_some(Sending { content, left });
+    }
+
+    /// Sends what can be sent.
+    ///
+    /// # Errors
+    /// When the content of the request breaks off. Nothing more of it is sent: it must not look
+    /// complete.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let polled = self.poll_send_on(cx);
+        if polled == Poll::Ready(Err(Broken)) {
+            self.send_no_more();
+        }
+        polled
+    }
+
+    fn send_no_more(&mut self) {
+        self.exchange.refused = true;
+        self.sending = None;
+        self.output = Output::default();
+    }
+
+    fn poll_send_on(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            let mut waits = false;
+            while let Some(sending) = &mut self.sending
+                && !self.output.is_full()
+            {
+                match Pin::new(&mut sending.content).poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        if sending.add(frame, &mut self.output)? {
+                            self.sending = None;
+                        }
+                    }
+                    Poll::Ready(None) => {
+                        sending.end(None, &mut self.output)?;
+                        self.sending = None;
+                    }
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken)),
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
                 }
-            });
-            self.driver = Driver::Task { _ends_with_this: Task(task.abort_handle()) };
+            }
+            let sent = &mut self.exchange.sent;
+            if let Err(error) = ready!(self.output.poll_flush(&mut self.stream, cx, sent)) {
+                // What it has to say about that may be there to read.
+                tracing::debug!(%error, "an upstream takes no more of a request");
+                self.send_no_more();
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                return Poll::Pending;
+            }
+            if self.sending.is_none() {
+                return Poll::Ready(Ok(()));
+            }
         }
-    }
-
-    /// Drives it to its end, or to where it is no longer HTTP.
-    pub(super) async fn finish(mut self) {
-        std::future::poll_fn(|cx| {
-            self.drive(cx);
-            if matches!(self.driver, Driver::Owner(_)) { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-    }
-
-    /// Gives `request` to the connection, which has to be driven for anything to come of it.
-    pub(super) fn send(
-        &mut self,
-        request: Request<RequestContent>,
-    ) -> impl Future<Output = Sent> + use<> {
-        self.sender.try_send_request(request)
     }
 
     /// Waits for the head of the answer, for as long as `wait` says.
     pub(super) fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
-        sent: Pin<&mut impl Future<Output = Sent>>,
         progress: &Progress,
         wait: &mut Wait,
-    ) -> Poll<Result<Response<Incoming>, Failure>> {
-        self.drive(cx);
-        if let Poll::Ready(sent) = sent.poll(cx) {
-            return Poll::Ready(self.answered(sent, progress, wait));
+    ) -> Poll<Result<response::Parts, SendError>> {
+        if self.poll_send(cx) == Poll::Ready(Err(Broken)) {
+            let error = progress.failure().unwrap_or(ProxyError::Internal);
+            return Poll::Ready(Err(SendError::last(error)));
+        }
+        if let Poll::Ready(head) = self.poll_head(cx) {
+            return Poll::Ready(head);
         }
         loop {
             ready!(self.patience.as_mut().poll(cx));
@@ -167,8 +250,7 @@ impl Http1 {
                 wait.until = progress.upstream_idle_since().max(wait.from) + wait.first_byte;
             }
             if wait.until <= now {
-                let error = SendError::last(ProxyError::FirstByte);
-                return Poll::Ready(Err(Failure::Sent(error)));
+                return Poll::Ready(Err(SendError::last(ProxyError::FirstByte)));
             }
             self.patience.as_mut().reset(wait.until);
         }
@@ -181,30 +263,99 @@ impl Http1 {
         if until < self.patience.deadline() {
             self.patience.as_mut().reset(until);
         }
-        Wait { from, first_byte, until, received_before: self.received.bytes() }
+        Wait { from, first_byte, until }
     }
 
-    fn answered(
-        &mut self,
-        sent: Sent,
-        progress: &Progress,
-        wait: &Wait,
-    ) -> Result<Response<Incoming>, Failure> {
-        let mut failed = match sent {
-            Ok(response) => {
-                self.learn(response.headers());
-                return Ok(response);
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<response::Parts, SendError>> {
+        loop {
+            match self.input.response_head(self.syntax) {
+                Ok(Some(head)) if is_interim(head.status) => {
+                    self.exchange.interims_seen += 1;
+                    if self.exchange.interims_seen > MAX_INTERIMS {
+                        return Poll::Ready(Err(not_http("too many interim answers")));
+                    }
+                    self.interim(head);
+                }
+                Ok(Some(head)) => return Poll::Ready(self.begin_answer(head)),
+                Ok(None) => {
+                    let begun = !self.input.is_empty() || self.exchange.interims_seen > 0;
+                    let error = match ready!(self.input.poll_fill(&mut self.stream, cx)) {
+                        Ok(0) => None,
+                        Ok(_) => continue,
+                        Err(error) => Some(error),
+                    };
+                    tracing::debug!(?error, "an upstream's connection ended early");
+                    let fate = match self.exchange.sent {
+                        _ if begun => Fate::Final,
+                        0 => Fate::Unprocessed,
+                        _ => Fate::Unknown,
+                    };
+                    return Poll::Ready(Err(SendError { error: ProxyError::Closed, fate }));
+                }
+                Err(error) => return Poll::Ready(Err(not_http(error))),
             }
-            Err(failed) => failed,
-        };
-        if let Some(request) = failed.take_message() {
-            return Err(Failure::Unsent(Box::new(request)));
         }
-        let error = failed.into_error();
-        let nothing_came = self.received.bytes() == wait.received_before;
-        let fate = if nothing_came && !error.is_parse() { Fate::Unknown } else { Fate::Final };
-        let error = progress.failure().unwrap_or_else(|| classify(&error));
-        Err(Failure::Sent(SendError { error, fate }))
+    }
+
+    fn interim(&mut self, head: ResponseHead) {
+        if head.status == StatusCode::CONTINUE {
+            if let Some(gate) = &self.exchange.gate {
+                gate.open();
+            }
+        } else if let Some(interims) = &self.exchange.interims {
+            interims.add(head.status, head.headers);
+        }
+    }
+
+    fn begin_answer(&mut self, head: ResponseHead) -> Result<response::Parts, SendError> {
+        let ResponseHead { status, version, mut headers, spelling, reason } = head;
+        let to_head = self.exchange.to_head;
+        let framing =
+            http1::of_response(to_head, status, version, &mut headers).map_err(not_http)?;
+        self.content = Content::new(framing);
+        // What an upstream says of content that there cannot be may come all the same.
+        let ambiguous = status == StatusCode::NO_CONTENT
+            && (headers.contains_key(TRANSFER_ENCODING)
+                || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0"));
+        self.exchange.lasts = http1::lasts(version, &headers)
+            && framing != Framing::UntilClose
+            && status != StatusCode::SWITCHING_PROTOCOLS
+            && !ambiguous;
+        self.learn(&headers);
+        let mut parts = Response::new(()).into_parts().0;
+        parts.status = status;
+        parts.headers = headers;
+        if let Some(spelling) = spelling {
+            parts.extensions.insert(spelling);
+        }
+        if let Some(reason) = reason {
+            parts.extensions.insert(reason);
+        }
+        Ok(parts)
+    }
+
+    /// The next piece of the answer's content.
+    pub(super) fn poll_content(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ContentFailure>>> {
+        self.content.poll_frame(&mut self.input, &mut self.stream, cx)
+    }
+
+    /// True if all of the answer's content was read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.content.has_ended()
+    }
+
+    /// How much of the answer's content is to come.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.content.size_hint()
+    }
+
+    /// What it is when it is no longer HTTP, and what has come of that already.
+    pub(super) fn into_upgraded(self) -> (Stream, Bytes) {
+        let Self { stream, mut input, .. } = self;
+        (stream, input.take_all())
     }
 
     /// Believes the upstream when it says how long it lets a connection idle.
@@ -225,6 +376,66 @@ impl Http1 {
     }
 }
 
+/// The content of a request has broken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Broken;
+
+impl Sending {
+    /// Adds a piece. True if it was the last.
+    fn add(&mut self, frame: Frame<Bytes>, output: &mut Output) -> Result<bool, Broken> {
+        let piece = match frame.into_data() {
+            Ok(piece) => piece,
+            Err(frame) => {
+                let trailers = frame.into_trailers().ok();
+                self.end(trailers.as_ref(), output)?;
+                return Ok(true);
+            }
+        };
+        match &mut self.left {
+            Some(left) => {
+                let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+                *left = left.checked_sub(length).ok_or(Broken)?;
+                output.push(piece);
+            }
+            None if piece.is_empty() => {}
+            None => {
+                http1::chunk(output.tail(), piece.len());
+                output.push(piece);
+                output.tail().extend_from_slice(b"\r\n");
+            }
+        }
+        if self.content.is_end_stream() {
+            self.end(None, output)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>, output: &mut Output) -> Result<(), Broken> {
+        match self.left {
+            None => http1::last_chunk(output.tail(), trailers, Case::Lower),
+            Some(0) => {}
+            // What was announced and does not come would be taken from the next request.
+            Some(_) => return Err(Broken),
+        }
+        Ok(())
+    }
+}
+
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// True if a request with this method usually has content.
+fn takes_content(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+fn not_http(why: impl std::fmt::Debug) -> SendError {
+    tracing::debug!(?why, "an upstream's answer is not HTTP");
+    SendError::last(ProxyError::Protocol)
+}
+
 impl std::fmt::Debug for Http1 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Http1").field("retires_at", &self.retires_at).finish_non_exhaustive()
@@ -238,35 +449,4 @@ pub(super) struct Wait {
     from: Instant,
     first_byte: Duration,
     until: Instant,
-    received_before: u64,
-}
-
-/// `outgoing` as HTTP/1.1 sends it.
-pub(super) fn request(outgoing: Outgoing) -> Request<RequestContent> {
-    let Outgoing { method, target, mut headers, extensions, content, needs } = outgoing;
-    // Without it hyper takes GET and HEAD to have no content, and drops what there is.
-    if !content.is_end_stream() && content.size_hint().exact().is_none() {
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    if needs.upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    }
-    let go_ahead = needs.go_ahead.then(|| content.gate()).flatten();
-    if go_ahead.is_some() {
-        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
-    }
-    let mut request = Request::new(content);
-    *request.method_mut() = method;
-    *request.uri_mut() = Uri::from(target);
-    *request.headers_mut() = headers;
-    *request.extensions_mut() = extensions;
-    if let Some(gate) = go_ahead {
-        hyper::ext::on_informational(&mut request, move |interim| {
-            if interim.status() == http::StatusCode::CONTINUE {
-                gate.open();
-            }
-        });
-    }
-    request
 }

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::outcome::{Failure, classify, http2_error};
+use super::outcome::{Failure, http2_error};
 use super::{Fate, Outgoing, SendError, Target};
 use crate::connect::Stream;
 use crate::local::LocalTasks;
@@ -65,7 +65,7 @@ impl Http2 {
             .keep_alive_timeout(PING_INTERVAL);
         let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (sender, mut connection) =
-            handshake.map_err(|error| SendError::last(classify(&error)))?;
+            handshake.map_err(|_| SendError::last(ProxyError::Closed))?;
         let allowed = Rc::new(Cell::new(MAX_STREAMS));
         let says = Rc::clone(&allowed);
         let driver = tokio::task::spawn_local(async move {
@@ -111,15 +111,6 @@ impl Http2 {
     /// Takes no more requests; it ends with those under way.
     pub(super) fn leave(&self) {
         self.leaving.set(true);
-    }
-
-    pub(super) fn begin_stream(&self) {
-        self.streams.set(self.streams.get() + 1);
-    }
-
-    pub(super) fn end_stream(&self) {
-        self.streams.set(self.streams.get().saturating_sub(1));
-        self.idle_since.set(Instant::now());
     }
 
     /// Sends `request` and waits for the head of the answer, at most `first_byte` after the last
@@ -171,8 +162,34 @@ impl Http2 {
             self.leaving.set(true);
         }
 
-        let error = ours.unwrap_or_else(|| classify(&error));
+        let error = ours.unwrap_or(ProxyError::Closed);
         Err(Failure::Sent(SendError { error, fate }))
+    }
+}
+
+/// One exchange on a shared connection.
+#[derive(Debug)]
+pub(super) struct SharedStream(Rc<Http2>);
+
+impl SharedStream {
+    pub(super) fn begin(connection: Rc<Http2>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self(connection)
+    }
+}
+
+impl std::ops::Deref for SharedStream {
+    type Target = Http2;
+
+    fn deref(&self) -> &Http2 {
+        &self.0
+    }
+}
+
+impl Drop for SharedStream {
+    fn drop(&mut self) {
+        self.streams.set(self.streams.get().saturating_sub(1));
+        self.idle_since.set(Instant::now());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sending a request to its upstream, over connections that one worker keeps for itself.
 
+mod content;
 mod http1;
 mod http2;
 mod outcome;
@@ -10,14 +11,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use http::{Extensions, HeaderMap, HeaderValue, Method, Response};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, Response};
 
 use super::content::{Progress, RequestContent};
+use super::interim::Interims;
 use crate::config::{ConnectionSettings, Http2, Origin};
 use crate::connect::Dialer;
+use crate::http1::Spelling;
+pub use content::UpstreamContent;
 pub use outcome::{Fate, SendError};
-pub use pool::{Lease, Pool};
+pub use pool::Pool;
 
 /// An upstream as every worker sees it.
 #[derive(Debug)]
@@ -47,11 +50,13 @@ pub struct Outgoing {
     /// The fields, `Host` included.
     pub headers: HeaderMap,
     /// How the caller wrote the names of fields, where that is to be kept.
-    pub extensions: Extensions,
+    pub spelling: Option<Spelling>,
     /// The content.
     pub content: RequestContent,
     /// What this request needs beyond the ordinary.
     pub needs: Needs,
+    /// Where interim answers go, if the caller takes them.
+    pub interims: Option<Rc<Interims>>,
 }
 
 /// Method and path only: a query credential ends up in the target.
@@ -79,9 +84,7 @@ pub struct Needs {
 #[derive(Debug)]
 pub struct Answer {
     /// The head, and the content as it comes.
-    pub response: Response<Incoming>,
-    /// The connection; whoever reads the content to its end gives it back.
-    pub lease: Lease,
+    pub response: Response<UpstreamContent>,
     /// Set if content of the request is still on its way.
     pub request: Option<Arc<Progress>>,
 }

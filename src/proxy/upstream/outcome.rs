@@ -34,20 +34,12 @@ impl SendError {
     }
 }
 
-/// A request that got nowhere, or one whose answer did not come.
+/// A request over HTTP/2 that got nowhere, or one whose answer did not come.
 pub(super) enum Failure {
     /// The connection was closed before anything was written.
     Unsent(Box<Request<RequestContent>>),
     /// It was sent, or begun.
     Sent(SendError),
-}
-
-/// What a failed exchange means to the caller.
-pub(super) fn classify(error: &hyper::Error) -> ProxyError {
-    if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
-        return ProxyError::Protocol;
-    }
-    ProxyError::Closed
 }
 
 /// The reason of an HTTP/2 failure, if it is one.

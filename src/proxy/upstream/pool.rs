@@ -4,13 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::Context;
 use std::time::Duration;
 
+use http::{Response, StatusCode};
 use tokio::time::Instant;
 
-use super::http1::{self, Http1};
-use super::http2::{self, Http2};
+use super::content::UpstreamContent;
+use super::http1::Http1;
+use super::http2::{self, Http2, SharedStream};
 use super::outcome::Failure;
 use super::{Answer, Fate, Needs, Outgoing, SendError, Target};
 use crate::config::Http2 as Protocols;
@@ -44,7 +45,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     until: Instant,
 }
 
@@ -104,45 +105,24 @@ impl Pool {
                 }
             },
         };
-        let mut request = Box::new(http1::request(*outgoing));
-        let mut made = 0;
-        loop {
-            let mut wait = connection.wait(from, first_byte);
-            let mut sent = std::pin::pin!(connection.send(*request));
-            let answer = std::future::poll_fn(|cx| {
-                connection.poll_answer(cx, sent.as_mut(), progress, &mut wait)
-            });
-            match answer.await {
-                Ok(response) => {
-                    let request = unfinished(progress);
-                    if request.is_some() {
-                        // Whoever waits for the caller to read must not keep it from sending.
-                        connection.detach();
-                    }
-                    let (pool, progress) = (Rc::downgrade(&self), Arc::clone(progress));
-                    let lease = Lease(Some(Leased::Http1 { connection, pool, progress }));
-                    return Ok(Answer { response, lease, request });
-                }
-                Err(Failure::Sent(error)) => return Err(error),
-                // It was closed while it waited for a request: nothing was written, so nothing is
-                // sent twice.
-                Err(Failure::Unsent(unsent)) => request = unsent,
-            }
-            connection = match self.kept(needs, progress.started()) {
-                Some(connection) => connection,
-                None if made == MAX_UNSENT => return Err(closed_unsent()),
-                None => {
-                    made += 1;
-                    let connection = Box::pin(self.connect_http1()).await?;
-                    from = Instant::now();
-                    connection
-                }
-            };
-        }
+        let mut wait = connection.wait(from, first_byte);
+        connection.send(*outgoing);
+        let answer = std::future::poll_fn(|cx| connection.poll_answer(cx, progress, &mut wait));
+        let head = answer.await?;
+        let request = unfinished(progress);
+        let pool = Rc::downgrade(&self);
+        let content = if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            UpstreamContent::upgraded(connection, pool)
+        } else {
+            let mut content = UpstreamContent::http1(connection, pool);
+            content.settle();
+            content
+        };
+        Ok(Answer { response: Response::from_parts(head, content), request })
     }
 
     /// A connection that has served before, if one will do.
-    fn kept(&self, needs: Needs, now: Instant) -> Option<Http1> {
+    fn kept(&self, needs: Needs, now: Instant) -> Option<Box<Http1>> {
         let any = needs.upgrade || needs.fresh_connection || self.speaks_http2.get() == Some(true);
         if any { None } else { self.take_idle(now) }
     }
@@ -167,12 +147,12 @@ impl Pool {
     ) -> Result<Answer, SendError> {
         let mut request = http2::request(outgoing, &self.target)?;
         for made in 0.. {
-            match stream.0.exchange(request, progress, first_byte).await {
+            match stream.exchange(request, progress, first_byte).await {
                 Ok(response) => {
                     let request = unfinished(progress);
-                    let progress = Arc::clone(progress);
-                    let lease = Lease(Some(Leased::Http2 { stream, progress }));
-                    return Ok(Answer { response, lease, request });
+                    let response =
+                        response.map(|incoming| UpstreamContent::http2(incoming, stream, progress));
+                    return Ok(Answer { response, request });
                 }
                 Err(Failure::Sent(error)) => return Err(error),
                 // The connection was about to end: nothing was written.
@@ -191,7 +171,7 @@ impl Pool {
     }
 
     /// The idle connection that was used last, and therefore has the longest to live.
-    fn take_idle(&self, now: Instant) -> Option<Http1> {
+    fn take_idle(&self, now: Instant) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, until }) = idle.pop() {
             if now < until && connection.is_ready() {
@@ -256,22 +236,21 @@ impl Pool {
             self.sweep();
             return Ok(Connection::Http2(SharedStream::begin(connection)));
         }
-        Ok(Connection::Http1(Http1::begin(stream, &self.target).await?))
+        Ok(Connection::Http1(Http1::begin(stream, &self.target)))
     }
 
     /// A connection for HTTP/1.1, whatever the upstream prefers.
-    async fn connect_http1(&self) -> Result<Http1, SendError> {
+    async fn connect_http1(&self) -> Result<Box<Http1>, SendError> {
         let stream = self.target.http1_dialer.dial().await.map_err(not_connected)?;
-        Http1::begin(stream, &self.target).await
+        Ok(Http1::begin(stream, &self.target))
     }
 
-    fn give_back(self: Rc<Self>, connection: Http1) {
+    /// Keeps `connection` for another exchange.
+    pub(super) fn give_back(self: Rc<Self>, connection: Box<Http1>) {
         let now = Instant::now();
         let until = connection.retires_at.min(now + connection.idle_timeout);
         let mut idle = self.idle.borrow_mut();
-        let Target { settings, .. } = &*self.target;
-        // A line that a lenient reader has dropped may have said where the answer ends.
-        if until <= now || settings.lenient || idle.len() >= settings.pool_size {
+        if until <= now || idle.len() >= self.target.settings.pool_size {
             return;
         }
         idle.push(Idle { connection, until });
@@ -300,7 +279,7 @@ fn sweep_once(pool: &Weak<Pool>) -> Option<Instant> {
     // Not more often than is of use.
     let idle_timeout = pool.target.settings.idle_timeout.max(Duration::from_millis(10));
     let mut idle = pool.idle.borrow_mut();
-    idle.retain_mut(|idle| now < idle.until && idle.connection.look_again());
+    idle.retain_mut(|idle| now < idle.until && idle.connection.is_ready());
     let mut shared = pool.shared.borrow_mut();
     let ends =
         |connection: &Http2| connection.retires_at.min(connection.idle_since.get() + idle_timeout);
@@ -337,72 +316,6 @@ fn not_connected(error: DialError) -> SendError {
 }
 
 enum Connection {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(SharedStream),
-}
-
-/// One exchange on a shared connection.
-#[derive(Debug)]
-struct SharedStream(Rc<Http2>);
-
-impl SharedStream {
-    fn begin(connection: Rc<Http2>) -> Self {
-        connection.begin_stream();
-        Self(connection)
-    }
-}
-
-impl Drop for SharedStream {
-    fn drop(&mut self) {
-        self.0.end_stream();
-    }
-}
-
-/// The connection of an exchange under way. Dropped early, it is closed, unless others use it too.
-#[derive(Debug)]
-pub struct Lease(Option<Leased>);
-
-#[derive(Debug)]
-enum Leased {
-    Http1 { connection: Http1, pool: Weak<Pool>, progress: Arc<Progress> },
-    Http2 { stream: SharedStream, progress: Arc<Progress> },
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // An upstream that answers without having taken all content, and does not say that it wants
-        // no more, would hold the caller's connection for as long as this one lasts.
-        if let Some(Leased::Http2 { stream, progress }) = &self.0
-            && !progress.is_released()
-        {
-            stream.0.leave();
-        }
-    }
-}
-
-impl Lease {
-    /// The answer has ended as it should: the connection may serve the next request.
-    pub fn give_back(mut self) {
-        if let Some(Leased::Http1 { connection, pool, progress }) =
-            self.0.take_if(|leased| matches!(leased, Leased::Http1 { .. }))
-            && progress.is_complete()
-            && let Some(pool) = pool.upgrade()
-        {
-            pool.give_back(connection);
-        }
-    }
-
-    /// Lets the connection move on, if it is this exchange that has to.
-    pub fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(Leased::Http1 { connection, .. }) = &mut self.0 {
-            connection.drive(cx);
-        }
-    }
-
-    /// Waits until the connection is no longer HTTP, or no longer there.
-    pub async fn finish(mut self) {
-        if let Some(Leased::Http1 { connection, .. }) = self.0.take() {
-            connection.finish().await;
-        }
-    }
 }

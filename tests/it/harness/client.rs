@@ -265,6 +265,42 @@ pub(crate) fn parse(answer: &[u8]) -> Reply {
     }
 }
 
+/// Interim answers as they are on the wire, and the answer that they come before, whatever follows
+/// its head.
+pub(crate) fn parse_all(mut answer: &[u8]) -> (Vec<Reply>, Reply) {
+    let mut interims = Vec::new();
+    loop {
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let (head, rest) = answer.split_at(end.map_or(answer.len(), |end| end + 4));
+        let first = parse(head);
+        if !(100..200).contains(&first.status) {
+            return (interims, parse(answer));
+        }
+        interims.push(first);
+        answer = rest;
+    }
+}
+
+/// Chunked content as it is on the wire: what was in the chunks, and the trailers behind them.
+/// `None` unless it comes to its end and nothing follows.
+pub(crate) fn unchunked(mut content: &[u8]) -> Option<(Vec<u8>, String)> {
+    let mut whole = Vec::new();
+    loop {
+        let end = content.windows(2).position(|bytes| bytes == b"\r\n")?;
+        let (size, rest) = content.split_at(end);
+        let size = usize::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()?;
+        let rest = &rest[2..];
+        if size == 0 {
+            let trailers = String::from_utf8(rest.strip_suffix(b"\r\n")?.to_vec()).ok()?;
+            let ends = trailers.is_empty() || trailers.ends_with("\r\n");
+            let follows = trailers.starts_with("\r\n") || trailers.contains("\r\n\r\n");
+            return (ends && !follows).then_some((whole, trailers));
+        }
+        whole.extend_from_slice(rest.get(..size)?);
+        content = rest.get(size..)?.strip_prefix(b"\r\n")?;
+    }
+}
+
 /// Reads one answer whose content has a length, if any, and leaves the connection open.
 pub(crate) async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> Reply {
     let head = timeout(PATIENCE, read_head(stream)).await.expect("no answer");

@@ -71,6 +71,8 @@ pub(crate) enum Act {
     PartialHead,
     /// Answers 413 before it reads the content.
     Early,
+    /// Says these bytes before it reads the content, and takes the next one.
+    SayEarly(String),
     /// Asks for the content with 100, and then does as usual.
     Continue,
     /// Answers 102, 103 and an unexpected 100 before 200.
@@ -101,7 +103,9 @@ impl Act {
     fn answer(&self, request: &Received) -> String {
         let fine = || fine(request, "");
         match self {
-            Self::Silent | Self::Close | Self::Reset | Self::Early => String::new(),
+            Self::Silent | Self::Close | Self::Reset | Self::Early | Self::SayEarly(_) => {
+                String::new()
+            }
             Self::KeepAlive(seconds) => {
                 let field = format!("Keep-Alive: timeout={seconds}\r\nConnection: keep-alive\r\n");
                 self::fine(request, &field)
@@ -141,6 +145,7 @@ impl Act {
             | Self::Dripping(_)
             | Self::KeepAlive(_)
             | Self::Early
+            | Self::SayEarly(_)
             | Self::Continue
             | Self::Interim
             | Self::Say(_)
@@ -260,6 +265,8 @@ where
         let act = script(&request);
         if matches!(act, Act::Early) {
             stream.write_all(EARLY).await?;
+        } else if let Act::SayEarly(bytes) = &act {
+            stream.write_all(bytes.as_bytes()).await?;
         } else if matches!(act, Act::Continue) {
             stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
