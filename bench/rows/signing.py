@@ -43,6 +43,10 @@ class SignedCpu(Row):
         self.line.add(spent["/signed/"].cpu_per_request * 1e6, spent["/unsigned/"].cpu_per_request * 1e6)
 
 
+# Seconds after an upload in which whatever is left of it ends.
+PAUSE = 0.3
+
+
 class LargeContent(Row):
     """A signed transfer against its two parts: the hash, and the transfer."""
 
@@ -62,8 +66,11 @@ class LargeContent(Row):
 
     def measure(self, turn: int) -> None:
         signed = upload(self.server, "/signed/", self.content, 1)
+        # What is tidied up after an answer must not fall into the time of the next.
+        time.sleep(PAUSE)
         unsigned = upload(self.server, "/unsigned/", self.content, 1)
         start = time.perf_counter()
         hashlib.sha256(self.content).digest()
         hashed = time.perf_counter() - start
+        time.sleep(PAUSE)
         self.line.add(signed * 1e3, (hashed + unsigned) * 1e3)
