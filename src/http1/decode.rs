@@ -11,6 +11,9 @@ use super::spelling::{Reason, Spelling};
 /// Fields that most heads have fewer of: room for so many is there at once.
 const USUAL_FIELDS: usize = 64;
 
+/// How a caller begins who takes us for a server of HTTPS (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// Room for fields that are added later, so that the map need not grow.
 const ADDED: usize = 8;
 
@@ -80,6 +83,10 @@ impl Input {
         {
             let length = if self.bytes().starts_with(b"\n") { 1 } else { 2 };
             self.skip(length);
+        }
+        if self.bytes().first() == Some(&TLS_HANDSHAKE) {
+            // It would wait for us for as long as we wait for a line.
+            return Err(HeadError::Malformed("TLS where plain HTTP is spoken"));
         }
         let Some(head) = self.head(syntax)? else { return Ok(None) };
         read_request(&head, syntax).map(Some)

@@ -559,6 +559,13 @@ fn line_feeds_alone_end_lines_for_a_lenient_reader_only() {
 }
 
 #[test]
+fn a_caller_who_begins_with_tls_is_told_at_once() {
+    let mut input = filled(b"\x16\x03\x01\x02");
+    let refused = input.request_head(STRICT).map(|head| head.is_some());
+    assert_eq!(refused, Err(HeadError::Malformed("TLS where plain HTTP is spoken")));
+}
+
+#[test]
 fn a_line_feed_alone_is_refused_before_the_head_has_come() {
     for text in ["\n", "GET / HTTP/1.1\n", "GET / HTTP/1.1\r\nx-a: 1\n", "x\n"] {
         let error = refused_request(text.as_bytes(), STRICT);

@@ -154,8 +154,8 @@ async fn content_that_is_malformed_does_not_look_whole_over_http_2() {
 
 #[tokio::test]
 async fn content_that_is_malformed_after_the_answer_has_begun_ends_both_connections() {
-    let heard: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
-    let record = Arc::clone(&heard);
+    let received_bytes: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+    let record = Arc::clone(&received_bytes);
     let upstream = Upstream::raw(move |mut stream| {
         let record = Arc::clone(&record);
         async move {
@@ -178,8 +178,8 @@ async fn content_that_is_malformed_after_the_answer_has_begun_ends_both_connecti
         let text = String::from_utf8_lossy(&answer);
         assert_eq!(unchunked(&answer), None, "{what}: the upstream has not ended it: {text}");
         assert!(!text.contains("HTTP/1.1"), "{what}: {text}");
-        until("the upstream is let go", || heard.lock().unwrap().len() > number).await;
-        let content = heard.lock().unwrap()[number].clone();
+        until("the upstream is let go", || received_bytes.lock().unwrap().len() > number).await;
+        let content = received_bytes.lock().unwrap()[number].clone();
         let content = String::from_utf8_lossy(&content);
         assert!(!content.contains("smuggled"), "{what}: {content}");
         assert!(!content.contains("\r\n0\r\n"), "{what}: it looks whole: {content}");
