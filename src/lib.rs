@@ -10,7 +10,7 @@
 //! - [`config`]: from the text of the file to what runs;
 //! - [`proxy`]: one request, from the caller's head to the last byte of the answer;
 //! - [`server`]: listeners and workers; [`admin`]: the admin listener;
-//! - [`app`]: wiring; [`telemetry`]: logs; [`cli`]: the commands;
+//! - [`app`]: wiring; [`telemetry`]: logs; [`private`]: keeping memory to oneself; [`cli`]: the commands;
 //! - [`mock`]: stand-ins of the vendors' APIs, for the demo and the tests.
 
 pub mod admin;
@@ -23,6 +23,7 @@ pub mod credential;
 pub mod http1;
 pub mod local;
 pub mod mock;
+pub mod private;
 pub mod proxy;
 pub mod secret;
 pub mod server;

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{shape, starter};
+use crate::private;
 use output::{Failure, print};
 
 /// A local authenticating reverse proxy: unsigned HTTP in, authenticated HTTP out.
@@ -140,7 +141,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match dispatch(arguments.command) {
+    // Before any secret is read.
+    let private = private::keep_memory_private().map_err(|error| Failure::runtime(&error));
+    match private.and_then(|()| dispatch(arguments.command)) {
         Ok(status) => status,
         Err(failure) => failure.report(),
     }

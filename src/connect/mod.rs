@@ -1,6 +1,7 @@
 //! Dialling: from a configured host to a connected stream, plain or under TLS, directly or through
 //! a proxy.
 
+mod prohibited;
 mod race;
 mod stream;
 mod tunnel;
@@ -93,7 +94,15 @@ impl Dialer {
 async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
     // Asked anew for every connection, so that a host that moves is found.
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(|_| DialError::Name)?;
-    let connected = race::race(addresses.collect(), TcpStream::connect).await;
+    let found: Vec<_> = addresses.collect();
+    if found.is_empty() {
+        return Err(DialError::Name);
+    }
+    let addresses = prohibited::allowed(host, found);
+    if addresses.is_empty() {
+        return Err(DialError::Prohibited);
+    }
+    let connected = race::race(addresses, TcpStream::connect).await;
     let tcp = connected
         .map_err(|error| error.map_or(DialError::Name, |error| DialError::from_connect(&error)))?;
     // Failing to tune a socket is no reason not to use it.
@@ -134,6 +143,12 @@ pub enum DialError {
     /// No address for the name.
     #[error("its name cannot be resolved")]
     Name,
+    /// Its name leads only to addresses that no name may lead to.
+    #[error(
+        "its name leads to a link-local or metadata address; configure the address itself if that \
+         is meant"
+    )]
+    Prohibited,
     /// Nobody listens there.
     #[error("it refused the connection")]
     Refused,

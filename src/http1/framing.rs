@@ -24,17 +24,7 @@ pub enum Framing {
 pub fn of_request(version: Version, headers: &HeaderMap) -> Result<Framing, &'static str> {
     let length = headers.contains_key(CONTENT_LENGTH);
     if headers.contains_key(TRANSFER_ENCODING) {
-        if length {
-            return Err("both Transfer-Encoding and Content-Length");
-        }
-        if version != Version::HTTP_11 {
-            return Err("a transfer coding in HTTP/1.0");
-        }
-        return if is_chunked(headers) {
-            Ok(Framing::Chunked)
-        } else {
-            Err("a transfer coding other than chunked")
-        };
+        return in_chunks(version, headers, length);
     }
     if !length {
         return Ok(Framing::Empty);
@@ -68,17 +58,7 @@ pub fn of_response(
         if bodiless {
             return Ok(Framing::Empty);
         }
-        if length.is_some() {
-            return Err("both Transfer-Encoding and Content-Length");
-        }
-        if version != Version::HTTP_11 {
-            return Err("a transfer coding in HTTP/1.0");
-        }
-        return if is_chunked(headers) {
-            Ok(Framing::Chunked)
-        } else {
-            Err("a transfer coding other than chunked")
-        };
+        return in_chunks(version, headers, length.is_some());
     }
     Ok(match length {
         _ if bodiless => Framing::Empty,
@@ -126,10 +106,24 @@ fn digits(text: &[u8]) -> Option<u64> {
     })
 }
 
-fn is_chunked(headers: &HeaderMap) -> bool {
+/// What has a transfer coding comes in chunks, or is not understood.
+fn in_chunks(
+    version: Version,
+    headers: &HeaderMap,
+    has_length: bool,
+) -> Result<Framing, &'static str> {
+    if has_length {
+        return Err("both Transfer-Encoding and Content-Length");
+    }
+    if version != Version::HTTP_11 {
+        return Err("a transfer coding in HTTP/1.0");
+    }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = codings.next().is_some_and(|c| c.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    chunked && codings.next().is_none()
+    if !chunked || codings.next().is_some() {
+        return Err("a transfer coding other than chunked");
+    }
+    Ok(Framing::Chunked)
 }
 
 /// True if the connection may outlast a message of this version with these fields

@@ -11,6 +11,7 @@ pub mod guard;
 pub mod headers;
 pub mod hold;
 pub mod interim;
+pub mod isolate;
 pub mod path;
 pub mod respond;
 pub mod retarget;
@@ -45,6 +46,7 @@ use guard::{Admitted, Ends, Gate};
 use headers::Via;
 use hold::Budget;
 use interim::Interims;
+use isolate::{isolated, isolated_future};
 use respond::ProxyError;
 use route::{Found, RouteTable};
 use upstream::{Answer, Needs, Pools, Target};
@@ -214,7 +216,7 @@ impl Proxy {
         let Received { head, content, ends, spelling, interims } = received;
         let mut exchange = Exchange::begin(&self.in_flight, Some(&head));
         let without_content = head.method == Method::HEAD;
-        let mut prepared = self.prepare(&gate, ends, head, &mut exchange);
+        let mut prepared = isolated(|| self.prepare(&gate, ends, head, &mut exchange));
         if let Ok((route, unsigned)) = &mut prepared {
             let keep = route.config.connection.header_case == HeaderCase::Preserve;
             unsigned.spelling = spelling.filter(|_| keep);
@@ -223,8 +225,8 @@ impl Proxy {
         async move {
             let answered = match prepared {
                 Ok((route, unsigned)) => {
-                    let answer = self.forward(&pools, &route, unsigned, content).await;
-                    answer.map(|answer| (answer, route))
+                    let answer = self.forward(&pools, &route, unsigned, content);
+                    isolated_future(answer).await.map(|answer| (answer, route))
                 }
                 Err(error) => Err(error),
             };

@@ -310,6 +310,12 @@ fn dial_verdict(error: &DialError) -> Verdict {
         DialError::Name => {
             (StatusCode::BAD_GATEWAY, "upstream-name", "Upstream unknown", "dns_error")
         }
+        DialError::Prohibited => (
+            StatusCode::BAD_GATEWAY,
+            "upstream-prohibited",
+            "Upstream address not allowed",
+            "destination_ip_prohibited",
+        ),
         DialError::Refused => (
             StatusCode::BAD_GATEWAY,
             "upstream-refused",

@@ -39,6 +39,7 @@ fn all() -> Vec<ProxyError> {
         ProxyError::Credential(Unavailable::Waiting(second)),
         ProxyError::Sign(SignError::AmbiguousField(HeaderName::from_static("date"))),
         ProxyError::Dial(DialError::Name),
+        ProxyError::Dial(DialError::Prohibited),
         ProxyError::Dial(DialError::Refused),
         ProxyError::Dial(DialError::Unroutable(std::io::ErrorKind::HostUnreachable)),
         ProxyError::Dial(DialError::Timeout),
