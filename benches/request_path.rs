@@ -28,7 +28,8 @@ fn signer(text: &str) -> Signer {
     let config = load(text);
     let credential = config.credentials.first().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let secrets = runtime.block_on(Secrets::resolve(config.secrets())).unwrap();
+    let secrets =
+        runtime.block_on(Secrets::resolve(config.secrets(), config.check_permissions)).unwrap();
     let SourceSpec::Fixed(spec) = &credential.source else { unreachable!("no login here") };
     credential.scheme.bind(&spec.read(&secrets).unwrap()).unwrap()
 }

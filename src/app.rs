@@ -22,15 +22,18 @@ use crate::credential::cache::{CacheSettings, CredentialCache};
 use crate::credential::http::TokenClient;
 use crate::credential::login::LoginSource;
 use crate::credential::refresher::Refresher;
-use crate::credential::secrets::{POLL_INTERVAL, SecretError, Secrets};
+use crate::credential::secrets::{SecretError, Secrets};
 use crate::credential::{Credential, fixed};
+use crate::permissions::Check;
 use crate::proxy::guard::Gate;
 use crate::proxy::route::RouteTable;
 use crate::proxy::upstream::Target;
 use crate::proxy::{Identity, Proxy, Route, Snapshot};
 use crate::server::bind::{BindError, Socket};
+use crate::server::tls::ListenerTls;
 use crate::server::{Listener, Server, Syntax};
 use crate::sign::{BodyCoverage, Scheme, Signer};
+use crate::stamp::POLL_INTERVAL;
 use crate::tls::{TlsError, TlsSettings, client_config, offering};
 use crate::values::Values;
 
@@ -40,7 +43,7 @@ pub struct App {
     config: Config,
     secrets: Arc<Secrets>,
     clock: Clock,
-    listeners: Vec<(Socket, Arc<Gate>)>,
+    listeners: Vec<(Socket, Option<Arc<ListenerTls>>, Arc<Gate>)>,
     admin: Option<std::net::TcpListener>,
     identities: Vec<Arc<Identity>>,
     proxy: Arc<Proxy>,
@@ -102,7 +105,8 @@ impl App {
     /// # Errors
     /// With the reason why it cannot run.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
-        let secrets = Secrets::resolve(config.secrets()).await.map_err(StartError::Secrets)?;
+        let secrets = Secrets::resolve(config.secrets(), config.check_permissions).await;
+        let secrets = secrets.map_err(StartError::Secrets)?;
         let secrets = Arc::new(secrets);
         let mut keepers = Keepers::default();
         let mut identities = Vec::with_capacity(config.credentials.len());
@@ -113,6 +117,7 @@ impl App {
         let snapshot = snapshot(&config, &identities)?;
         let mut listeners = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
+            let tls = listener_tls(listener, config.check_permissions)?;
             let socket = Socket::open(&listener.address)?;
             let gate = Gate::new(
                 listener.access.clone(),
@@ -120,7 +125,7 @@ impl App {
                 &config.limits,
                 Arc::clone(&secrets),
             );
-            listeners.push((socket, Arc::new(gate)));
+            listeners.push((socket, tls, Arc::new(gate)));
         }
         let admin = match &config.admin {
             Some(admin) => {
@@ -139,7 +144,7 @@ impl App {
 
     /// Where callers connect: the TCP addresses, with the ports the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|(socket, _)| socket.tcp_address()).collect()
+        self.listeners.iter().filter_map(|(socket, ..)| socket.tcp_address()).collect()
     }
 
     /// Where the admin listener is.
@@ -161,6 +166,9 @@ impl App {
         }
         let watching = Arc::clone(&self.secrets).watch(POLL_INTERVAL, stop.clone());
         tracker.spawn(watching);
+        for tls in self.listeners.iter().filter_map(|(_, tls, _)| tls.as_ref()) {
+            tracker.spawn(Arc::clone(tls).watch(POLL_INTERVAL, stop.clone()));
+        }
         if let (Some(socket), Some(config)) = (self.admin, &self.config.admin) {
             let eager = self.config.credentials.iter().map(|credential| credential.refresh.eager);
             let credentials = self.identities.iter().cloned().zip(eager).collect();
@@ -183,14 +191,14 @@ impl App {
             .listeners
             .into_iter()
             .zip(&self.config.listeners)
-            .map(|((socket, gate), config)| {
+            .map(|((socket, tls, gate), config)| {
                 let syntax = Syntax {
                     protocol: config.protocol,
                     header_case: config.header_case,
                     remember_case,
                     lenient: config.lenient,
                 };
-                Listener { socket, syntax, gate }
+                Listener { socket, tls, syntax, gate }
             })
             .collect();
         let server = Server::start(listeners, &self.proxy, self.config.workers)?;
@@ -257,6 +265,20 @@ impl Running {
         self.tracker.wait().await;
         cut_off
     }
+}
+
+/// TLS of a listener that has it.
+fn listener_tls(
+    listener: &ListenerConfig,
+    check: Check,
+) -> Result<Option<Arc<ListenerTls>>, StartError> {
+    let Some(settings) = &listener.tls else { return Ok(None) };
+    let tls = ListenerTls::new(settings.clone(), listener.protocol, check);
+    let tls = tls.map_err(|reason| StartError::Tls {
+        what: format!("the listener at {}", listener.address),
+        reason,
+    })?;
+    Ok(Some(Arc::new(tls)))
 }
 
 /// A credential's cache, and the task that keeps it fresh.
@@ -328,7 +350,7 @@ pub fn login_source(
     };
     let mut requests = std::iter::once(&spec.request).chain(&spec.refresh).chain(&spec.logout);
     let tls = if requests.any(|request| request.url.scheme_str() == Some("https")) {
-        Some(client_config(&credential.tls).map_err(|reason| StartError::Tls {
+        Some(client_config(&credential.tls, secrets.check()).map_err(|reason| StartError::Tls {
             what: format!("the credential '{}'", credential.name),
             reason,
         })?)
@@ -362,7 +384,8 @@ pub fn identity(credential: &CredentialConfig, cache: CredentialCache<Signer>) -
 pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapshot, StartError> {
     let preserve = |listener: &ListenerConfig| listener.header_case == HeaderCase::Preserve;
     let remember_case = config.listeners.iter().any(preserve);
-    let mut targets = Targets { remember_case, ..Targets::default() };
+    let (all, tls) = Default::default();
+    let mut targets = Targets { all, tls, remember_case, check: config.check_permissions };
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
         let target = targets.target(route)?;
@@ -374,11 +397,11 @@ pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapsho
 }
 
 /// Targets by what they consist of: routes to one place share their connections.
-#[derive(Default)]
 struct Targets {
     all: HashMap<(Origin, TlsSettings, ConnectionSettings), Arc<Target>>,
     tls: HashMap<TlsSettings, Arc<ClientConfig>>,
     remember_case: bool,
+    check: Check,
 }
 
 impl Targets {
@@ -429,7 +452,7 @@ impl Targets {
         if let Some(client) = self.tls.get(settings) {
             return Ok(Arc::clone(client));
         }
-        let client = client_config(settings).map_err(|reason| StartError::Tls {
+        let client = client_config(settings, self.check).map_err(|reason| StartError::Tls {
             what: format!("the route '{}'", route.name),
             reason,
         })?;

@@ -10,7 +10,9 @@
 //! - [`config`]: from the text of the file to what runs;
 //! - [`proxy`]: one request, from the caller's head to the last byte of the answer;
 //! - [`server`]: listeners and workers; [`admin`]: the admin listener;
-//! - [`app`]: wiring; [`telemetry`]: logs; [`private`]: keeping memory to oneself; [`cli`]: the commands;
+//! - [`app`]: wiring; [`telemetry`]: logs; [`private`]: keeping memory to oneself; [`sandbox`]: confinement;
+//!   [`permissions`]: who else can get at a file;
+//!   [`stamp`]: noticing that one changes; [`cli`]: the commands;
 //! - [`mock`]: stand-ins of the vendors' APIs, for the demo and the tests.
 
 pub mod admin;
@@ -23,11 +25,14 @@ pub mod credential;
 pub mod http1;
 pub mod local;
 pub mod mock;
+pub mod permissions;
 pub mod private;
 pub mod proxy;
+pub mod sandbox;
 pub mod secret;
 pub mod server;
 pub mod sign;
+pub mod stamp;
 pub mod telemetry;
 pub mod template;
 pub mod tls;

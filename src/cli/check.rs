@@ -74,7 +74,7 @@ async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
     for credential in &config.credentials {
         let what = format!("credential {}", credential.name);
         let logs_in = matches!(credential.source, SourceSpec::Login(_));
-        let outcome = match fetch_once(credential, &clock).await {
+        let outcome = match fetch_once(credential, &clock, config.check_permissions).await {
             Ok(fetched) => Ok(describe(&fetched, logs_in)),
             Err(failure) => Err(failure.into_message()),
         };

@@ -158,9 +158,7 @@ impl Stage {
         let devo_options = mock::devo::Options::default();
         let twinzo = mock::twinzo::start(loopback, twinzo_options.clone()).await.map_err(io)?;
         let devo = mock::devo::start(loopback, devo_options.clone()).await.map_err(io)?;
-        // The directory is ours alone, and so are the files in it: they hold the secrets.
-        let directory =
-            tempfile::Builder::new().prefix("countersign-demo-").tempdir().map_err(io)?;
+        let directory = private_directory().map_err(io)?;
         let secrets = [
             ("twinzo-password", &twinzo_options.password),
             ("twinzo-api-key", &twinzo_options.api_key),
@@ -302,6 +300,14 @@ impl Stage {
 }
 
 /// The fields that countersign added, masked, and what the stand-in made of them.
+/// A directory that nobody else can enter: the files in it hold the secrets.
+fn private_directory() -> std::io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    builder.prefix("countersign-demo-").tempdir()
+}
+
 fn write_received(text: &mut String, recorded: &Recorded, shown: &[&str]) {
     let _ = writeln!(text, "   received  {} {}", recorded.method, recorded.target);
     for name in shown {

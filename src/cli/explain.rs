@@ -65,7 +65,8 @@ impl Explain {
             },
         };
         let parts = self.request(&config, content.len())?;
-        let secrets = runtime()?.block_on(Secrets::resolve_or_stand_in(config.secrets()));
+        let secrets = runtime()?
+            .block_on(Secrets::resolve_or_stand_in(config.secrets(), config.check_permissions));
         let (secrets, missing) = secrets;
         for error in &missing {
             say(format!("note: {error}; a stand-in is used"));
@@ -192,9 +193,16 @@ fn explain(
         Address::Unix { .. } => None,
     });
     // Who calls is not part of the question, so address and caller token are taken for granted.
-    let rules = crate::config::AccessRules { allow: Vec::new(), caller_token: None, ..rules };
+    let rules = crate::config::AccessRules {
+        allow: Vec::new(),
+        users: Vec::new(),
+        caller_token: None,
+        ..rules
+    };
     let gate = Gate::new(rules, bound, &config.limits, Arc::clone(secrets));
-    let admitted = match gate.admit(&parts, Ends::default(), &snapshot.table) {
+    let secure = listener.is_some_and(|listener| listener.tls.is_some());
+    let ends = Ends { secure, ..Ends::default() };
+    let admitted = match gate.admit(&parts, &ends, &snapshot.table) {
         Ok(admitted) => admitted,
         Err(refusal) => return Ok(Err(refusal)),
     };

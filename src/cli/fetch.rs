@@ -15,6 +15,7 @@ use crate::config::shape::nearest;
 use crate::config::{CredentialConfig, SourceSpec};
 use crate::credential::secrets::Secrets;
 use crate::credential::{Credential, CredentialSource, FetchError};
+use crate::permissions::Check;
 
 pub(super) fn fetch(name: &str, path: Option<&Path>) -> Result<ExitCode, Failure> {
     let config = Source::read(path)?.config()?;
@@ -28,7 +29,8 @@ pub(super) fn fetch(name: &str, path: Option<&Path>) -> Result<ExitCode, Failure
         let message = format!("there is no credential '{name}'; {hint}");
         return Err(Failure::configuration(message));
     };
-    let fetched = runtime()?.block_on(fetch_once(credential, &Clock::system()))?;
+    let fetched =
+        runtime()?.block_on(fetch_once(credential, &Clock::system(), config.check_permissions))?;
     print(describe(&fetched))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -38,8 +40,9 @@ pub(super) fn fetch(name: &str, path: Option<&Path>) -> Result<ExitCode, Failure
 pub(super) async fn fetch_once(
     credential: &CredentialConfig,
     clock: &Clock,
+    check: Check,
 ) -> Result<Credential, Failure> {
-    let secrets = Secrets::resolve(credential.secrets()).await;
+    let secrets = Secrets::resolve(credential.secrets(), check).await;
     let secrets = Arc::new(secrets.map_err(|errors| start_failure(StartError::Secrets(errors)))?);
     let fetched = match &credential.source {
         SourceSpec::Fixed(spec) => {

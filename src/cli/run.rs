@@ -7,8 +7,8 @@ use super::load::{Source, start_failure};
 use super::output::Failure;
 use crate::app::{App, Running};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::telemetry;
+use crate::config::{Address, Config};
+use crate::{sandbox, telemetry};
 
 /// File descriptors to ask for: each caller takes one, and its upstream connection another.
 const FILE_DESCRIPTORS: u64 = 65_536;
@@ -20,10 +20,12 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
         Failure::configuration(format!("log.file: {file} cannot be opened: {error}"))
     })?;
     raise_file_descriptor_limit();
+    let Some(app) = build(&config)? else { return Ok(ExitCode::FAILURE) };
+    // Before there are threads that it would not reach.
+    sandbox::confine(&config).map_err(|error| Failure::runtime(&error))?;
     runtime()?.block_on(async {
-        // Installed first: a signal during the start is a reason to stop as well.
         let mut signals = Signals::new().map_err(|error| Failure::runtime(&error))?;
-        let running = start(config).await?;
+        let running = start(&config, app)?;
         signals.next().await;
         tracing::info!("stopping; a second signal ends at once");
         tokio::select! {
@@ -39,8 +41,9 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     })
 }
 
-/// Builds and starts everything, and says where it listens.
-async fn start(config: Config) -> Result<Running, Failure> {
+/// Reads the secrets and opens the sockets, on a runtime of its own, whose threads end with it; `None`
+/// if it is told to stop meanwhile.
+fn build(config: &Config) -> Result<Option<App>, Failure> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         workers = config.workers,
@@ -48,20 +51,31 @@ async fn start(config: Config) -> Result<Running, Failure> {
         credentials = config.credentials.len(),
         "starting"
     );
-    let listeners: Vec<_> =
-        config.listeners.iter().map(|listener| listener.address.clone()).collect();
-    let app = App::build(config, Clock::system()).await.map_err(start_failure)?;
+    runtime()?.block_on(async {
+        let mut signals = Signals::new().map_err(|error| Failure::runtime(&error))?;
+        tokio::select! {
+            app = App::build(config.clone(), Clock::system()) => {
+                app.map(Some).map_err(start_failure)
+            }
+            () = signals.next() => Ok(None),
+        }
+    })
+}
+
+/// Starts everything, and says where it listens.
+fn start(config: &Config, app: App) -> Result<Running, Failure> {
     let running = app.start().map_err(start_failure)?;
     let mut tcp = running.addresses().iter();
-    for address in listeners {
-        match (&address, matches!(address, crate::config::Address::Tcp(_))) {
+    for listener in &config.listeners {
+        let scheme = if listener.tls.is_some() { "https" } else { "http" };
+        match &listener.address {
             // With the port that the system chose for port 0.
-            (_, true) => {
+            Address::Tcp(_) => {
                 if let Some(bound) = tcp.next() {
-                    tracing::info!(address = %format_args!("http://{bound}"), "listening");
+                    tracing::info!(address = %format_args!("{scheme}://{bound}"), "listening");
                 }
             }
-            (address, false) => tracing::info!(%address, "listening"),
+            address @ Address::Unix { .. } => tracing::info!(%address, "listening"),
         }
     }
     if let Some(address) = running.admin_address() {

@@ -27,13 +27,15 @@ use crate::credential::fixed::FixedSpec;
 use crate::credential::login::LoginSpec;
 use crate::credential::schedule::RefreshPolicy;
 use crate::credential::secret_ref::SecretRef;
+use crate::permissions::Check;
 use crate::sign::Scheme;
 use crate::sign::owned::OwnedFields;
-use crate::tls::TlsSettings;
+use crate::tls::{ServerTls, TlsSettings};
 use problem::Problem;
 pub use raw::{RawAccess as AccessLog, RawLevel as Level, RawLogFormat as LogFormat};
 pub use raw::{
     RawAnswers as Answers, RawHeaderCase as HeaderCase, RawHttp2 as Http2, RawProtocol as Protocol,
+    RawSandbox as Sandbox,
 };
 
 /// A configuration that can run.
@@ -43,6 +45,10 @@ pub struct Config {
     pub workers: usize,
     /// How long requests in flight may take to finish after SIGTERM.
     pub drain: Duration,
+    /// Whether files of secrets that others can get at are refused.
+    pub check_permissions: Check,
+    /// Whether the process confines itself.
+    pub sandbox: Sandbox,
     /// Bounds.
     pub limits: Limits,
     /// Logging.
@@ -110,6 +116,8 @@ pub enum Address {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+        /// Its group, by name or number, if it is not that of the process.
+        group: Option<String>,
     },
 }
 
@@ -129,6 +137,8 @@ pub struct ListenerConfig {
     pub address: Address,
     /// Which HTTP versions.
     pub protocol: Protocol,
+    /// TLS; none for plain HTTP.
+    pub tls: Option<ServerTls>,
     /// Who may call.
     pub access: AccessRules,
     /// How names of fields are written in answers.
@@ -146,6 +156,8 @@ pub struct AccessRules {
     pub origins: Vec<HeaderValue>,
     /// Networks that may connect; empty for any.
     pub allow: Vec<IpNet>,
+    /// Users of this system that may connect to a Unix socket, by number; empty for any.
+    pub users: Vec<u32>,
     /// The token that callers send.
     pub caller_token: Option<CallerToken>,
     /// How refusals and failures are put to them.
@@ -244,6 +256,7 @@ impl std::fmt::Display for Origin {
 }
 
 /// A route.
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 #[derive(Debug, Clone)]
 pub struct RouteConfig {
     /// Its name.
@@ -254,6 +267,8 @@ pub struct RouteConfig {
     pub prefix: String,
     /// The methods that are let through; empty for all.
     pub methods: Vec<Method>,
+    /// Names in client certificates that may call; empty for whoever the listener lets in.
+    pub clients: Vec<String>,
     /// Where requests go.
     pub upstream: UpstreamConfig,
     /// Indices into [`Config::credentials`].
@@ -276,6 +291,8 @@ pub struct RouteConfig {
     pub websocket: bool,
     /// Point redirects and cookies of the upstream to this route.
     pub rewrite_location: bool,
+    /// Blot out what the credentials add to requests in the fields of answers.
+    pub scrub: bool,
     /// Requests in flight on this route.
     pub max_in_flight: Option<usize>,
     /// How connections to the upstream are made and kept.

@@ -57,12 +57,14 @@ fn is_open(path: &[&str], text: &str) -> bool {
         return false;
     }
     match path {
-        ["workers" | "drain"] => true,
+        ["workers" | "drain" | "sandbox"] => true,
         ["limits" | "log", _] => true,
         [
             "listen",
             "address"
             | "mode"
+            | "group"
+            | "users"
             | "protocol"
             | "hosts"
             | "origins"
@@ -73,12 +75,13 @@ fn is_open(path: &[&str], text: &str) -> bool {
             | "answers"
             | "lenient",
         ]
+        | ["listen", "tls", _]
         | ["admin", "address" | "hosts"] => true,
         [
             "route",
-            "name" | "host" | "path" | "methods" | "upstream" | "credential" | "deny" | "max_body"
-            | "remove" | "http2" | "websocket" | "header_case" | "lenient" | "rewrite_location"
-            | "max_in_flight" | "proxy",
+            "name" | "host" | "path" | "methods" | "clients" | "upstream" | "credential" | "deny"
+            | "max_body" | "remove" | "http2" | "websocket" | "header_case" | "lenient"
+            | "rewrite_location" | "max_in_flight" | "proxy",
         ]
         | ["route", "timeouts" | "tls" | "replay" | "pool", _] => true,
         [

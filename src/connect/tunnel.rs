@@ -57,6 +57,11 @@ impl ForwardProxy {
         Ok(Some(proxy))
     }
 
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Asks the proxy behind `stream` for a tunnel to `host` and `port`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::io::AsyncReadExt;
@@ -11,20 +11,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::credential::secret_ref::SecretRef;
+use crate::permissions::{Check, Exposed};
 use crate::secret::{Secret, StoredSecretError};
+use crate::stamp::Stamp;
 
 /// The largest secret that is read.
 const MAX_SECRET: u64 = 64 * 1024;
 /// How long a command may take to print a secret.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often secret files are looked at. Polling sees through the symbolic links that Kubernetes
-/// swaps, which watching an inode does not.
-pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Every secret of a configuration, resolved.
 #[derive(Debug)]
 pub struct Secrets {
     cells: Vec<Cell>,
+    check: Check,
 }
 
 #[derive(Debug)]
@@ -92,6 +92,9 @@ pub enum SecretReason {
     /// The file cannot be read.
     #[error("{0}")]
     Io(std::io::ErrorKind),
+    /// Others can get at the file.
+    #[error("{0}, or check_permissions = false lets it be")]
+    Exposed(Exposed),
     /// The command failed.
     #[error("the command {0}")]
     Command(String),
@@ -104,24 +107,30 @@ pub enum SecretReason {
 }
 
 impl Secrets {
-    /// Reads every secret in `references`.
+    /// Reads every secret in `references`, now and whenever it changes, from files that pass `check`.
     ///
     /// # Errors
     /// With every secret that cannot be read, not only the first.
-    pub async fn resolve(references: Vec<SecretRef>) -> Result<Self, Vec<SecretError>> {
-        let (secrets, errors) = Self::resolve_or_stand_in(references).await;
+    pub async fn resolve(
+        references: Vec<SecretRef>,
+        check: Check,
+    ) -> Result<Self, Vec<SecretError>> {
+        let (secrets, errors) = Self::resolve_or_stand_in(references, check).await;
         if errors.is_empty() { Ok(secrets) } else { Err(errors) }
     }
 
     /// Reads what can be read, and puts a stand-in for the rest: for showing what would happen.
-    pub async fn resolve_or_stand_in(references: Vec<SecretRef>) -> (Self, Vec<SecretError>) {
+    pub async fn resolve_or_stand_in(
+        references: Vec<SecretRef>,
+        check: Check,
+    ) -> (Self, Vec<SecretError>) {
         let mut cells: Vec<Cell> = Vec::new();
         let mut errors = Vec::new();
         for reference in references {
             if cells.iter().any(|cell| cell.reference == reference) {
                 continue;
             }
-            let value = match read(&reference).await {
+            let value = match read(&reference, check).await {
                 Ok(secret) => secret,
                 Err(reason) => {
                     errors.push(SecretError { reference: reference.clone(), reason });
@@ -134,7 +143,12 @@ impl Secrets {
                 changed: watch::Sender::new(0),
             });
         }
-        (Self { cells }, errors)
+        (Self { cells, check }, errors)
+    }
+
+    /// Whether files that others can get at are refused.
+    pub fn check(&self) -> Check {
+        self.check
     }
 
     /// The current value; `None` for a reference that was not resolved.
@@ -170,7 +184,7 @@ impl Secrets {
                 let Some(cell) = self.cells.get(*index) else {
                     continue;
                 };
-                match read(&cell.reference).await {
+                match read(&cell.reference, self.check).await {
                     // Written meanwhile: the beginning may be of the old one, the end of the new.
                     Ok(_) if Stamp::of(path).await != current => {}
                     Ok(secret) => {
@@ -199,26 +213,8 @@ impl Secrets {
     }
 }
 
-/// What shows that a file was written or replaced, without reading it.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    async fn of(path: &Path) -> Option<Self> {
-        let metadata = tokio::fs::metadata(path).await.ok()?;
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Some(Self { modified: metadata.modified().ok(), length: metadata.len(), inode })
-    }
-}
-
-fn file_of(reference: &SecretRef) -> Option<PathBuf> {
+/// The file that a secret is read from, if it is one.
+pub fn file_of(reference: &SecretRef) -> Option<PathBuf> {
     match reference {
         SecretRef::File(path) => Some(path.clone()),
         SecretRef::Systemd(name) => credentials_directory().map(|directory| directory.join(name)),
@@ -230,24 +226,25 @@ fn credentials_directory() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
-async fn read(reference: &SecretRef) -> Result<Secret, SecretReason> {
+async fn read(reference: &SecretRef, check: Check) -> Result<Secret, SecretReason> {
     let stored = match reference {
         SecretRef::Value(secret) => return Ok(secret.clone()),
         SecretRef::Env(name) => match std::env::var_os(name) {
             Some(value) => value.into_encoded_bytes(),
             None => return Err(SecretReason::NotSet),
         },
-        SecretRef::File(path) => read_file(path).await?,
+        SecretRef::File(path) => read_file(path, check).await?,
         SecretRef::Systemd(name) => {
             let directory = credentials_directory().ok_or(SecretReason::NoCredentialsDirectory)?;
-            read_file(&directory.join(name)).await?
+            read_file(&directory.join(name), check).await?
         }
         SecretRef::Exec(command) => run(command).await?,
     };
     Ok(Secret::from_stored(stored)?)
 }
 
-async fn read_file(path: &Path) -> Result<Vec<u8>, SecretReason> {
+async fn read_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {
+    check.file(path).map_err(SecretReason::Exposed)?;
     let io = |error: std::io::Error| SecretReason::Io(error.kind());
     let file = tokio::fs::File::open(path).await.map_err(io)?;
     let mut stored = Vec::new();

@@ -1,15 +1,27 @@
 use super::*;
 
 async fn text_of(reference: SecretRef) -> Result<String, String> {
-    match Secrets::resolve(vec![reference.clone()]).await {
+    match Secrets::resolve(vec![reference.clone()], Check::Strict).await {
         Ok(secrets) => Ok(secrets.get(&reference).unwrap().expose().to_owned()),
         Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
     }
 }
 
+/// A directory that nobody else can enter.
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let own = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(directory.path(), own).unwrap();
+    }
+    directory
+}
+
 #[tokio::test]
 async fn files_commands_and_values_are_read() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let path = directory.path().join("secret");
     std::fs::write(&path, "from-a-file\n").unwrap();
     assert_eq!(text_of(SecretRef::File(path)).await.unwrap(), "from-a-file");
@@ -28,7 +40,7 @@ async fn every_missing_secret_is_named_at_once() {
         SecretRef::Exec(vec!["/nonexistent/command".into()]),
         SecretRef::Exec(vec!["true".into()]),
     ];
-    let errors = Secrets::resolve(references).await.unwrap_err();
+    let errors = Secrets::resolve(references, Check::Strict).await.unwrap_err();
     let texts: Vec<String> =
         errors.iter().map(|error| format!("{}: {}", error.reference, error.reason)).collect();
     assert_eq!(
@@ -54,7 +66,7 @@ async fn an_oversized_secret_is_refused() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_swapped_link_is_noticed_and_a_missing_file_keeps_the_last_value() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = directory();
     let at = |name: &str| directory.path().join(name);
     for (version, text) in [("v1", "first"), ("v2", "second")] {
         std::fs::create_dir(at(version)).unwrap();
@@ -62,7 +74,7 @@ async fn a_swapped_link_is_noticed_and_a_missing_file_keeps_the_last_value() {
     }
     std::os::unix::fs::symlink(at("v1"), at("data")).unwrap();
     let reference = SecretRef::File(at("data").join("key"));
-    let secrets = Arc::new(Secrets::resolve(vec![reference.clone()]).await.unwrap());
+    let secrets = Arc::new(Secrets::resolve(vec![reference.clone()], Check::Strict).await.unwrap());
     let mut changes = secrets.changes_of(std::slice::from_ref(&reference));
     let stop = CancellationToken::new();
     let watching = tokio::spawn(Arc::clone(&secrets).watch(Duration::from_millis(5), stop.clone()));
@@ -82,4 +94,33 @@ async fn a_swapped_link_is_noticed_and_a_missing_file_keeps_the_last_value() {
     stop.cancel();
     watching.await.unwrap();
     assert_eq!(secrets.get(&reference).unwrap().expose(), "third", "the last value stays");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_every_user_can_read_is_refused_unless_that_is_allowed() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = directory();
+    let file = directory.path().join("secret");
+    std::fs::write(&file, "from-a-file").unwrap();
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set(directory.path(), 0o755);
+    set(&file, 0o644);
+    let reference = SecretRef::File(file.clone());
+    let error = text_of(reference.clone()).await.unwrap_err();
+    let name = file.display();
+    assert_eq!(
+        error,
+        format!(
+            "the secret in the file {name} cannot be read: every user of this system can read it; \
+             chmod o= takes that away, or check_permissions = false lets it be"
+        )
+    );
+    let (allowed, errors) = Secrets::resolve_or_stand_in(vec![reference.clone()], Check::Off).await;
+    assert!(errors.is_empty());
+    assert_eq!(allowed.get(&reference).unwrap().expose(), "from-a-file");
+    set(&file, 0o640);
+    assert_eq!(text_of(reference).await.unwrap(), "from-a-file");
 }

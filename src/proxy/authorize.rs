@@ -17,6 +17,7 @@ use super::hold::{Held, HoldLimits, Reader};
 use super::interim::Interims;
 use super::respond::ProxyError;
 use super::retarget::replace_query;
+use super::scrub::Scrub;
 use super::upstream::{Answer, Fate, Needs, Outgoing, Pools};
 use super::{Identity, Proxy, Route};
 use crate::clock::Now;
@@ -81,7 +82,7 @@ pub async fn authorize(
     proxy: &Proxy,
     pools: &Pools,
     route: &Route,
-    request: Box<Unsigned>,
+    mut request: Box<Unsigned>,
     incoming: CallerContent,
 ) -> Result<Answer, ProxyError> {
     let resends = resends(route, &request.method);
@@ -96,6 +97,11 @@ pub async fn authorize(
             Content::Held(read.await?.0)
         }
     };
+    let mut scrub = route.config.scrub.then(Box::<Scrub>::default);
+    if scrub.is_some() {
+        // They do not come past here, and are no loss.
+        request.interims = None;
+    }
     let original = resends.then(|| request.clone());
     let mut attempt = request;
     // Once because of the connection, and once because of the credential.
@@ -104,7 +110,7 @@ pub async fn authorize(
         let now = proxy.clock.now();
         let issued = credentials(route, now).await?;
         let method = attempt.method.clone();
-        let signed = sign(proxy, route, now, &issued, attempt, &mut content).await?;
+        let signed = sign(proxy, route, now, &issued, attempt, &mut content, &mut scrub).await?;
         let progress = Progress::new(tokio::time::Instant::now());
         let outgoing = outgoing(proxy, route, *signed, resends, &mut content, &progress)?;
         let pool = pools.of(&route.target);
@@ -131,7 +137,7 @@ pub async fn authorize(
                 again.needs.fresh_connection = true;
                 attempt = again;
             }
-            Ok(answer) => {
+            Ok(mut answer) => {
                 let refused = route.config.replay.statuses.contains(&answer.response.status());
                 let again = original.as_ref().filter(|_| {
                     refused
@@ -145,6 +151,7 @@ pub async fn authorize(
                     if let Content::Copied(copy) = &content {
                         copy.discard();
                     }
+                    answer.scrub = scrub;
                     return Ok(answer);
                 };
                 replayed = true;
@@ -218,6 +225,7 @@ async fn sign(
     issued: &[Arc<Issued<Signer>>],
     mut request: Box<Unsigned>,
     content: &mut Content,
+    scrub: &mut Option<Box<Scrub>>,
 ) -> Result<Box<Unsigned>, ProxyError> {
     request.headers.insert(HOST, route.target.host.clone());
     for (identity, issued) in route.identities.iter().zip(issued) {
@@ -232,6 +240,9 @@ async fn sign(
         let at = if signer.is_timed() { proxy.clock.wall() } else { now.wall };
         let fields = signer.sign(&signable, digest, at).map_err(ProxyError::Sign)?;
         apply(identity, &fields, &mut request)?;
+        if let Some(scrub) = scrub {
+            remember(&fields, scrub);
+        }
     }
     Ok(request)
 }
@@ -307,6 +318,16 @@ fn apply(
         request.headers.insert(name.clone(), value.clone());
     }
     Ok(())
+}
+
+/// Remembers what was added, to know it when it comes back.
+fn remember(fields: &AuthFields<'_>, scrub: &mut Scrub) {
+    for (_, value) in fields.fields.iter() {
+        scrub.add_field(value);
+    }
+    if let Some(pairs) = &fields.query {
+        scrub.add_query(pairs);
+    }
 }
 
 /// What is sent, with as much of `content` left as is needed to send it again.

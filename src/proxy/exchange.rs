@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::content::ExchangeGuard;
 use super::{ACCESS, Route};
+use crate::tls::PeerNames;
 
 /// What lasts as long as an exchange: its place among the requests in flight, and its line in the
 /// log, which is written when it ends.
@@ -29,19 +30,27 @@ struct Line {
     /// Empty, as the path is, for a request that could not be read.
     method: String,
     path: String,
+    /// What its certificate calls the caller; empty without one.
+    client: String,
     status: u16,
     bytes: u64,
     reason: &'static str,
 }
 
 impl Exchange {
-    /// Begins with the `head` of a request, or with one that could not be read.
-    pub(super) fn begin(in_flight: &Arc<AtomicUsize>, head: Option<&Parts>) -> Self {
+    /// Begins with the `head` of a request, or with one that could not be read, of a caller with
+    /// these names in its certificate.
+    pub(super) fn begin(
+        in_flight: &Arc<AtomicUsize>,
+        head: Option<&Parts>,
+        client: Option<&PeerNames>,
+    ) -> Self {
         in_flight.fetch_add(1, Ordering::Relaxed);
         let line = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
             Box::new(Line {
                 method: head.map(|head| head.method.to_string()).unwrap_or_default(),
                 path: head.map(|head| head.uri.path().to_owned()).unwrap_or_default(),
+                client: client.and_then(PeerNames::first).unwrap_or_default().to_owned(),
                 status: 0,
                 bytes: 0,
                 reason: "",
@@ -124,6 +133,7 @@ impl Drop for Exchange {
                 target: ACCESS,
                 method = %line.method,
                 path = %line.path,
+                client = (!line.client.is_empty()).then_some(line.client.as_str()),
                 route = self.route(),
                 status = line.status,
                 reason = line.reason,

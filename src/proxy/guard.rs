@@ -14,6 +14,7 @@ use super::respond::ProxyError;
 use super::route::RouteTable;
 use crate::config::{AccessRules, Answers, CallerToken, Limits};
 use crate::credential::secrets::Secrets;
+use crate::tls::PeerNames;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -28,13 +29,19 @@ pub struct Gate {
     secrets: Arc<Secrets>,
 }
 
-/// Both ends of a caller's connection; `None` for a Unix socket.
-#[derive(Debug, Clone, Copy, Default)]
+/// Both ends of a caller's connection.
+#[derive(Debug, Clone, Default)]
 pub struct Ends {
-    /// The caller's address.
+    /// The caller's address; `None` for a Unix socket.
     pub peer: Option<IpAddr>,
-    /// The address the caller connected to.
+    /// The address the caller connected to; `None` for a Unix socket.
     pub local: Option<IpAddr>,
+    /// The number of the user at the other end of a Unix socket.
+    pub user: Option<u32>,
+    /// True under TLS.
+    pub secure: bool,
+    /// The names in the certificate that the caller was asked for.
+    pub client: Option<Arc<PeerNames>>,
 }
 
 /// What a request that may pass says about itself.
@@ -70,7 +77,7 @@ impl Gate {
     pub fn admit<'r>(
         &self,
         parts: &'r Parts,
-        ends: Ends,
+        ends: &Ends,
         table: &RouteTable,
     ) -> Result<Admitted<'r>, ProxyError> {
         if !self.rules.allow.is_empty() {
@@ -81,6 +88,10 @@ impl Gate {
                 return Err(ProxyError::Peer);
             }
         }
+        let users = &self.rules.users;
+        if !users.is_empty() && !ends.user.is_some_and(|user| users.contains(&user)) {
+            return Err(ProxyError::Peer);
+        }
         if parts.method == Method::CONNECT || parts.method == Method::TRACE {
             return Err(ProxyError::NeverForwarded);
         }
@@ -89,7 +100,8 @@ impl Gate {
         }
         // In absolute form, or as HTTP/2 says it; nobody else's protocol is ours.
         let scheme = parts.uri.scheme_str().unwrap_or("http");
-        if scheme != "http" && !(scheme == "https" && parts.version == Version::HTTP_2) {
+        let https = ends.secure || parts.version == Version::HTTP_2;
+        if scheme != "http" && !(scheme == "https" && https) {
             return Err(ProxyError::Malformed("the target's scheme is not http"));
         }
         let target = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
@@ -121,7 +133,7 @@ impl Gate {
 
     /// Names under which this listener may be addressed. A name that an attacker's DNS server can
     /// point here (DNS rebinding) is none of them; literal addresses cannot be pointed anywhere.
-    fn accepts(&self, addressed: &Addressed<'_>, ends: Ends, table: &RouteTable) -> bool {
+    fn accepts(&self, addressed: &Addressed<'_>, ends: &Ends, table: &RouteTable) -> bool {
         let Addressed { text, host, port } = addressed;
         let configured = self
             .rules

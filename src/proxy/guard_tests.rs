@@ -1,12 +1,13 @@
 use super::*;
 use crate::config::load;
 use crate::credential::secret_ref::SecretRef;
+use crate::permissions::Check;
 use crate::secret::Secret;
 use http::Request;
 
 async fn gate(rules: AccessRules) -> Gate {
     let references = rules.caller_token.iter().map(|token| token.secret.clone()).collect();
-    let secrets = Arc::new(Secrets::resolve(references).await.unwrap());
+    let secrets = Arc::new(Secrets::resolve(references, Check::Strict).await.unwrap());
     let text = "[[listen]]\naddress = \"127.0.0.1:8080\"\n\
                 [[route]]\nupstream = \"https://api.example.com\"\n";
     let limits = load(text, &|_| None).config.unwrap().limits;
@@ -27,6 +28,9 @@ fn table() -> RouteTable {
 const LOOPBACK: Ends = Ends {
     peer: Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
     local: Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+    user: None,
+    secure: false,
+    client: None,
 };
 
 fn request(target: &str, fields: &[(&str, &str)]) -> Parts {
@@ -38,7 +42,7 @@ fn request(target: &str, fields: &[(&str, &str)]) -> Parts {
 }
 
 async fn word(rules: AccessRules, parts: &Parts) -> &'static str {
-    match gate(rules).await.admit(parts, LOOPBACK, &table()) {
+    match gate(rules).await.admit(parts, &LOOPBACK, &table()) {
         Ok(_) => "admitted",
         Err(error) => error.verdict().word,
     }
@@ -126,8 +130,8 @@ async fn peers_are_judged_by_their_socket_and_nothing_they_say() {
     let gate = gate(rules).await;
     let parts = request("/", &[("host", "localhost"), ("x-forwarded-for", "10.1.0.1")]);
     let from = |peer: &str| {
-        let ends = Ends { peer: Some(peer.parse().unwrap()), local: LOOPBACK.local };
-        gate.admit(&parts, ends, &table()).map_err(|error| error.verdict().word)
+        let ends = Ends { peer: Some(peer.parse().unwrap()), ..LOOPBACK };
+        gate.admit(&parts, &ends, &table()).map_err(|error| error.verdict().word)
     };
     assert!(from("10.1.2.3").is_ok());
     assert!(from("::ffff:10.1.2.3").is_ok(), "the same address in IPv6 clothes");
@@ -155,7 +159,7 @@ async fn a_caller_token_is_asked_for_compared_and_marked_for_removal() {
         assert_eq!(word(token(None), &with(fields)).await, expected, "{fields:?}");
     }
     let parts = with(&[("x-gate", "open-sesame")]);
-    let admitted = gate(token(Some("x-gate"))).await.admit(&parts, LOOPBACK, &table()).unwrap();
+    let admitted = gate(token(Some("x-gate"))).await.admit(&parts, &LOOPBACK, &table()).unwrap();
     assert_eq!(admitted.token_field, Some("x-gate".parse().unwrap()));
 }
 

@@ -17,6 +17,7 @@ pub mod respond;
 pub mod retarget;
 pub mod rewrite;
 pub mod route;
+pub mod scrub;
 pub mod upstream;
 pub mod websocket;
 
@@ -214,9 +215,9 @@ impl Proxy {
         received: Received,
     ) -> impl Future<Output = Handled> {
         let Received { head, content, ends, spelling, interims } = received;
-        let mut exchange = Exchange::begin(&self.in_flight, Some(&head));
+        let mut exchange = Exchange::begin(&self.in_flight, Some(&head), ends.client.as_deref());
         let without_content = head.method == Method::HEAD;
-        let mut prepared = isolated(|| self.prepare(&gate, ends, head, &mut exchange));
+        let mut prepared = isolated(|| self.prepare(&gate, &ends, head, &mut exchange));
         if let Ok((route, unsigned)) = &mut prepared {
             let keep = route.config.connection.header_case == HeaderCase::Preserve;
             unsigned.spelling = spelling.filter(|_| keep);
@@ -239,14 +240,14 @@ impl Proxy {
 
     /// The answer to what came instead of a request.
     pub fn refuse(&self, gate: &Gate, error: &ProxyError) -> Response<ResponseContent<Exchange>> {
-        answer_of_ours(error, gate, false, Exchange::begin(&self.in_flight, None))
+        answer_of_ours(error, gate, false, Exchange::begin(&self.in_flight, None, None))
     }
 
     /// The phases up to the credentials, in order.
     fn prepare(
         &self,
         gate: &Gate,
-        ends: Ends,
+        ends: &Ends,
         mut head: Parts,
         exchange: &mut Exchange,
     ) -> Result<(Arc<Route>, Box<Unsigned>), ProxyError> {
@@ -261,6 +262,11 @@ impl Proxy {
         let route = find(&snapshot, &host, &head.method, head.uri.path())?;
         drop((snapshot, host));
         exchange.found(&route);
+        let clients = &route.config.clients;
+        let names = ends.client.as_deref();
+        if !clients.is_empty() && !names.is_some_and(|own| clients.iter().any(|n| own.include(n))) {
+            return Err(ProxyError::Client);
+        }
         if exchange.is_one_too_many() {
             return Err(ProxyError::RouteBusy);
         }
@@ -328,9 +334,12 @@ impl Proxy {
 
 /// The upstream's answer, as the caller gets it.
 fn answer_of_upstream(answer: Answer, route: &Route, mut exchange: Exchange) -> Handled {
-    let Answer { response, request } = answer;
+    let Answer { response, request, scrub } = answer;
     let (mut head, content) = response.into_parts();
     headers::strip_response(&mut head.headers);
+    if let Some(scrub) = &scrub {
+        scrub.apply(&mut head.headers);
+    }
     if route.config.rewrite_location {
         let config = &route.config;
         rewrite::rewrite(&mut head.headers, &config.upstream, &config.prefix);
@@ -350,7 +359,7 @@ fn answer_of_upstream(answer: Answer, route: &Route, mut exchange: Exchange) -> 
     }
     let deadline = timeouts.total.map(|total| exchange.started + total);
     let idle = timeouts.idle;
-    let content = ResponseContent::upstream(content, request, idle, deadline, exchange);
+    let content = ResponseContent::upstream(content, request, idle, deadline, scrub, exchange);
     (Response::from_parts(head, content), None)
 }
 

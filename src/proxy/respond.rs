@@ -44,6 +44,9 @@ pub enum ProxyError {
     /// A wrong caller token.
     #[error("the caller token is wrong")]
     CallerToken,
+    /// The certificate is of none of the route's callers.
+    #[error("this route is not open to callers with this certificate; 'clients' lists them")]
+    Client,
     /// The path is not for callers.
     #[error("this path is not open to callers")]
     Denied,
@@ -153,6 +156,7 @@ impl ProxyError {
             Self::CallerToken => {
                 verdict(S::FORBIDDEN, "caller-token", "Caller token not accepted", denied)
             }
+            Self::Client => verdict(S::FORBIDDEN, "client", "Certificate not accepted", denied),
             Self::Denied => verdict(S::FORBIDDEN, "denied", "Path not open to callers", denied),
             Self::Malformed(_) => {
                 verdict(S::BAD_REQUEST, "malformed", "Malformed request", invalid)

@@ -12,6 +12,10 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::config::Address;
 use crate::proxy::guard::Ends;
 
+/// The groups of the system (group(5)).
+#[cfg(unix)]
+const GROUPS: &str = "/etc/group";
+
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -42,7 +46,7 @@ impl Socket {
     pub fn open(address: &Address) -> Result<Self, BindError> {
         let opened = match address {
             Address::Tcp(tcp) => open_tcp(*tcp).map(Self::Tcp),
-            Address::Unix { path, mode } => open_unix(path, *mode),
+            Address::Unix { path, mode, group } => open_unix(path, *mode, group.as_deref()),
         };
         opened.map_err(|reason| BindError { address: address.clone(), reason })
     }
@@ -70,7 +74,7 @@ fn open_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 #[cfg(unix)]
-fn open_unix(path: &std::path::Path, mode: u32) -> io::Result<Socket> {
+fn open_unix(path: &std::path::Path, mode: u32, group: Option<&str>) -> io::Result<Socket> {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     use std::os::unix::net::{UnixListener, UnixStream};
     if let Ok(metadata) = std::fs::metadata(path) {
@@ -99,14 +103,30 @@ fn open_unix(path: &std::path::Path, mode: u32) -> io::Result<Socket> {
         .tempdir_in(parent)?;
     let newborn = nursery.path().join("socket");
     let listener = UnixListener::bind(&newborn)?;
+    if let Some(group) = group {
+        let number = group_number(group, &std::fs::read_to_string(GROUPS).unwrap_or_default())
+            .ok_or_else(|| io::Error::other(format!("there is no group '{group}' in {GROUPS}")))?;
+        std::os::unix::fs::chown(&newborn, None, Some(number))?;
+    }
     std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&newborn, path)?;
     listener.set_nonblocking(true)?;
     Ok(Socket::Unix(listener, path.to_owned()))
 }
 
+/// The number of a group that is named or numbered, by the lines of `groups`. A system's other
+/// sources of groups can be asked by modules of libc only, which a static program does not have.
+#[cfg(unix)]
+fn group_number(group: &str, groups: &str) -> Option<u32> {
+    let named = || {
+        let mut lines = groups.lines().map(|line| line.split(':'));
+        lines.find_map(|mut parts| (parts.next()? == group).then(|| parts.nth(1)?.parse().ok())?)
+    };
+    group.parse().ok().or_else(named)
+}
+
 #[cfg(not(unix))]
-fn open_unix(_: &std::path::Path, _: u32) -> io::Result<Socket> {
+fn open_unix(_: &std::path::Path, _: u32, _: Option<&str>) -> io::Result<Socket> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "this platform has no Unix sockets"))
 }
 
@@ -154,13 +174,15 @@ impl Bound {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 let local = stream.local_addr().ok().map(|local| local.ip());
-                let ends = Ends { peer: Some(peer.ip()), local };
+                let ends = Ends { peer: Some(peer.ip()), local, ..Ends::default() };
                 Ok((Accepted::Tcp(TcpStream::into_std(stream)?), ends))
             }
             #[cfg(unix)]
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Accepted::Unix(UnixStream::into_std(stream)?), Ends::default()))
+                let user = stream.peer_cred().ok().map(|peer| peer.uid());
+                let ends = Ends { user, ..Ends::default() };
+                Ok((Accepted::Unix(UnixStream::into_std(stream)?), ends))
             }
         }
     }
@@ -173,6 +195,24 @@ impl Bound {
             Self::Unix(_, path) => {
                 let _ = std::fs::remove_file(path);
             }
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::group_number;
+
+    #[test]
+    fn a_group_is_found_by_name_or_is_a_number() {
+        let groups = "root:x:0:\nplant:x:1001:anna,ben\nodd\nworse:x:many:\n";
+        for (group, number) in
+            [("root", Some(0)), ("plant", Some(1001)), ("1234", Some(1234)), ("odd", None)]
+        {
+            assert_eq!(group_number(group, groups), number, "{group}");
+        }
+        for unknown in ["worse", "plan", "plant:x", ""] {
+            assert_eq!(group_number(unknown, groups), None, "{unknown}");
         }
     }
 }

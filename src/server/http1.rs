@@ -16,9 +16,11 @@ use super::stopping::Ear;
 use super::{Service, Syntax};
 use crate::config::HeaderCase;
 use crate::http1::{Framing, HeadSyntax, Input};
+use crate::proxy::guard::Gate;
 use crate::proxy::interim::Interims;
+use crate::proxy::respond::ProxyError;
 use crate::proxy::websocket::Tunnel;
-use crate::proxy::{Handled, Received};
+use crate::proxy::{Handled, Proxy, Received};
 
 /// How long a caller is listened to that is still sending what nobody will read: closing at once
 /// could take from it the answer that says so (RFC 9112 §9.6).
@@ -46,6 +48,50 @@ pub(super) async fn serve<S>(
 {
     let caller = Caller::new(stream);
     let end = serve_requests(&caller, &activity, syntax, service, stopping).await;
+    finish(&caller, end).await;
+}
+
+/// Answers what came instead of requests with why there is nothing for it here.
+pub(super) async fn refuse<S>(
+    stream: Patient<S>,
+    activity: &Rc<Activity>,
+    syntax: Syntax,
+    service: &Service,
+    error: &ProxyError,
+) where
+    S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
+{
+    let caller = Caller::new(stream);
+    let Service { proxy, gate, .. } = service;
+    let end = answer_refusal(&caller, activity, syntax, proxy, gate, error).await;
+    finish(&caller, end).await;
+}
+
+async fn answer_refusal<S>(
+    caller: &Rc<Caller<S>>,
+    activity: &Rc<Activity>,
+    syntax: Syntax,
+    proxy: &Proxy,
+    gate: &Gate,
+    error: &ProxyError,
+) -> End
+where
+    S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
+{
+    let _busy = activity.request(false);
+    let response = proxy.refuse(gate, error);
+    let (asked, now) = (Asked::default(), proxy.clock.wall());
+    let mut answer = Answer::begin(caller, asked, response, syntax, now);
+    match std::future::poll_fn(|cx| answer.poll(caller, cx)).await {
+        Ok(()) => End::Answered { more_may_come: true },
+        Err(_) => End::Gone,
+    }
+}
+
+async fn finish<S>(caller: &Rc<Caller<S>>, end: End)
+where
+    S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
+{
     let (Some(stream), mut input, sending) = caller.end() else { return };
     match end {
         End::Gone => {}
@@ -79,14 +125,7 @@ where
         let (head, framing) = match next.await {
             Next::Request(head, framing) => (head, framing),
             Next::Refused(error) => {
-                let _busy = activity.request(false);
-                let response = proxy.refuse(&gate, &error);
-                let (asked, now) = (Asked::default(), proxy.clock.wall());
-                let mut answer = Answer::begin(caller, asked, response, syntax, now);
-                return match std::future::poll_fn(|cx| answer.poll(caller, cx)).await {
-                    Ok(()) => End::Answered { more_may_come: true },
-                    Err(_) => End::Gone,
-                };
+                return answer_refusal(caller, activity, syntax, &proxy, &gate, &error).await;
             }
             Next::Ended => return End::Gone,
         };
@@ -96,7 +135,7 @@ where
         let received = Received {
             head: head.parts,
             content,
-            ends,
+            ends: ends.clone(),
             spelling: head.spelling,
             interims: (asked.version == Version::HTTP_11).then(|| Rc::clone(&interims)),
         };

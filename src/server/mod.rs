@@ -10,6 +10,7 @@ mod http1;
 mod patience;
 mod serve;
 mod stopping;
+pub mod tls;
 mod worker;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use crate::proxy::Proxy;
 use crate::proxy::guard::{Ends, Gate};
 use crate::proxy::upstream::Pools;
 use bind::{Accepted, Socket};
+use tls::ListenerTls;
 use worker::Workers;
 
 /// How long to wait when the system has no file descriptor left.
@@ -40,6 +42,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Listener {
     /// The open socket.
     pub socket: Socket,
+    /// TLS; none for plain HTTP.
+    pub tls: Option<Arc<ListenerTls>>,
     /// What is spoken.
     pub syntax: Syntax,
     /// Who may call.
@@ -74,6 +78,7 @@ impl Syntax {
 struct Connection {
     accepted: Accepted,
     ends: Ends,
+    tls: Option<Arc<ListenerTls>>,
     syntax: Syntax,
     gate: Arc<Gate>,
     _slots: Slots,
@@ -157,7 +162,7 @@ struct Dealer {
 
 impl Dealer {
     async fn accept(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
-        let Listener { socket, syntax, gate } = listener;
+        let Listener { socket, tls, syntax, gate } = listener;
         let bound = match socket.attach() {
             Ok(bound) => bound,
             Err(error) => {
@@ -199,6 +204,7 @@ impl Dealer {
             self.deal(Connection {
                 accepted,
                 ends,
+                tls: tls.clone(),
                 syntax,
                 gate: Arc::clone(&gate),
                 _slots: Slots { _total: permit, _peer: peer },

@@ -110,6 +110,12 @@ impl Reset for tokio::net::TcpStream {
     }
 }
 
+impl<S: Reset> Reset for tokio_rustls::server::TlsStream<S> {
+    fn reset(&self) {
+        self.get_ref().0.reset();
+    }
+}
+
 #[cfg(unix)]
 impl Reset for tokio::net::UnixStream {
     // Unix sockets know one kind of end only.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,14 +17,17 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
 use super::bind::Accepted;
 use super::patience::{Activity, Busy, Patient, Reset};
 use super::stopping::Ear;
+use super::tls::{Begun, ListenerTls};
 use super::{Connection, Service, Syntax, http1};
 use crate::config::{Limits, Protocol};
 use crate::local::LocalExecutor;
 use crate::proxy::content::CallerContent;
+use crate::proxy::respond::ProxyError;
 use crate::proxy::upstream::Pools;
 use crate::proxy::{Proxy, Received};
 
@@ -40,14 +44,18 @@ pub(super) async fn serve(
     pools: Rc<Pools>,
     stopping: Ear,
 ) {
-    let Connection { accepted, ends, syntax, gate, _slots } = connection;
+    let Connection { accepted, ends, tls, syntax, gate, _slots } = connection;
     let service = Service { proxy, pools, gate, ends };
     match accepted {
         Accepted::Tcp(stream) => {
             let _ = stream.set_nodelay(true);
-            match tokio::net::TcpStream::from_std(stream) {
-                Ok(stream) => drive(stream, syntax, service, stopping).await,
-                Err(error) => tracing::warn!(%error, "a connection cannot be served"),
+            match (TcpStream::from_std(stream), tls) {
+                (Ok(stream), None) => drive(stream, syntax, service, stopping).await,
+                // Boxed, as HTTP/2 below.
+                (Ok(stream), Some(tls)) => {
+                    Box::pin(drive_tls(stream, &tls, syntax, service, stopping)).await;
+                }
+                (Err(error), _) => tracing::warn!(%error, "a connection cannot be served"),
             }
         }
         #[cfg(unix)]
@@ -58,12 +66,50 @@ pub(super) async fn serve(
     }
 }
 
+/// Shakes hands first.
+async fn drive_tls(
+    stream: TcpStream,
+    tls: &ListenerTls,
+    syntax: Syntax,
+    mut service: Service,
+    mut stopping: Ear,
+) {
+    let patience = service.proxy.limits.header_timeout;
+    let mut begun = std::pin::pin!(tokio::time::timeout(patience, tls.accept(stream)));
+    let begun = std::future::poll_fn(|cx| {
+        // Nothing was asked yet, so nothing is lost.
+        if stopping.is_told(cx) { Poll::Ready(None) } else { begun.as_mut().poll(cx).map(Some) }
+    });
+    let error = match begun.await {
+        Some(Ok(Ok(Begun::Tls(stream, names)))) => {
+            service.ends.secure = true;
+            service.ends.client = names.map(Arc::new);
+            return drive(*stream, syntax, service, stopping).await;
+        }
+        Some(Ok(Ok(Begun::Plain(stream)))) => {
+            let activity = activity(&service);
+            let stream = Patient::new(stream, Rc::clone(&activity));
+            let error = ProxyError::Malformed("this port speaks TLS; use https://");
+            return http1::refuse(stream, &activity, syntax, &service, &error).await;
+        }
+        Some(Ok(Err(error))) => error,
+        Some(Err(_)) => io::ErrorKind::TimedOut.into(),
+        None => return,
+    };
+    tracing::debug!(peer = ?service.ends.peer, %error, "a TLS handshake failed");
+}
+
+/// What a new connection is doing.
+fn activity(service: &Service) -> Rc<Activity> {
+    let Limits { idle_timeout, header_timeout, write_timeout, .. } = service.proxy.limits;
+    Activity::new(idle_timeout, header_timeout, write_timeout)
+}
+
 async fn drive<S>(stream: S, syntax: Syntax, service: Service, mut stopping: Ear)
 where
     S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
-    let Limits { idle_timeout, header_timeout, write_timeout, .. } = service.proxy.limits;
-    let activity = Activity::new(idle_timeout, header_timeout, write_timeout);
+    let activity = activity(&service);
     let mut stream = Patient::new(stream, Rc::clone(&activity));
     let http2 = match syntax.protocol {
         Protocol::Http1 => false,
@@ -110,7 +156,8 @@ async fn serve_http2<S>(
         let (head, incoming) = request.into_parts();
         let Service { proxy, pools, gate, ends } = &service;
         let content = CallerContent::Http2(incoming);
-        let received = Received { head, content, ends: *ends, spelling: None, interims: None };
+        let ends = ends.clone();
+        let received = Received { head, content, ends, spelling: None, interims: None };
         let handled = Arc::clone(proxy).handle(Rc::clone(pools), Arc::clone(gate), received);
         handled.map(move |(response, _)| {
             Ok::<_, Infallible>(response.map(|content| Occupied { content, _busy: busy }))

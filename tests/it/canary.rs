@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 
 use crate::harness::client::{parse, raw, raw_head};
 use crate::harness::{
-    ANY_PORT, Connection, PATIENCE, Proxy, Reply, Upstream, devo, quoted, secret,
+    ANY_PORT, Connection, PATIENCE, Proxy, Reply, Upstream, devo, private_directory, quoted, secret,
 };
 
 /// Part of every secret here.
@@ -36,7 +36,7 @@ impl Setting {
     /// A configuration with a secret in every place where one can stand, by every way in which one
     /// can be given.
     async fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = private_directory();
         let file = directory.path().join("password");
         fs::write(&file, "canary-password\n").unwrap();
         let signing = directory.path().join("signing");

@@ -364,7 +364,7 @@ mod unix {
     use tokio::net::UnixStream;
 
     use super::{Connection, Proxy, ok, route, timeout};
-    use crate::harness::{PATIENCE, quoted};
+    use crate::harness::{PATIENCE, private_directory, quoted};
 
     fn config(socket: &Path, more: &str, upstream: &str) -> String {
         let address = quoted(&format!("unix:{}", socket.display()));
@@ -386,7 +386,7 @@ mod unix {
     #[tokio::test]
     async fn a_unix_socket_is_for_its_owner_unless_configured() {
         let upstream = ok().await;
-        let directory = tempfile::tempdir().unwrap();
+        let directory = private_directory();
         let socket = directory.path().join("proxy.sock");
         let proxy = Proxy::start(&config(&socket, "", &upstream.url())).await;
         assert_eq!(get(&socket).await, 200);
@@ -403,9 +403,53 @@ mod unix {
     }
 
     #[tokio::test]
+    async fn a_unix_socket_has_the_group_that_is_named_or_numbered() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = private_directory();
+        let own = std::fs::metadata(directory.path()).unwrap().gid();
+        let socket = directory.path().join("proxy.sock");
+        let groups = std::fs::read_to_string("/etc/group").unwrap();
+        let id = format!(":{own}:");
+        let name = groups.lines().find(|line| line.contains(&id)).and_then(|l| l.split(':').next());
+        for group in [Some(own.to_string().as_str()), name].into_iter().flatten() {
+            let more = format!("mode = \"0660\"\ngroup = {group:?}\n");
+            let proxy = Proxy::start(&config(&socket, &more, "http://127.0.0.1:9")).await;
+            assert_eq!(std::fs::metadata(&socket).unwrap().gid(), own, "{group}");
+            proxy.stop().await;
+        }
+        let more = "group = \"countersign-nobody\"\n";
+        let Err(error) = Proxy::try_start(&config(&socket, more, "http://127.0.0.1:9")).await
+        else {
+            panic!("there is no such group");
+        };
+        let error = format!("{error}");
+        assert!(error.contains("no group 'countersign-nobody'"), "{error}");
+        assert!(!socket.exists());
+    }
+
+    #[tokio::test]
+    async fn only_the_users_that_are_listed_may_call() {
+        use std::os::unix::fs::MetadataExt as _;
+        let upstream = ok().await;
+        let directory = private_directory();
+        let own = std::fs::metadata(directory.path()).unwrap().uid();
+        let socket = directory.path().join("proxy.sock");
+        let listed = format!("users = [4242, {own}]\n");
+        let proxy = Proxy::start(&config(&socket, &listed, &upstream.url())).await;
+        assert_eq!(get(&socket).await, 200);
+        proxy.stop().await;
+        let _proxy = Proxy::start(&config(&socket, "users = [4242]\n", &upstream.url())).await;
+        let stream = UnixStream::connect(&socket).await.unwrap();
+        let mut connection = Connection::over(stream, "localhost").await;
+        let reply = connection.send("GET", "/", &[], "").await;
+        assert_eq!(reply.problem(403, "http_request_denied"), "peer");
+        assert_eq!(upstream.seen().len(), 1);
+    }
+
+    #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let upstream = ok().await;
-        let directory = tempfile::tempdir().unwrap();
+        let directory = private_directory();
         let socket = directory.path().join("proxy.sock");
         let text = config(&socket, "", &upstream.url());
         // Whoever bound it is gone without cleaning up.
@@ -425,7 +469,7 @@ mod unix {
     #[tokio::test]
     async fn a_file_that_is_no_socket_is_not_removed() {
         let upstream = ok().await;
-        let directory = tempfile::tempdir().unwrap();
+        let directory = private_directory();
         let socket = directory.path().join("proxy.sock");
         std::fs::write(&socket, "precious").unwrap();
         let started = Proxy::try_start(&config(&socket, "", &upstream.url())).await;

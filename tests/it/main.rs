@@ -33,12 +33,16 @@ mod http2;
 mod isolation;
 mod legacy;
 mod limits;
+mod listener_tls;
 mod listeners;
 mod login;
 mod proxy_connect;
 mod redirects;
 mod renewal;
 mod replay;
+#[cfg(target_os = "linux")]
+mod sandbox;
+mod scrub;
 mod secret_files;
 mod streaming;
 mod targets;

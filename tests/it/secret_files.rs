@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use countersign::app::StartError;
-use tempfile::tempdir;
 
-use crate::harness::{Proxy, Upstream, plant_with_password, quoted, route, secret, twinzo, until};
+use crate::harness::{
+    Proxy, Upstream, plant_with_password, private_directory, quoted, route, secret, twinzo, until,
+};
 
 fn fields(path: &Path) -> String {
     format!(
@@ -29,7 +30,7 @@ async fn until_sent(proxy: &Proxy, upstream: &Upstream, value: &str) {
 
 #[tokio::test]
 async fn a_changed_file_is_picked_up_and_a_missing_one_keeps_its_last_value() {
-    let directory = tempdir().unwrap();
+    let directory = private_directory();
     let path = directory.path().join("key");
     fs::write(&path, "first\n").unwrap();
     let upstream = Upstream::fine().await;
@@ -53,7 +54,7 @@ async fn a_changed_file_is_picked_up_and_a_missing_one_keeps_its_last_value() {
 #[tokio::test]
 async fn a_swapped_symbolic_link_is_seen_through() {
     use std::os::unix::fs::symlink;
-    let directory = tempdir().unwrap();
+    let directory = private_directory();
     let at = |name: &str| directory.path().join(name);
     for (version, value) in [("v1", "first"), ("v2", "other")] {
         fs::create_dir(at(version)).unwrap();
@@ -72,7 +73,7 @@ async fn a_swapped_symbolic_link_is_seen_through() {
 
 #[tokio::test]
 async fn a_corrected_password_is_tried_without_a_restart() {
-    let directory = tempdir().unwrap();
+    let directory = private_directory();
     let path = directory.path().join("password");
     fs::write(&path, "wrong").unwrap();
     let stand_in = twinzo().await;
@@ -93,7 +94,7 @@ async fn a_corrected_password_is_tried_without_a_restart() {
 
 #[tokio::test]
 async fn every_missing_secret_is_named_at_the_start() {
-    let directory = tempdir().unwrap();
+    let directory = private_directory();
     let (one, two) = (directory.path().join("one"), directory.path().join("two"));
     fs::write(&two, "\n").unwrap();
     let config = fields(&one)

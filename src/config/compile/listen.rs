@@ -7,8 +7,9 @@ use ipnet::IpNet;
 
 use super::credential::placeholder;
 use crate::config::context::Context;
-use crate::config::raw::{RawAdmin, RawListen};
+use crate::config::raw::{RawAdmin, RawListen, RawListenTls};
 use crate::config::{AccessRules, Address, AdminConfig, CallerToken, ListenerConfig, Protocol};
+use crate::tls::ServerTls;
 
 pub(super) fn listeners(context: &mut Context<'_>, raw: &[RawListen]) -> Vec<ListenerConfig> {
     if raw.is_empty() && !context.was_removed("listen") && !context.unread() {
@@ -52,26 +53,49 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
     if raw.caller_token_header.is_some() && raw.caller_token.is_none() {
         context.missing(&token_path, "caller_token = { env = \"NAME\" }");
     }
+    let tls = raw.tls.as_ref().map(|raw| tls(context, &format!("{path}.tls"), raw));
     let at = format!("{path}.address");
     let text = context.require(raw.address.as_deref(), &at, "address = \"127.0.0.1:8080\"")?;
     let address = address(context, path, text, raw)?;
-    if let Address::Tcp(tcp) = &address {
-        let guarded = raw.allow.is_some()
-            || raw.caller_token.is_some()
-            || ["allow", "caller_token"]
-                .iter()
-                .any(|key| context.was_removed_below(&format!("{path}.{key}")));
-        if !tcp.ip().is_loopback() && !guarded && raw.open != Some(true) {
-            let hint = "say who may call: allow = [\"10.1.0.0/16\"] or caller_token = { … }; \
-                        open = true lets everybody use your credentials";
-            context.error(&at, "this address can be reached from other machines", Some(hint));
+    match &address {
+        Address::Tcp(tcp) => {
+            let guarded = raw.allow.is_some()
+                || raw.caller_token.is_some()
+                || raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+                || ["allow", "caller_token", "tls"]
+                    .iter()
+                    .any(|key| context.was_removed_below(&format!("{path}.{key}")));
+            if !tcp.ip().is_loopback() && !guarded && raw.open != Some(true) {
+                let hint = "say who may call: allow = [\"10.1.0.0/16\"], caller_token = { … } or \
+                            client_ca in tls; open = true lets everybody use your credentials";
+                context.error(&at, "this address can be reached from other machines", Some(hint));
+            }
+            for (key, there) in [
+                ("mode", raw.mode.is_some()),
+                ("group", raw.group.is_some()),
+                ("users", raw.users.is_some()),
+            ] {
+                if there {
+                    let message = format!("'{key}' is for Unix sockets only");
+                    context.error(&format!("{path}.{key}"), message, None);
+                }
+            }
         }
-        if raw.mode.is_some() {
-            context.error(&format!("{path}.mode"), "only a Unix socket has a mode", None);
+        Address::Unix { .. } => {
+            if raw.allow.is_some() {
+                let hint = Some("its mode, its group and 'users' say who may connect");
+                context.error(&format!("{path}.allow"), "a Unix socket has no peer address", hint);
+            }
+            if raw.tls.is_some() {
+                let hint = Some("leave tls out: nobody is between the two sides");
+                context.error(&format!("{path}.tls"), "there is no TLS on Unix sockets", hint);
+            }
         }
-    } else if raw.allow.is_some() {
-        let hint = Some("its mode and directory say who may connect");
-        context.error(&format!("{path}.allow"), "a Unix socket has no peer address", hint);
+    }
+    if raw.users.as_ref().is_some_and(Vec::is_empty) {
+        let hint = Some("name who may connect, or leave 'users' out");
+        let message = "an empty list lets nobody connect";
+        context.error(&format!("{path}.users"), message, hint);
     }
     let says_case = raw.header_case.is_some() || raw.lenient == Some(true);
     if raw.protocol == Some(Protocol::Http2) && says_case {
@@ -80,10 +104,12 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
         context.error(&format!("{path}.{key}"), "this is for HTTP/1 only", hint);
     }
     let answers = raw.answers.unwrap_or_default();
-    let access = AccessRules { hosts, origins, allow, caller_token, answers };
+    let users = raw.users.clone().unwrap_or_default();
+    let access = AccessRules { hosts, origins, allow, users, caller_token, answers };
     Some(ListenerConfig {
         address,
         protocol: raw.protocol.unwrap_or_default(),
+        tls: tls.flatten(),
         access,
         header_case: raw.header_case.unwrap_or_default(),
         lenient: raw.lenient == Some(true),
@@ -91,6 +117,18 @@ fn listener(context: &mut Context<'_>, path: &str, raw: &RawListen) -> Option<Li
 }
 
 const AUTHORIZATION: HeaderName = http::header::AUTHORIZATION;
+
+fn tls(context: &mut Context<'_>, path: &str, raw: &RawListenTls) -> Option<ServerTls> {
+    let hint = "tls = { certificate = \"server.pem\", key = \"server.key\" }";
+    let certificate =
+        context.require(raw.certificate.as_ref(), &format!("{path}.certificate"), hint);
+    let key = context.require(raw.key.as_ref(), &format!("{path}.key"), hint);
+    Some(ServerTls {
+        certificate: certificate?.into(),
+        key: key?.into(),
+        client_ca: raw.client_ca.as_ref().map(Into::into),
+    })
+}
 
 fn address(context: &mut Context<'_>, path: &str, text: &str, raw: &RawListen) -> Option<Address> {
     let at = format!("{path}.address");
@@ -115,7 +153,11 @@ fn address(context: &mut Context<'_>, path: &str, text: &str, raw: &RawListen) -
                 }
             },
         };
-        return Some(Address::Unix { path: socket.into(), mode });
+        if raw.group.as_ref().is_some_and(String::is_empty) {
+            let hint = Some("group = \"plant\", or its number: group = \"1001\"");
+            context.error(&format!("{path}.group"), "this is not a group", hint);
+        }
+        return Some(Address::Unix { path: socket.into(), mode, group: raw.group.clone() });
     }
     tcp(context, &at, text).map(Address::Tcp)
 }

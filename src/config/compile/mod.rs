@@ -17,6 +17,7 @@ use super::problem::Problem;
 use super::raw::{RawConfig, RawCredential, RawSize};
 use super::shape::Shaped;
 use super::{AccessLog, Config, Level, Limits, LogConfig, LogFormat};
+use crate::permissions::Check;
 
 /// Compiles what [`shape::check`](super::shape::check) left over.
 ///
@@ -57,7 +58,21 @@ pub fn compile(
     }
     let declared: Vec<&str> = raw.credential.keys().map(String::as_str).collect();
     let routes = route::routes(&mut context, &raw.route, &declared, &credentials, &listeners);
-    let config = Config { workers, drain, limits, log, listeners, admin, credentials, routes };
+    let check_permissions =
+        if raw.check_permissions == Some(false) { Check::Off } else { Check::Strict };
+    let sandbox = raw.sandbox.unwrap_or_default();
+    let config = Config {
+        workers,
+        drain,
+        check_permissions,
+        sandbox,
+        limits,
+        log,
+        listeners,
+        admin,
+        credentials,
+        routes,
+    };
     (Some(config), expanded)
 }
 

@@ -42,6 +42,14 @@ pub(super) fn routes(
             let at = if raw.path.is_some() { format!("{path}.path") } else { path.clone() };
             context.error(&at, message, hint);
         }
+        let certified = |listener: &ListenerConfig| {
+            listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+        };
+        if !route.clients.is_empty() && !listeners.iter().any(certified) && !listeners.is_empty() {
+            let hint = Some("set client_ca in tls of a listener");
+            let message = "no listener asks for certificates, so nobody could call";
+            context.error(&format!("{path}.clients"), message, hint);
+        }
         if all.iter().any(|other| other.name == route.name) {
             let message = format!("another route is called '{}'", route.name);
             context.error(&format!("{path}.name"), message, None);
@@ -94,7 +102,9 @@ fn leads_to(listener: &ListenerConfig, origin: &Origin) -> bool {
                         && (address.ip().is_loopback() || address.ip().is_unspecified())
                 }
             };
-            same_host && !origin.is_secure() && origin.port() == address.port()
+            same_host
+                && origin.is_secure() == listener.tls.is_some()
+                && origin.port() == address.port()
         }
         Address::Unix { .. } => false,
     }
@@ -120,6 +130,7 @@ impl Builder<'_, '_> {
         let prefix = self.prefix(raw.path.as_deref().unwrap_or("/"));
         let host = raw.host.as_ref().and_then(|host| self.host(host));
         let methods = self.methods(raw.methods.as_deref().unwrap_or_default());
+        let clients = self.clients(raw.clients.as_deref());
         let credentials = self.credentials(names);
         let timeouts = self.timeouts(&raw.timeouts);
         let is_loopback = upstream.as_ref().is_some_and(|upstream| upstream.origin.is_loopback());
@@ -169,6 +180,7 @@ impl Builder<'_, '_> {
             host,
             prefix,
             methods,
+            clients,
             upstream,
             credentials,
             deny,
@@ -180,9 +192,19 @@ impl Builder<'_, '_> {
             keep_caller_authorization: raw.keep_caller_authorization == Some(true),
             websocket: raw.websocket == Some(true),
             rewrite_location: raw.rewrite_location != Some(false),
+            scrub: raw.scrub == Some(true),
             max_in_flight: raw.max_in_flight.and_then(|most| usize::try_from(most).ok()),
             connection,
         })
+    }
+
+    fn clients(&mut self, raw: Option<&[String]>) -> Vec<String> {
+        let at = self.at("clients");
+        if raw.is_some_and(|names| names.is_empty() || names.iter().any(String::is_empty)) {
+            let hint = "name who may call, or leave 'clients' out";
+            self.context.error(&at, "an empty name or list lets nobody call", Some(hint));
+        }
+        raw.unwrap_or_default().to_vec()
     }
 
     fn connection(&mut self, raw: &RawRoute, is_loopback: bool) -> ConnectionSettings {

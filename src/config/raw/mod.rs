@@ -23,6 +23,12 @@ pub struct RawConfig {
     pub workers: Option<u64>,
     /// How long requests in flight may take to finish after SIGTERM. Default: "30s".
     pub drain: Option<String>,
+    /// Refuse to use files of secrets, and keys, that other users can read or write.
+    /// Default: true.
+    pub check_permissions: Option<bool>,
+    /// On Linux, let the process use only the files and ports that the configuration names: "auto"
+    /// as far as the kernel can, "require", or "off". Default: "auto".
+    pub sandbox: Option<RawSandbox>,
     /// Bounds on what callers can make the process hold.
     pub limits: RawLimits,
     /// Logging.
@@ -35,6 +41,19 @@ pub struct RawConfig {
     pub credential: BTreeMap<String, RawCredential>,
     /// Which requests go where, and with which credential.
     pub route: Vec<RawRoute>,
+}
+
+/// Whether the process confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawSandbox {
+    /// As far as the kernel can.
+    #[default]
+    Auto,
+    /// Not to start where the kernel cannot do all of it.
+    Require,
+    /// Not at all.
+    Off,
 }
 
 /// A number of bytes: 65536, "64KiB", "1MiB", "2GB".
@@ -140,6 +159,10 @@ pub struct RawListen {
     pub address: Option<String>,
     /// Permissions of a Unix socket, in octal. Default: "0600".
     pub mode: Option<String>,
+    /// The group of a Unix socket: its name in /etc/group, or its number. Default: the process's.
+    pub group: Option<String>,
+    /// TLS, and certificates of callers.
+    pub tls: Option<RawListenTls>,
     /// Which HTTP versions are spoken; "http2" is with prior knowledge. Default: "auto".
     pub protocol: Option<RawProtocol>,
     /// Further host names under which callers may address this listener.
@@ -148,6 +171,8 @@ pub struct RawListen {
     pub origins: Option<Vec<String>>,
     /// Addresses and networks that may connect, such as "10.1.0.0/16".
     pub allow: Option<Vec<String>>,
+    /// Numbers of the users that may connect to a Unix socket.
+    pub users: Option<Vec<u32>>,
     /// A token that callers have to send as "Authorization: Bearer".
     pub caller_token: Option<RawSecret>,
     /// The field in which callers send the token instead.
@@ -163,6 +188,18 @@ pub struct RawListen {
     /// Bear with callers that send malformed field lines, which are dropped, or close their half of
     /// the connection after the request. Default: false.
     pub lenient: Option<bool>,
+}
+
+/// TLS on a listener.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawListenTls {
+    /// A PEM file with the certificate chain, the listener's own first. Read again when it changes.
+    pub certificate: Option<String>,
+    /// A PEM file with its key.
+    pub key: Option<String>,
+    /// A PEM file with the authorities of callers, who then have to present a certificate.
+    pub client_ca: Option<String>,
 }
 
 /// How names of fields are written in HTTP/1.
@@ -257,6 +294,9 @@ pub struct RawRoute {
     pub path: Option<String>,
     /// The methods that are let through. Default: all.
     pub methods: Option<Vec<String>>,
+    /// Names in the certificates of callers that may use this route. Default: whoever the listener
+    /// lets in.
+    pub clients: Option<Vec<String>>,
     /// Where requests go: `"https://api.example.com/base"`. The path replaces the prefix.
     pub upstream: Option<String>,
     /// The credential, or a list of several; none for pass-through.
@@ -292,6 +332,8 @@ pub struct RawRoute {
     pub lenient: Option<bool>,
     /// Point redirects and cookies of the upstream's own origin to this route. Default: true.
     pub rewrite_location: Option<bool>,
+    /// Blot out what the credential adds to requests in the fields of answers. Default: false.
+    pub scrub: Option<bool>,
     /// Requests in flight on this route; more are answered 503. Default: limits.requests.
     #[schemars(range(min = 1))]
     pub max_in_flight: Option<u64>,

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use super::progress::IdleTimer;
 use super::{ContentError, Progress};
 use crate::proxy::headers;
+use crate::proxy::scrub::Scrub;
 use crate::proxy::upstream::UpstreamContent;
 
 /// The content of an answer.
@@ -35,6 +36,8 @@ struct Upstream {
     request: Option<Arc<Progress>>,
     idle: IdleTimer,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// What is blotted out of trailers.
+    scrub: Option<Box<Scrub>>,
 }
 
 /// What lasts as long as an exchange.
@@ -60,13 +63,15 @@ impl<G: ExchangeGuard> ResponseContent<G> {
         Self { source: Source::Own(None), guard: None }
     }
 
-    /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`. While
+    /// The upstream's answer, never silent for longer than `idle`, and done by `deadline`, its trailers
+    /// without what `scrub` blots out. While
     /// content of the `request` still goes the other way, silence is silence in both directions.
     pub fn upstream(
         content: UpstreamContent,
         request: Option<Arc<Progress>>,
         idle: Duration,
         deadline: Option<Instant>,
+        scrub: Option<Box<Scrub>>,
         mut guard: G,
     ) -> Self {
         if content.is_end_stream() {
@@ -74,7 +79,7 @@ impl<G: ExchangeGuard> ResponseContent<G> {
         }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let idle = IdleTimer::new(idle);
-        let source = Source::Upstream(Upstream { content, request, idle, deadline });
+        let source = Source::Upstream(Upstream { content, request, idle, deadline, scrub });
         Self { source, guard: Some(guard) }
     }
 }
@@ -84,7 +89,7 @@ type Next = Result<Option<Frame<Bytes>>, (&'static str, ContentError)>;
 
 impl Upstream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let Self { content, request, idle, deadline } = self;
+        let Self { content, request, idle, deadline, scrub } = self;
         let broke = |reason| Poll::Ready(Err((reason, ContentError(None))));
         if let Some(deadline) = deadline
             && deadline.as_mut().poll(cx).is_ready()
@@ -97,7 +102,7 @@ impl Upstream {
                 if let Some(request) = request {
                     request.flowed();
                 }
-                Poll::Ready(Ok(Some(without_hop_by_hop(frame))))
+                Poll::Ready(Ok(Some(fit_to_pass(frame, scrub.as_deref()))))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Err(("upstream broke off", error))),
             Poll::Ready(None) => Poll::Ready(Ok(None)),
@@ -183,13 +188,16 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
 }
 
 /// A frame of an answer, its trailers without what must not travel on.
-fn without_hop_by_hop(frame: Frame<Bytes>) -> Frame<Bytes> {
+fn fit_to_pass(frame: Frame<Bytes>, scrub: Option<&Scrub>) -> Frame<Bytes> {
     if frame.is_data() {
         return frame;
     }
     match frame.into_trailers() {
         Ok(mut trailers) => {
             headers::strip_response_trailers(&mut trailers);
+            if let Some(scrub) = scrub {
+                scrub.apply(&mut trailers);
+            }
             Frame::trailers(trailers)
         }
         Err(frame) => frame,

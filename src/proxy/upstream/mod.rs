@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Response};
 
 use super::content::{Progress, RequestContent};
 use super::interim::Interims;
+use super::scrub::Scrub;
 use crate::config::{ConnectionSettings, Http2, Origin};
 use crate::connect::Dialer;
 use crate::http1::Spelling;
@@ -87,6 +88,8 @@ pub struct Answer {
     pub response: Response<UpstreamContent>,
     /// Set if content of the request is still on its way.
     pub request: Option<Arc<Progress>>,
+    /// What is to be blotted out of its fields and trailers.
+    pub scrub: Option<Box<Scrub>>,
 }
 
 impl Target {

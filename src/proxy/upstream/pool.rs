@@ -118,7 +118,8 @@ impl Pool {
             content.settle();
             content
         };
-        Ok(Answer { response: Response::from_parts(head, content), request })
+        let response = Response::from_parts(head, content);
+        Ok(Answer { response, request, scrub: None })
     }
 
     /// A connection that has served before, if one will do.
@@ -152,7 +153,7 @@ impl Pool {
                     let request = unfinished(progress);
                     let response =
                         response.map(|incoming| UpstreamContent::http2(incoming, stream, progress));
-                    return Ok(Answer { response, request });
+                    return Ok(Answer { response, request, scrub: None });
                 }
                 Err(Failure::Sent(error)) => return Err(error),
                 // The connection was about to end: nothing was written.

@@ -154,6 +154,14 @@ impl Drop for Proxy {
     }
 }
 
+/// A directory that nobody else can enter, for files that others must not read.
+pub(crate) fn private_directory() -> tempfile::TempDir {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    builder.tempdir().unwrap()
+}
+
 /// The configuration that `text` says, with a listener on any port if it names none.
 pub(crate) fn load(text: &str) -> config::Config {
     let listen = "\n[[listen]]\naddress = \"127.0.0.1:0\"\n";

@@ -121,6 +121,11 @@ impl Upstream {
         self.address
     }
 
+    /// Host and port.
+    pub(crate) fn authority(&self) -> String {
+        self.address.to_string()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -1,0 +1,95 @@
+//! TLS by rustls: [`client`] towards upstreams and token endpoints, [`server`] towards callers,
+//! [`peer`] who a caller's certificate says that it is. Certificates are always verified.
+
+mod client;
+mod peer;
+mod server;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::permissions::{Check, Exposed};
+pub use client::{TlsSettings, client_config, offering};
+pub use peer::PeerNames;
+pub use server::{ServerTls, server_config};
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read or holds nothing of the kind.
+    #[error("{what} '{}' cannot be used: {reason}", path.display())]
+    File {
+        /// What it should be.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// Others can get at a key.
+    #[error("{what} '{}' cannot be used: {reason}", path.display())]
+    Exposed {
+        /// Which key.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Who can do what.
+        reason: Exposed,
+    },
+    /// The certificate and the key do not fit, or the like.
+    #[error("the client certificate cannot be used: {0}")]
+    Client(rustls::Error),
+    /// The same for a listener.
+    #[error("the certificate cannot be used: {0}")]
+    Server(rustls::Error),
+    /// The authorities cannot be used to verify callers.
+    #[error("the authorities of callers cannot be used: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn read_authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_chain("the certificate authority", path)? {
+        roots.add(certificate).map_err(|error| TlsError::File {
+            what: "the certificate authority",
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(roots)
+}
+
+fn read_chain(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unusable = |reason: String| TlsError::File { what, path: path.to_owned(), reason };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| unusable(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(unusable("it holds no certificate".to_owned()));
+    }
+    Ok(chain)
+}
+
+/// A key, which nobody else may be able to get at.
+fn read_key(
+    what: &'static str,
+    path: &Path,
+    check: Check,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let exposed = |reason| TlsError::Exposed { what, path: path.to_owned(), reason };
+    check.file(path).map_err(exposed)?;
+    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::File {
+        what,
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}

@@ -1,0 +1,201 @@
+//! What the process can still do once it serves: what its configuration needs, and nothing else.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Stdio;
+
+use countersign::sandbox::{self, SandboxError};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
+
+use crate::harness::client::Connection;
+use crate::harness::{PATIENCE, Upstream, load, private_directory, quoted, skip};
+
+/// A confined thread tries what it may and what it may not: confinement is a thread's, and those
+/// that it starts.
+#[test]
+fn a_confined_thread_can_do_what_its_configuration_names_and_nothing_else() {
+    let (own, other) = (private_directory(), private_directory());
+    let secret = own.path().join("secret");
+    fs::write(&secret, "token").unwrap();
+    fs::write(other.path().join("secret"), "not ours").unwrap();
+    let spool = private_directory();
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = load(&format!(
+        "sandbox = \"require\"\nlimits = {{ spool_directory = {} }}\n\
+         [credential.c]\nkind = \"bearer\"\ntoken = {{ file = {} }}\n\
+         [[route]]\nupstream = \"http://{}\"\ncredential = \"c\"\n",
+        quoted(spool.path().to_str().unwrap()),
+        quoted(secret.to_str().unwrap()),
+        upstream.local_addr().unwrap(),
+    ));
+    let denied = |result: std::io::Result<()>, what: &str| {
+        let error = result.expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
+    };
+    std::thread::scope(|scope| {
+        let confined = scope.spawn(|| {
+            match sandbox::confine(&config) {
+                Err(SandboxError::Insufficient(_)) => return false,
+                other => other.unwrap(),
+            }
+            // What a program that it started would be, a thread that it starts is: confined.
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    assert_eq!(fs::read_to_string(&secret).unwrap(), "token");
+                    fs::write(own.path().join("next"), "").expect_err("only to be read");
+                    denied(fs::read(other.path().join("secret")).map(drop), "another file");
+                    denied(fs::read("/proc/self/maps").map(drop), "another file of the system");
+                    fs::read("/etc/hosts").unwrap();
+                    tempfile::tempfile_in(spool.path()).unwrap();
+                    denied(tempfile::tempfile_in(own.path()).map(drop), "another directory");
+                    TcpStream::connect(upstream.local_addr().unwrap()).unwrap();
+                    let port = stranger.local_addr().unwrap();
+                    denied(TcpStream::connect(port).map(drop), "another port");
+                    denied(TcpListener::bind("127.0.0.1:0").map(drop), "another listener");
+                    let program = std::process::Command::new("/bin/true").status();
+                    denied(program.map(drop), "another program");
+                    let status = fs::read_to_string("/proc/thread-self/status");
+                    denied(status.map(drop), "its own status");
+                });
+            });
+            true
+        });
+        if !confined.join().unwrap() {
+            let name = "a_confined_thread_can_do_what_its_configuration_names_and_nothing_else";
+            skip(name, "this kernel cannot confine a process");
+        }
+    });
+    assert!(TcpStream::connect(stranger.local_addr().unwrap()).is_ok(), "this thread is free");
+}
+
+/// A running program, ended when dropped.
+struct Run {
+    child: Child,
+    log: tokio::io::Lines<BufReader<ChildStderr>>,
+    address: std::net::SocketAddr,
+}
+
+impl Run {
+    async fn start(text: &str, directory: &Path) -> Self {
+        let path = directory.join("countersign.toml");
+        fs::write(&path, text).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_countersign"))
+            .args(["run", "--config"])
+            .arg(&path)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut run = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
+        let line = run.line_with("listening").await;
+        let (_, address) = line.split_once("http://").unwrap();
+        let address = address.split(|c: char| c == '"' || c.is_whitespace()).next().unwrap();
+        run.address = address.parse().unwrap();
+        run
+    }
+
+    /// The next line of the log with this in it.
+    async fn line_with(&mut self, text: &str) -> String {
+        loop {
+            let line = timeout(PATIENCE, self.log.next_line()).await.expect("no such line");
+            let line = line.unwrap().unwrap_or_else(|| panic!("the log ends without '{text}'"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    async fn sent(&self, upstream: &Upstream) -> String {
+        let reply = Connection::open(self.address).await.send("GET", "/", &[], "").await;
+        assert_eq!(reply.status, 200);
+        upstream.last().values("authorization")[0].to_owned()
+    }
+}
+
+fn config(sandbox: &str, secret: &Path, spool: &Path, upstream: &Upstream) -> String {
+    format!(
+        "sandbox = \"{sandbox}\"\nlimits = {{ spool_directory = {} }}\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
+         [log]\nlevel = \"debug\"\nformat = \"text\"\n\
+         [credential.c]\nkind = \"bearer\"\ntoken = {{ file = {} }}\n\
+         [[route]]\nupstream = \"http://localhost:{}\"\ncredential = \"c\"\n",
+        quoted(spool.to_str().unwrap()),
+        quoted(secret.to_str().unwrap()),
+        upstream.address().port(),
+    )
+}
+
+#[tokio::test]
+async fn the_program_serves_and_rotates_but_cannot_be_led_elsewhere() {
+    let upstream = Upstream::fine().await;
+    for sandbox in ["auto", "off"] {
+        let (directory, elsewhere) = (private_directory(), private_directory());
+        let spool = private_directory();
+        let secret = directory.path().join("token");
+        fs::write(directory.path().join("v1"), "first").unwrap();
+        fs::write(directory.path().join("v2"), "second").unwrap();
+        fs::write(elsewhere.path().join("v3"), "third").unwrap();
+        let lead = |to: &Path| {
+            symlink(to, directory.path().join("next")).unwrap();
+            fs::rename(directory.path().join("next"), &secret).unwrap();
+        };
+        lead(&directory.path().join("v1"));
+        let text = config(sandbox, &secret, spool.path(), &upstream);
+        let mut run = Run::start(&text, directory.path()).await;
+        if sandbox == "auto" && !full(&text) {
+            let name = "the_program_serves_and_rotates_but_cannot_be_led_elsewhere";
+            return skip(name, "this kernel cannot confine a process");
+        }
+        assert_eq!(run.sent(&upstream).await, "Bearer first", "{sandbox}");
+        lead(&directory.path().join("v2"));
+        run.line_with("a secret has changed").await;
+        assert_eq!(run.sent(&upstream).await, "Bearer second", "{sandbox}");
+
+        lead(&elsewhere.path().join("v3"));
+        if sandbox == "off" {
+            run.line_with("a secret has changed").await;
+            assert_eq!(run.sent(&upstream).await, "Bearer third");
+        } else {
+            let line = run.line_with("cannot be read again").await;
+            assert!(line.contains("permission denied"), "{line}");
+            assert_eq!(run.sent(&upstream).await, "Bearer second");
+        }
+        let tasks = format!("/proc/{}/task", run.child.id().unwrap());
+        for task in fs::read_dir(tasks).unwrap() {
+            let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let value = status.lines().find_map(|line| line.strip_prefix("NoNewPrivs:\t"));
+            assert_eq!(value, Some(if sandbox == "auto" { "1" } else { "0" }), "{status}");
+        }
+    }
+}
+
+/// True if this kernel can do all of it.
+fn full(text: &str) -> bool {
+    let config = load(&text.replace("\"auto\"", "\"require\""));
+    std::thread::scope(|scope| scope.spawn(|| sandbox::confine(&config)).join().unwrap().is_ok())
+}
+
+#[tokio::test]
+async fn large_signed_content_waits_in_a_file_also_when_confined() {
+    let upstream = Upstream::fine().await;
+    let directory = private_directory();
+    let text = format!(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\n\
+         [limits]\nmemory_per_request = \"64KiB\"\nmemory = \"64KiB\"\n\
+         [credential.s]\nkind = \"devo-signature\"\nreseller_api_key = {{ value = \"key\" }}\n\
+         api_secret = {{ value = \"secret\" }}\n\
+         [[route]]\nupstream = \"{}\"\ncredential = \"s\"\n",
+        upstream.url()
+    );
+    let run = Run::start(&text, directory.path()).await;
+    let content = vec![b'x'; 1 << 20];
+    let reply = Connection::open(run.address).await.send("POST", "/", &[], content).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(upstream.last().body.len(), 1 << 20);
+}
