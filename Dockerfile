@@ -14,7 +14,8 @@
 # at a volume.
 #
 # Secrets come from files under /run/secrets, as { file = "/run/secrets/NAME" } in the configuration.
-# They have to be readable by the user below. A changed file is picked up within seconds.
+# They have to be readable by the user below, and if every user can read them, as with most ways to
+# mount them, say check_permissions = false. A changed file is picked up within seconds.
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
