@@ -35,6 +35,8 @@ mod legacy;
 mod limits;
 mod listeners;
 mod login;
+#[cfg(target_os = "linux")]
+mod loops;
 mod proxy_connect;
 mod redirects;
 mod renewal;
