@@ -80,6 +80,9 @@ pub enum ProxyError {
     /// All memory for content is in use.
     #[error("too much content is held at the moment; 'limits.memory' is the bound")]
     Memory,
+    /// The system has no file descriptor for a connection or a file.
+    #[error("no file descriptor is left; raise the limit, or lower 'limits.connections'")]
+    Descriptors,
     /// Too many requests.
     #[error("too many requests are in flight; 'limits.requests' is the bound")]
     Busy,
@@ -189,6 +192,12 @@ impl ProxyError {
                 "Too much content at once",
                 "connection_limit_reached",
             ),
+            Self::Descriptors => verdict(
+                S::SERVICE_UNAVAILABLE,
+                "descriptors",
+                "No file descriptor left",
+                "connection_limit_reached",
+            ),
             Self::Busy => verdict(
                 S::SERVICE_UNAVAILABLE,
                 "busy",
@@ -256,7 +265,11 @@ impl ProxyError {
         }
         let soon = matches!(
             self,
-            Self::Busy | Self::RouteBusy | Self::Memory | Self::Credential(Unavailable::Waiting(_))
+            Self::Busy
+                | Self::RouteBusy
+                | Self::Memory
+                | Self::Descriptors
+                | Self::Credential(Unavailable::Waiting(_))
         );
         soon.then_some(Duration::from_secs(1))
     }
@@ -328,6 +341,7 @@ fn dial_verdict(error: &DialError) -> Verdict {
             "Upstream unreachable",
             "destination_ip_unroutable",
         ),
+        DialError::Exhausted => return ProxyError::Descriptors.verdict(),
         DialError::Timeout => (
             StatusCode::GATEWAY_TIMEOUT,
             "upstream-connect-timeout",

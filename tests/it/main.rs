@@ -22,6 +22,8 @@ mod bytes;
 mod canary;
 mod chunks;
 mod connections;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod devo;
 mod devo_sdk;
 mod early;
