@@ -44,6 +44,8 @@ mod redirects;
 mod renewal;
 mod replay;
 mod secret_files;
+#[cfg(target_os = "linux")]
+mod slow_callers;
 mod streaming;
 mod targets;
 mod tls;
