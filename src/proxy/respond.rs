@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::path::AmbiguousPath;
@@ -306,6 +306,11 @@ impl ProxyError {
             // Rounded up: coming back early would only be told to wait again.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if matches!(self, Self::Host | Self::Origin) {
+            // A browser may show this as a page, and would ask for more on its own behalf: the
+            // page's icon.
+            headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'"));
         }
         if let Self::Method(allow) = self {
             headers.extend(HeaderValue::try_from(allow).map(|allow| (ALLOW, allow)).ok());

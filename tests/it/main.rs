@@ -17,6 +17,8 @@ mod harness;
 
 mod admin;
 mod answers;
+#[cfg(target_os = "linux")]
+mod browser;
 mod bytes;
 #[cfg(unix)]
 mod canary;
