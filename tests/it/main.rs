@@ -33,14 +33,20 @@ mod edges;
 mod fields;
 mod framing;
 mod grpc;
+#[cfg(target_os = "linux")]
+mod half_open;
 mod http2;
 mod isolation;
+#[cfg(target_os = "linux")]
+mod large_content;
 mod legacy;
 mod limits;
 mod listeners;
 mod login;
 #[cfg(target_os = "linux")]
 mod loops;
+#[cfg(target_os = "linux")]
+mod process;
 mod proxy_connect;
 mod redirects;
 mod renewal;
