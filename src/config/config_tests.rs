@@ -380,6 +380,43 @@ fn mistakes_in_routes_are_found() {
 }
 
 #[test]
+fn routes_that_lead_back_to_a_listener_are_found() {
+    let leads_back = |listen: &str, upstream: &str| {
+        let text = with_route(&format!("upstream = \"{upstream}\""));
+        let text = text.replace("\"127.0.0.1:8080\"", &format!("\"{listen}\"\nopen = true"));
+        let found = problems(&text);
+        let one = ["route[0].upstream: this route leads back to countersign itself"];
+        assert!(found.is_empty() || found == one, "{found:?}");
+        !found.is_empty()
+    };
+    for (listen, upstream) in [
+        ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("127.0.0.1:8080", "http://LOCALHOST:8080/base"),
+        ("127.0.0.1:8080", "http://0.0.0.0:8080"),
+        ("127.0.0.1:8080", "http://[::ffff:127.0.0.1]:8080"),
+        ("127.0.0.1:80", "http://127.0.0.1"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("0.0.0.0:8080", "http://127.0.0.7:8080"),
+        ("[::]:8080", "http://127.0.0.1:8080"),
+        ("[::]:8080", "http://[::]:8080"),
+        ("10.1.2.3:8080", "http://10.1.2.3:8080"),
+    ] {
+        assert!(leads_back(listen, upstream), "{listen} {upstream}");
+    }
+    for (listen, upstream) in [
+        ("127.0.0.1:8080", "http://127.0.0.1:8081"),
+        ("127.0.0.1:8080", "http://127.0.0.2:8080"),
+        ("127.0.0.1:8080", "https://127.0.0.1:8080"),
+        ("127.0.0.1:0", "http://127.0.0.1"),
+        ("10.1.2.3:8080", "http://127.0.0.1:8080"),
+        ("10.1.2.3:8080", "http://0.0.0.0:8080"),
+        ("0.0.0.0:8080", "http://10.1.2.3:8080"),
+    ] {
+        assert!(!leads_back(listen, upstream), "{listen} {upstream}");
+    }
+}
+
+#[test]
 fn settings_of_connections_that_make_no_sense_together_are_found() {
     let route = |more: &str| {
         problems(&with_route(&format!("upstream = \"https://api.example.com\"\n{more}")))

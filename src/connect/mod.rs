@@ -93,7 +93,10 @@ impl Dialer {
 
 async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
     // Asked anew for every connection, so that a host that moves is found.
-    let addresses = tokio::net::lookup_host((host, port)).await.map_err(|_| DialError::Name)?;
+    let addresses = tokio::net::lookup_host((host, port)).await;
+    let addresses = addresses.map_err(|error| {
+        if is_out_of_descriptors(&error) { DialError::Exhausted } else { DialError::Name }
+    })?;
     let found: Vec<_> = addresses.collect();
     if found.is_empty() {
         return Err(DialError::Name);
@@ -132,6 +135,12 @@ pub fn is_loopback(host: &str) -> bool {
     }
 }
 
+/// True if the system says that no file descriptor is left, for this process or for all.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    // ENFILE and EMFILE, which all Unix systems number alike; `ErrorKind` has no name for them.
+    cfg!(unix) && matches!(error.raw_os_error(), Some(23 | 24))
+}
+
 /// A URL without a usable host.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a host that can be connected to")]
@@ -155,6 +164,9 @@ pub enum DialError {
     /// No way there.
     #[error("it cannot be reached ({0})")]
     Unroutable(io::ErrorKind),
+    /// There is no file descriptor for the connection.
+    #[error("no file descriptor is left")]
+    Exhausted,
     /// Not within the time limit.
     #[error("connecting took too long")]
     Timeout,
@@ -173,6 +185,7 @@ impl DialError {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the system has many, of which two matter")]
     fn from_connect(error: &io::Error) -> Self {
         match error.kind() {
+            _ if is_out_of_descriptors(error) => Self::Exhausted,
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::TimedOut => Self::Timeout,
             kind => Self::Unroutable(kind),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::path::AmbiguousPath;
@@ -83,6 +83,9 @@ pub enum ProxyError {
     /// All memory for content is in use.
     #[error("too much content is held at the moment; 'limits.memory' is the bound")]
     Memory,
+    /// The system has no file descriptor for a connection or a file.
+    #[error("no file descriptor is left; raise the limit, or lower 'limits.connections'")]
+    Descriptors,
     /// Too many requests.
     #[error("too many requests are in flight; 'limits.requests' is the bound")]
     Busy,
@@ -193,6 +196,12 @@ impl ProxyError {
                 "Too much content at once",
                 "connection_limit_reached",
             ),
+            Self::Descriptors => verdict(
+                S::SERVICE_UNAVAILABLE,
+                "descriptors",
+                "No file descriptor left",
+                "connection_limit_reached",
+            ),
             Self::Busy => verdict(
                 S::SERVICE_UNAVAILABLE,
                 "busy",
@@ -260,7 +269,11 @@ impl ProxyError {
         }
         let soon = matches!(
             self,
-            Self::Busy | Self::RouteBusy | Self::Memory | Self::Credential(Unavailable::Waiting(_))
+            Self::Busy
+                | Self::RouteBusy
+                | Self::Memory
+                | Self::Descriptors
+                | Self::Credential(Unavailable::Waiting(_))
         );
         soon.then_some(Duration::from_secs(1))
     }
@@ -298,6 +311,11 @@ impl ProxyError {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
+        if matches!(self, Self::Host | Self::Origin) {
+            // A browser may show this as a page, and would ask for more on its own behalf: the
+            // page's icon.
+            headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'"));
+        }
         if let Self::Method(allow) = self {
             headers.extend(HeaderValue::try_from(allow).map(|allow| (ALLOW, allow)).ok());
         }
@@ -332,6 +350,7 @@ fn dial_verdict(error: &DialError) -> Verdict {
             "Upstream unreachable",
             "destination_ip_unroutable",
         ),
+        DialError::Exhausted => return ProxyError::Descriptors.verdict(),
         DialError::Timeout => (
             StatusCode::GATEWAY_TIMEOUT,
             "upstream-connect-timeout",

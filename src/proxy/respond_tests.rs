@@ -31,6 +31,7 @@ fn all() -> Vec<ProxyError> {
         ProxyError::ContentAborted,
         ProxyError::Spool(std::io::ErrorKind::StorageFull),
         ProxyError::Memory,
+        ProxyError::Descriptors,
         ProxyError::Busy,
         ProxyError::RouteBusy,
         ProxyError::Loop,

@@ -34,8 +34,9 @@ use bind::{Accepted, Socket};
 use tls::ListenerTls;
 use worker::Workers;
 
-/// How long to wait when the system has no file descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long to wait when the system has no file descriptor left. As many callers as there are
+/// descriptors are served between two pauses, also of those who have gone away meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// A listener and who may use it.
 #[derive(Debug)]
@@ -233,7 +234,7 @@ impl Dealer {
     }
 }
 
-/// Says once a second that connections cannot be accepted, not ten times.
+/// Says once a second that connections cannot be accepted, not fifty times.
 #[derive(Default)]
 struct Complaints(Option<Instant>);
 

@@ -161,6 +161,9 @@ impl<S: Reset> Patient<S> {
         let write = self.activity.write;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write)));
         ready!(stalled.as_mut().poll(cx));
+        // Else the system would keep what is unsent, megabytes of it, for as long as such a caller
+        // likes.
+        self.stream.reset();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

@@ -1,5 +1,5 @@
-//! No secret shows up anywhere: not in the log at its finest, not in an answer, not in the output of
-//! a command, not in what `Debug` shows.
+//! No secret shows up anywhere, in whatever form: not in the log at its finest, not in an answer, not
+//! in the output of a command, not in what `Debug` shows, not among the arguments, not in a file.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use countersign::app::App;
 use countersign::clock::Clock;
 use countersign::config;
@@ -17,6 +19,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::harness::client::{parse, raw, raw_head};
+use crate::harness::upstream::answer;
 use crate::harness::{
     ANY_PORT, Connection, PATIENCE, Proxy, Reply, Upstream, devo, private_directory, quoted, secret,
 };
@@ -24,11 +27,61 @@ use crate::harness::{
 /// Part of every secret here.
 const CANARY: &str = "canary";
 
+/// `text` in the forms that encodings give it, wherever it stands in what is encoded. In lower case,
+/// except for Base64.
+fn encoded(text: &str) -> Vec<String> {
+    let hex = hex::encode(text);
+    let pairs = |before: &str| -> String {
+        hex.as_bytes()
+            .chunks(2)
+            .flat_map(|pair| [before, std::str::from_utf8(pair).unwrap()])
+            .collect()
+    };
+    let mut forms =
+        vec![text.to_ascii_lowercase(), pairs("%"), pairs("\\x"), pairs("\\u00"), hex.clone()];
+    let usual = percent_encoding::NON_ALPHANUMERIC;
+    let usual = percent_encoding::utf8_percent_encode(text, usual).to_string();
+    forms.push(usual.to_ascii_lowercase());
+    for skipped in 0..3 {
+        let shifted = [&vec![0; skipped][..], text.as_bytes()].concat();
+        let whole = STANDARD.encode(&shifted);
+        // Without the characters that depend on what is before and behind it.
+        let certain = &whole[(skipped * 8).div_ceil(6)..shifted.len() * 8 / 6];
+        forms.push(certain.to_owned());
+        forms.push(certain.replace('+', "-").replace('/', "_"));
+    }
+    forms
+}
+
+#[test]
+fn encoded_secrets_would_be_found() {
+    for secret in ["canary", "canary-password", "x?>x?>canary", "==~~??"] {
+        let forms = encoded(secret);
+        let found = |text: &str| {
+            let lower = text.to_ascii_lowercase();
+            forms.iter().any(|form| text.contains(form) || lower.contains(form))
+        };
+        for before in ["", "x", "xy", "xyz:"] {
+            let whole = format!("{before}{secret}@behind");
+            assert!(found(&whole));
+            assert!(found(&STANDARD.encode(&whole)), "{before}{secret}");
+            let safe = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&whole);
+            assert!(found(&safe), "{before}{secret}");
+            assert!(found(&hex::encode_upper(&whole)), "{before}{secret}");
+        }
+        let all = secret.bytes().fold(String::new(), |all, byte| format!("{all}%{byte:02X}"));
+        assert!(found(&all), "{all}");
+        assert!(!found("nothing of the kind"));
+    }
+}
+
 struct Setting {
     directory: TempDir,
     twinzo: StandIn,
     devo: StandIn,
     echo: Upstream,
+    /// Says what it was told, as an error.
+    mirror: Upstream,
     text: String,
 }
 
@@ -67,6 +120,19 @@ impl Setting {
         })
         .await;
         let echo = Upstream::fine().await;
+        let mirror = Upstream::answering(|seen| {
+            let mut response = answer(200, "");
+            *response.body_mut() = format!("{seen:?}").into();
+            let named = seen.headers.get("x-mirrored").unwrap().clone();
+            response.headers_mut().insert("x-mirrored", named.clone());
+            response.headers_mut().insert("set-cookie", named.clone());
+            response.headers_mut().insert("location", named);
+            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        })
+        .await;
+        let spool = directory.path().join("spool");
+        fs::create_dir(&spool).unwrap();
         let closed = Upstream::fine().await.url();
         let guids = "client_guid = \"0c3a6f52-5d0e-4a7b-9a61-2f6f1c9d7e10\"\n\
                      branch_guid = \"7b1d9e84-3c25-4f0a-8e7d-51a2c4b6d830\"";
@@ -177,6 +243,14 @@ impl Setting {
                 echo.url(),
             ),
             (
+                "mirror",
+                format!(
+                    "kind = \"fields\"\nset = {{ X-Mirrored = {} }}",
+                    secret("canary-mirrored")
+                ),
+                mirror.url(),
+            ),
+            (
                 "hash",
                 format!(
                     "kind = \"hmac\"\nkey = {}\nvalues = {{ id = {} }}\n\
@@ -189,9 +263,11 @@ impl Setting {
             ),
         ];
         let mut text = format!(
-            "[log]\nlevel = \"trace\"\nformat = \"json\"\naccess = \"json\"\nfile = {}\n\
+            "[limits]\nmemory_per_request = \"16KiB\"\nspool_directory = {}\n\
+             [log]\nlevel = \"trace\"\nformat = \"json\"\naccess = \"json\"\nfile = {}\n\
              [[listen]]\naddress = \"127.0.0.1:0\"\ncaller_token = {}\n\
              [admin]\naddress = \"127.0.0.1:0\"\ntoken = {}\n",
+            quoted(spool.to_str().unwrap()),
             quoted(directory.path().join("log").to_str().unwrap()),
             secret("canary-caller"),
             secret("canary-admin"),
@@ -206,7 +282,7 @@ impl Setting {
             )
             .unwrap();
         }
-        Self { directory, twinzo, devo, echo, text }
+        Self { directory, twinzo, devo, echo, mirror, text }
     }
 
     fn config(&self) -> PathBuf {
@@ -250,14 +326,31 @@ impl Setting {
 
     fn check(&self, what: &str, text: &str) {
         let lower = text.to_ascii_lowercase();
-        if let Some(at) = lower.find(CANARY) {
-            let from = at.saturating_sub(200);
-            let around: String = text.chars().skip(from).take(400).collect();
-            panic!("a secret is in {what}:\n{around}");
+        for form in encoded(CANARY) {
+            if let Some(at) = lower.find(&form).or_else(|| text.find(&form)) {
+                let from = at.saturating_sub(200);
+                let around: String = text.chars().skip(from).take(400).collect();
+                panic!("a secret is in {what}, as {form}:\n{around}");
+            }
         }
-        for derived in self.derived() {
-            assert!(!text.contains(&derived), "{derived} is in {what}");
+        for form in self.derived().iter().flat_map(|derived| encoded(derived)) {
+            assert!(!text.contains(&form) && !lower.contains(&form), "{form} is in {what}");
         }
+    }
+
+    /// Checks every file that the program may have written, and that there are no others.
+    fn check_files(&self) {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.directory.path()).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            // What the test has written.
+            if !["password", "signing", "countersign.toml"].contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        assert_eq!(names, ["log", "spool"]);
+        assert!(fs::read_dir(self.directory.path().join("spool")).unwrap().next().is_none());
     }
 }
 
@@ -288,6 +381,7 @@ fn outputs(output: &Output) -> String {
 async fn requests(address: std::net::SocketAddr) -> Vec<Reply> {
     let mut replies = Vec::new();
     let token = [("authorization", "Bearer canary-caller")];
+    let large = "canary-content ".repeat(10_000);
     for (method, target, content, status) in [
         ("GET", "/plant/v3/devices", "", 200),
         ("POST", "/plant/v3/localization", "canary-content", 415),
@@ -304,11 +398,12 @@ async fn requests(address: std::net::SocketAddr) -> Vec<Reply> {
         ("GET", "/basic/x", "", 200),
         ("GET", "/login/x", "", 200),
         ("POST", "/hash/x", "canary-content", 200),
+        ("POST", "/hash/x", &large, 200),
         ("GET", "/nowhere", "", 404),
         ("GET", "/any/%00?token=canary-of-the-caller", "", 400),
     ] {
         let mut connection = Connection::open(address).await;
-        let reply = connection.send(method, target, &token, content).await;
+        let reply = connection.send(method, target, &token, content.to_owned()).await;
         assert_eq!(reply.status, status, "{target}: {}", reply.text());
         replies.push(reply);
     }
@@ -344,11 +439,22 @@ async fn nothing_that_the_program_writes_holds_a_secret() {
     for reply in requests(address).await {
         setting.check("an answer", &format!("{:?} {}", reply.headers, reply.text()));
     }
+    // What an upstream says is the caller's business, our own credential included, and nobody
+    // else's.
+    let mut connection = Connection::open(address).await;
+    let token = [("authorization", "Bearer canary-caller")];
+    let reply = connection.send("GET", "/mirror/x", &token, "").await;
+    assert!(reply.text().contains("canary-mirrored"), "{}", reply.text());
+    assert_eq!(reply.field("x-mirrored"), "canary-mirrored");
     for target in ["/livez", "/readyz", "/metrics", "/", "/api/status"] {
         let mut connection = Connection::open(admin).await;
         let token = [("authorization", "Bearer canary-admin")];
         let reply = connection.send("GET", target, &token, "").await;
         setting.check(target, &format!("{:?} {}", reply.headers, reply.text()));
+    }
+    let arguments = fs::read(format!("/proc/{}/cmdline", running.id().unwrap()));
+    if cfg!(target_os = "linux") {
+        setting.check("the arguments", &String::from_utf8(arguments.unwrap()).unwrap());
     }
     // A new secret, and one that cannot be read.
     let password = setting.directory.path().join("password");
@@ -371,7 +477,10 @@ async fn nothing_that_the_program_writes_holds_a_secret() {
     let log = setting.log();
     assert!(log.lines().count() > 20, "there is a log: {log}");
     assert!(log.contains("\"/any/x\""), "with a line per request: {log}");
+    assert!(log.contains("\"/mirror/x\""), "{log}");
+    assert_eq!(setting.mirror.seen().len(), 1);
     setting.check("the log", &log);
+    setting.check_files();
     setting.check("the output", &outputs(&output));
 }
 

@@ -156,65 +156,6 @@ impl Drop for Run {
     }
 }
 
-/// A process of somebody who is not the administrator, so that permissions mean something.
-#[cfg(target_os = "linux")]
-fn as_somebody(program: &str) -> Command {
-    use std::os::unix::fs::MetadataExt as _;
-    use std::os::unix::process::CommandExt as _;
-    let mut command = Command::new(program);
-    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
-        command.uid(65534).gid(65534);
-    }
-    command
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn nobody_else_can_read_the_memory_or_the_environment_and_there_is_no_core() {
-    use std::os::unix::fs::PermissionsExt as _;
-    use std::os::unix::process::ExitStatusExt as _;
-    // Where somebody else can get at it too.
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("countersign");
-    std::fs::copy(BINARY, &program).unwrap();
-    for path in [directory.path(), &program] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let program = program.display().to_string();
-    let readable = |child: &Child, name: &str| {
-        let mut read = as_somebody("head");
-        read.args(["-c", "1"]).arg(format!("/proc/{}/{name}", child.id()));
-        read.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
-    };
-    // That it could be read otherwise, so that the test can fail.
-    let mut other = as_somebody("sleep").arg("60").spawn().unwrap();
-    assert!(readable(&other, "environ"));
-    other.kill().unwrap();
-    other.wait().unwrap();
-
-    let mut child = as_somebody(&program)
-        .args(["mock", "devo", "--listen", "127.0.0.1:0"])
-        .env("SECRET", "hunter2")
-        .current_dir(directory.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut first = [0];
-    // It has said something, so it has begun.
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
-    for name in ["environ", "maps"] {
-        assert!(!readable(&child, name), "{name}");
-    }
-    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"], "{core}");
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-ABRT", &id]).status().unwrap().success());
-    let status = child.wait().unwrap();
-    assert!(status.signal() == Some(6) && !status.core_dumped(), "{status}");
-}
-
 #[test]
 fn every_command_explains_itself() {
     insta::assert_snapshot!(stdout(&output(&["--help"])));

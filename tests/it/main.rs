@@ -17,11 +17,15 @@ mod harness;
 
 mod admin;
 mod answers;
+#[cfg(target_os = "linux")]
+mod browser;
 mod bytes;
 #[cfg(unix)]
 mod canary;
 mod chunks;
 mod connections;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod devo;
 mod devo_sdk;
 mod early;
@@ -29,13 +33,21 @@ mod edges;
 mod fields;
 mod framing;
 mod grpc;
+#[cfg(target_os = "linux")]
+mod half_open;
 mod http2;
 mod isolation;
+#[cfg(target_os = "linux")]
+mod large_content;
 mod legacy;
 mod limits;
 mod listener_tls;
 mod listeners;
 mod login;
+#[cfg(target_os = "linux")]
+mod loops;
+#[cfg(target_os = "linux")]
+mod process;
 mod proxy_connect;
 mod redirects;
 mod renewal;
@@ -44,6 +56,8 @@ mod replay;
 mod sandbox;
 mod scrub;
 mod secret_files;
+#[cfg(target_os = "linux")]
+mod slow_callers;
 mod streaming;
 mod targets;
 mod tls;

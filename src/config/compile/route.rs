@@ -57,7 +57,8 @@ pub(super) fn routes(
         let itself = listeners.iter().any(|listener| leads_to(listener, &route.upstream.origin));
         if itself {
             let message = "this route leads back to countersign itself";
-            context.error(&format!("{path}.upstream"), message, None);
+            let hint = Some("name the API's own address, not the one that callers use");
+            context.error(&format!("{path}.upstream"), message, hint);
         }
         all.push(route);
     }
@@ -95,7 +96,11 @@ fn leads_to(listener: &ListenerConfig, origin: &Origin) -> bool {
     match &listener.address {
         Address::Tcp(address) => {
             let host = origin.authority.host().trim_start_matches('[').trim_end_matches(']');
-            let same_host = match host.parse::<std::net::IpAddr>() {
+            let same_host = match host.parse::<std::net::IpAddr>().map(|ip| ip.to_canonical()) {
+                // Connecting to the unspecified address is connecting to this machine.
+                Ok(ip) if ip.is_unspecified() => {
+                    address.ip().is_loopback() || address.ip().is_unspecified()
+                }
                 Ok(ip) => ip == address.ip() || (address.ip().is_unspecified() && ip.is_loopback()),
                 Err(_) => {
                     origin.is_loopback()

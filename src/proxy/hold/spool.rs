@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::lane::{Batch, Lane};
 use super::pieces::Pieces;
+use crate::connect::is_out_of_descriptors;
 use crate::proxy::respond::ProxyError;
 use crate::sign::hmac::ContentDigest;
 
@@ -40,7 +41,13 @@ impl Spool {
             None => tempfile::tempfile(),
         });
         let file = created.await.map_err(|_| ProxyError::Internal)?;
-        let file = file.map_err(|error| ProxyError::Spool(error.kind()))?;
+        let file = file.map_err(|error| {
+            if is_out_of_descriptors(&error) {
+                ProxyError::Descriptors
+            } else {
+                ProxyError::Spool(error.kind())
+            }
+        })?;
         let file = Arc::new(Spooled(Some(file)));
         let mut spool = Self {
             write: Lane::new(Arc::clone(&file), |file, pieces| pieces.write(file.get()?)),

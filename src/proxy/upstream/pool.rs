@@ -313,7 +313,12 @@ fn closed_unsent() -> SendError {
 }
 
 fn not_connected(error: DialError) -> SendError {
-    SendError { error: ProxyError::Dial(error), fate: Fate::Final }
+    let error = if error == DialError::Exhausted {
+        ProxyError::Descriptors
+    } else {
+        ProxyError::Dial(error)
+    };
+    SendError { error, fate: Fate::Final }
 }
 
 enum Connection {

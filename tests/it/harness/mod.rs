@@ -5,6 +5,8 @@ pub(crate) mod client;
 pub(crate) mod faulty;
 pub(crate) mod frames;
 pub(crate) mod http2;
+#[cfg(target_os = "linux")]
+pub(crate) mod program;
 pub(crate) mod python;
 pub(crate) mod upstream;
 
