@@ -59,7 +59,7 @@ impl Source {
 pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Secrets(errors) => {
-            let mut message = "secrets are missing".to_owned();
+            let mut message = "secrets cannot be read".to_owned();
             for error in errors {
                 let _ = write!(message, "\n  {}: {}", error.reference, error.reason);
             }

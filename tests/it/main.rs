@@ -47,6 +47,8 @@ mod login;
 #[cfg(target_os = "linux")]
 mod loops;
 #[cfg(target_os = "linux")]
+mod memory;
+#[cfg(target_os = "linux")]
 mod process;
 mod proxy_connect;
 mod redirects;

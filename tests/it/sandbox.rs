@@ -5,15 +5,13 @@ use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Stdio;
 
 use countersign::sandbox::{self, SandboxError};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, ChildStderr, Command};
-use tokio::time::timeout;
+use serde_json::Value;
 
 use crate::harness::client::Connection;
-use crate::harness::{PATIENCE, Upstream, load, private_directory, quoted, skip};
+use crate::harness::program::Program;
+use crate::harness::{Upstream, load, private_directory, quoted, skip, until};
 
 /// A confined thread tries what it may and what it may not: confinement is a thread's, and those
 /// that it starts.
@@ -74,55 +72,23 @@ fn a_confined_thread_can_do_what_its_configuration_names_and_nothing_else() {
     assert!(TcpStream::connect(stranger.local_addr().unwrap()).is_ok(), "this thread is free");
 }
 
-/// A running program, ended when dropped.
-struct Run {
-    child: Child,
-    log: tokio::io::Lines<BufReader<ChildStderr>>,
-    address: std::net::SocketAddr,
+async fn sent(program: &Program, upstream: &Upstream) -> String {
+    let reply = Connection::open(program.address()).await.send("GET", "/", &[], "").await;
+    assert_eq!(reply.status, 200);
+    upstream.last().values("authorization")[0].to_owned()
 }
 
-impl Run {
-    async fn start(text: &str, directory: &Path) -> Self {
-        let path = directory.join("countersign.toml");
-        fs::write(&path, text).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_countersign"))
-            .args(["run", "--config"])
-            .arg(&path)
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut run = Self { child, log, address: ([127, 0, 0, 1], 0).into() };
-        let line = run.line_with("listening").await;
-        let (_, address) = line.split_once("http://").unwrap();
-        let address = address.split(|c: char| c == '"' || c.is_whitespace()).next().unwrap();
-        run.address = address.parse().unwrap();
-        run
-    }
-
-    /// The next line of the log with this in it.
-    async fn line_with(&mut self, text: &str) -> String {
-        loop {
-            let line = timeout(PATIENCE, self.log.next_line()).await.expect("no such line");
-            let line = line.unwrap().unwrap_or_else(|| panic!("the log ends without '{text}'"));
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    async fn sent(&self, upstream: &Upstream) -> String {
-        let reply = Connection::open(self.address).await.send("GET", "/", &[], "").await;
-        assert_eq!(reply.status, 200);
-        upstream.last().values("authorization")[0].to_owned()
-    }
+/// The next line of the log that says this, `after` so many lines.
+async fn said(program: &Program, after: usize, message: &str) -> Value {
+    let lines = || program.log().into_iter().skip(after);
+    let says = |line: &Value| line["message"].as_str().is_some_and(|text| text.contains(message));
+    until(message, || lines().any(|line| says(&line))).await;
+    lines().find(says).unwrap()
 }
 
 fn config(sandbox: &str, secret: &Path, spool: &Path, upstream: &Upstream) -> String {
     format!(
         "sandbox = \"{sandbox}\"\nlimits = {{ spool_directory = {} }}\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
-         [log]\nlevel = \"debug\"\nformat = \"text\"\n\
          [credential.c]\nkind = \"bearer\"\ntoken = {{ file = {} }}\n\
          [[route]]\nupstream = \"http://localhost:{}\"\ncredential = \"c\"\n",
         quoted(spool.to_str().unwrap()),
@@ -147,26 +113,27 @@ async fn the_program_serves_and_rotates_but_cannot_be_led_elsewhere() {
         };
         lead(&directory.path().join("v1"));
         let text = config(sandbox, &secret, spool.path(), &upstream);
-        let mut run = Run::start(&text, directory.path()).await;
+        let program = Program::start(&text).await;
         if sandbox == "auto" && !full(&text) {
             let name = "the_program_serves_and_rotates_but_cannot_be_led_elsewhere";
             return skip(name, "this kernel cannot confine a process");
         }
-        assert_eq!(run.sent(&upstream).await, "Bearer first", "{sandbox}");
+        assert_eq!(sent(&program, &upstream).await, "Bearer first", "{sandbox}");
         lead(&directory.path().join("v2"));
-        run.line_with("a secret has changed").await;
-        assert_eq!(run.sent(&upstream).await, "Bearer second", "{sandbox}");
+        said(&program, 0, "a secret has changed").await;
+        assert_eq!(sent(&program, &upstream).await, "Bearer second", "{sandbox}");
 
+        let before = program.log().len();
         lead(&elsewhere.path().join("v3"));
         if sandbox == "off" {
-            run.line_with("a secret has changed").await;
-            assert_eq!(run.sent(&upstream).await, "Bearer third");
+            said(&program, before, "a secret has changed").await;
+            assert_eq!(sent(&program, &upstream).await, "Bearer third");
         } else {
-            let line = run.line_with("cannot be read again").await;
-            assert!(line.contains("permission denied"), "{line}");
-            assert_eq!(run.sent(&upstream).await, "Bearer second");
+            let line = said(&program, before, "cannot be read again").await;
+            assert_eq!(line["reason"], "permission denied", "{line}");
+            assert_eq!(sent(&program, &upstream).await, "Bearer second");
         }
-        let tasks = format!("/proc/{}/task", run.child.id().unwrap());
+        let tasks = format!("/proc/{}/task", program.id());
         for task in fs::read_dir(tasks).unwrap() {
             let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
             let value = status.lines().find_map(|line| line.strip_prefix("NoNewPrivs:\t"));
@@ -184,7 +151,6 @@ fn full(text: &str) -> bool {
 #[tokio::test]
 async fn large_signed_content_waits_in_a_file_also_when_confined() {
     let upstream = Upstream::fine().await;
-    let directory = private_directory();
     let text = format!(
         "[[listen]]\naddress = \"127.0.0.1:0\"\n\
          [limits]\nmemory_per_request = \"64KiB\"\nmemory = \"64KiB\"\n\
@@ -193,9 +159,9 @@ async fn large_signed_content_waits_in_a_file_also_when_confined() {
          [[route]]\nupstream = \"{}\"\ncredential = \"s\"\n",
         upstream.url()
     );
-    let run = Run::start(&text, directory.path()).await;
+    let program = Program::start(&text).await;
     let content = vec![b'x'; 1 << 20];
-    let reply = Connection::open(run.address).await.send("POST", "/", &[], content).await;
+    let reply = Connection::open(program.address()).await.send("POST", "/", &[], content).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(upstream.last().body.len(), 1 << 20);
 }

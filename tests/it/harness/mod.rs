@@ -219,6 +219,14 @@ pub(crate) fn route(upstream: &str, credential: &str, more: &str) -> String {
     format!("[[route]]\nname = \"all\"\nupstream = {}\n{credential}{more}\n", quoted(upstream))
 }
 
+/// A bound on how long something may take: `promised` where the times are asked for
+/// (`COUNTERSIGN_TEST_TIMES=1`, on a machine that does nothing else), else one that only what hangs
+/// exceeds.
+#[cfg(target_os = "linux")]
+pub(crate) fn at_most(promised: Duration) -> Duration {
+    if std::env::var_os("COUNTERSIGN_TEST_TIMES").is_some() { promised } else { PATIENCE }
+}
+
 /// Waits until `condition` holds.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let give_up_at = Instant::now() + PATIENCE;

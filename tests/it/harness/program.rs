@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::until;
+use super::{private_directory, until};
 
 /// Where the program is.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
@@ -30,7 +30,7 @@ impl Program {
 
     /// The same, started by a program that becomes it, such as `prlimit --nofile=64`.
     pub(crate) async fn start_under(wrapper: &[&str], config: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = private_directory();
         let words = [wrapper, &[BINARY]].concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
