@@ -22,6 +22,9 @@ pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod credential;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http1;
 pub mod local;
 pub mod mock;

@@ -119,6 +119,19 @@ fn node(value: Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Node {
 }
 
 impl Node {
+    /// The text that stands at `span`, and nowhere else.
+    pub fn text_at(&self, span: &Range<usize>) -> Option<&str> {
+        match &self.value {
+            NodeValue::Table(entries) => entries.iter().find_map(|entry| entry.node.text_at(span)),
+            NodeValue::Array(items) => items.iter().find_map(|item| item.text_at(span)),
+            NodeValue::String(text) => (self.span == *span).then_some(text),
+            NodeValue::Integer(_)
+            | NodeValue::Float(_)
+            | NodeValue::Boolean(_)
+            | NodeValue::Datetime(_) => None,
+        }
+    }
+
     /// The node at `path`, such as `route[0].upstream`, or the nearest one above it.
     ///
     /// Returns the place to point at: the value for a path that exists, else the last key on the

@@ -419,7 +419,9 @@ pub fn load(text: &str, environment: shape::Environment<'_>) -> Loaded {
     let shaped = shape::check(&document, environment, &mut problems);
     let (config, expanded) = compile::compile(&document, &shaped, &mut problems);
     let config = config.filter(|_| !problem::any_error(&problems));
-    Loaded { config, problems, masks: quote::masks(&document), expanded }
+    let masks = quote::masks(&document);
+    quote::withhold(&document, &masks, &mut problems);
+    Loaded { config, problems, masks, expanded }
 }
 
 /// Reads a configuration with the process's environment.

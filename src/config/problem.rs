@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::Loaded;
-use super::quote::Quoter;
+use super::quote::{Quoter, known_path};
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,13 +135,22 @@ impl Report<'_> {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let key =
-            if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
-        writeln!(out, "{severity}: {key}{}", problem.message)?;
-        let quote = problem.span.as_ref().and_then(|span| {
-            let quote = quoter.quote(span, false)?;
-            if unread.contains(&quote.line) { quoter.quote(span, true) } else { Some(quote) }
-        });
+        let quote = problem.span.as_ref().and_then(|span| quoter.quote(span, false));
+        let is_unread = quote.as_ref().is_some_and(|quote| unread.contains(&quote.line));
+        let (mut path, mut message) = (problem.path.as_str(), problem.message.clone());
+        let quote = if is_unread {
+            // What seems a key there may be anything.
+            let (known, unknown) = known_path(path);
+            path = known;
+            if !unknown.is_empty() {
+                message = message.replace(&format!("'{unknown}'"), "***");
+            }
+            problem.span.as_ref().and_then(|span| quoter.quote(span, true))
+        } else {
+            quote
+        };
+        let key = if path.is_empty() { String::new() } else { format!("{path}: ") };
+        writeln!(out, "{severity}: {key}{message}")?;
         let gutter = if let Some(quote) = quote {
             writeln!(out, "  --> {}:{}:{}", self.name, quote.line, quote.column)?;
             let number = quote.line.to_string();

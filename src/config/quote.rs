@@ -4,9 +4,15 @@
 //! rule is a list of what may be shown, and everything else is masked: a value under a mistyped key
 //! is masked because the key is unknown.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::OnceLock;
+
+use serde_json::Value;
 
 use super::document::{Node, NodeValue};
+use super::problem::Problem;
+use super::shape::schema;
 
 /// The places of all values in `document` that must not be shown, in order.
 pub fn masks(document: &Node) -> Vec<Range<usize>> {
@@ -46,6 +52,32 @@ fn collect<'n>(node: &'n Node, path: &mut Vec<&'n str>, masks: &mut Vec<Range<us
             }
         }
         NodeValue::Boolean(_) => {}
+    }
+}
+
+/// A text of so many bytes does not stand in a message by chance.
+const LONG: usize = 6;
+
+/// Takes out of the messages what is masked where they point: a message may repeat the value it is
+/// about.
+pub fn withhold(document: &Node, masks: &[Range<usize>], problems: &mut [Problem]) {
+    for problem in problems {
+        let Some(span) = problem.span.clone() else { continue };
+        // A message may be about a list and repeat one of its values.
+        let covered = |mask: &&Range<usize>| span.start <= mask.start && mask.end <= span.end;
+        for mask in masks.iter().filter(covered) {
+            let Some(text) = document.text_at(mask).map(str::trim) else { continue };
+            // Messages quote what they repeat; hints may not. What is short stands in any sentence.
+            let mut shown = vec![format!("'{text}'"), format!("\"{text}\"")];
+            if text.len() >= LONG {
+                shown.push(text.to_owned());
+            }
+            // A brace alone is no secret, and some messages are about braces.
+            for shown in shown.iter().filter(|_| text.len() > 1) {
+                problem.message = problem.message.replace(shown, "***");
+                problem.hint = problem.hint.take().map(|hint| hint.replace(shown, "***"));
+            }
+        }
     }
 }
 
@@ -134,8 +166,9 @@ impl<'t> Quoter<'t> {
         Self { text, starts, masks }
     }
 
-    /// The line on which `span` begins. With `cut`, nothing behind its first `=` or `:` is shown:
-    /// what TOML could not read has no values to be masked one by one.
+    /// The line on which `span` begins. With `cut`, no more of it is shown than a known key or the name
+    /// of a table at its beginning: what TOML could not read has no values to be masked one by one,
+    /// and may be a line of a secret that has several.
     pub fn quote(&self, span: &Range<usize>, cut: bool) -> Option<Quote> {
         let start = span.start.min(self.text.len());
         let line = self.starts.partition_point(|begin| *begin <= start);
@@ -147,11 +180,12 @@ impl<'t> Quoter<'t> {
         let marked = start..span.end.clamp(start, end);
         let column = self.text.get(begin..start)?.chars().count() + 1;
 
+        let shown_end = if cut { begin + known_beginning(content).len() } else { end };
         let mut shown = String::new();
         let mut indent = None;
         let mut width = 0;
         let mut at = begin;
-        while at < end {
+        while at < shown_end {
             if at >= marked.start && indent.is_none() {
                 indent = Some(shown.chars().count());
             }
@@ -172,10 +206,9 @@ impl<'t> Quoter<'t> {
             }
             shown.push_str(piece);
             at += step;
-            if cut && matches!(piece, "=" | ":") {
-                shown.push_str(" …");
-                break;
-            }
+        }
+        if at < end {
+            shown.push_str(if shown.is_empty() { "…" } else { " …" });
         }
         let length = shown.chars().count();
         let indent = indent.unwrap_or(length).min(length);
@@ -183,10 +216,70 @@ impl<'t> Quoter<'t> {
     }
 }
 
+/// The names of all keys of ours.
+fn words() -> &'static BTreeSet<String> {
+    static WORDS: OnceLock<BTreeSet<String>> = OnceLock::new();
+    WORDS.get_or_init(|| {
+        let mut words = BTreeSet::new();
+        collect_keys(&schema(), &mut words);
+        words
+    })
+}
+
+/// A path as far as its keys are ours, and its last key if that is not.
+pub(super) fn known_path(path: &str) -> (&str, &str) {
+    let mut end = 0;
+    for step in path.split_inclusive(['.', '[']) {
+        let key = step.trim_end_matches(['.', '[']);
+        let index = key.strip_suffix(']').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
+        if !(index || words().contains(key)) {
+            let last = path.rsplit('.').next().unwrap_or_default().trim_matches('"');
+            return (path.get(..end).unwrap_or_default().trim_end_matches(['.', '[']), last);
+        }
+        end += step.len();
+    }
+    (path, "")
+}
+
+/// What of a line is a key of ours up to its `=` or `:`, or begins a table of ours.
+fn known_beginning(line: &str) -> &str {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let is_known = |key: &str| {
+        let mut names = key.split('.').map(|name| name.trim().trim_matches(['"', '\'']));
+        names.next().is_some_and(|first| words().contains(first))
+            && names.all(|name| name.chars().all(bare))
+    };
+    let opening = line.len() - line.trim_start_matches([' ', '\t', '[']).len();
+    let (before, rest) = line.split_at(opening);
+    let ends: &[char] = if before.contains('[') { &[']'] } else { &['=', ':'] };
+    let end = rest.find(ends).unwrap_or(rest.len());
+    if !rest.get(..end).is_some_and(is_known) {
+        return "";
+    }
+    let closing = rest.get(end..).unwrap_or_default();
+    let closing = match ends {
+        [']'] => closing.len() - closing.trim_start_matches(']').len(),
+        _ => closing.len().min(1),
+    };
+    line.get(..opening + end + closing).unwrap_or_default()
+}
+
+/// The names of all keys in a schema.
+fn collect_keys(schema: &Value, keys: &mut BTreeSet<String>) {
+    if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
+        keys.extend(properties.keys().cloned());
+    }
+    let parts = schema.as_object().into_iter().flat_map(|parts| parts.values());
+    for part in parts.chain(schema.as_array().into_iter().flatten()) {
+        collect_keys(part, keys);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::document::parse;
+    use crate::config::problem::Report;
 
     fn quote(text: &str, marked: &str) -> Quote {
         let masks = masks(&parse(text).0);
@@ -239,6 +332,66 @@ mod tests {
         let text = "token: \"canary\"\n";
         let quoted = Quoter::new(text, &[]).quote(&(5..6), true).unwrap();
         assert_eq!(quoted.shown, "token: …");
+        for (line, shown) in [
+            ("address = 127.0.0.1:8080", "address = …"),
+            ("credential.x.token = \"a", "credential.x.token = …"),
+            ("  [[route]", "  [[route]"),
+            ("[credential.x # y", "…"),
+            ("[listen]] # canary", "[listen]] …"),
+            ("workers", "workers"),
+            // Lines of a secret that has several.
+            ("canary", "…"),
+            ("Y2FuYXJ5=", "…"),
+            ("-----BEGIN canary-----", "…"),
+            ("[\"canary\"", "…"),
+            ("token canary = 1", "…"),
+        ] {
+            let quoted = Quoter::new(line, &[]).quote(&(0..line.len()), true).unwrap();
+            assert_eq!(quoted.shown, shown, "{line}");
+        }
+    }
+
+    fn report(text: &str) -> String {
+        let loaded = crate::config::load(text, &|_| None);
+        Report { name: "countersign.toml", text, loaded: &loaded }.to_string()
+    }
+
+    #[test]
+    fn a_message_does_not_repeat_what_is_masked() {
+        let shown = report(
+            "[[listen]]\naddress = \"u:canary@127.0.0.1:80\"\nhosts = [\"u:canary@h\"]\n\
+             [credential.x]\nkind = \"fields\"\nset = { X-A = \"p{canary ss}\" }\n",
+        );
+        assert!(shown.contains("*** is not an address"), "{shown}");
+        assert!(shown.contains("*** is not a host"), "{shown}");
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+
+    #[test]
+    fn a_path_is_known_as_far_as_its_keys_are_ours() {
+        for (path, known, unknown) in [
+            ("listen[0].address", "listen[0].address", ""),
+            ("credential.x.values.canary", "credential", "canary"),
+            ("route[1].set.\"can ary\"", "route[1].set", "can ary"),
+            ("canary", "", "canary"),
+            ("", "", ""),
+        ] {
+            assert_eq!(known_path(path), (known, unknown), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_lines_of_a_secret_are_not_shown_when_a_quote_is_missing() {
+        for token in [
+            "''\ncanary\ncanary=\n\u{27}''",
+            "\"\"\"\ncanary\ncanary:\n\"\"",
+            "[\n\"x\",\n\"canary\"\n",
+            "{ value = \"\", canary }",
+            "\"\"\nset = { A = \"x\", canary }\nvalues = { canary, \"canary b\" = \"\" }",
+        ] {
+            let shown = report(&format!("[credential.a]\nkind = \"bearer\"\ntoken = {token}\n"));
+            assert!(!shown.is_empty() && !shown.contains("canary"), "{shown}");
+        }
     }
 
     #[test]

@@ -159,7 +159,14 @@ impl<'w> Walk<'w> {
                         self.removed.insert(join(path, name));
                     }
                     let span = Some(entry.key_span.clone());
-                    self.problem(Problem::error(at, span, message).hint(hint));
+                    // Where a quote or a bracket is missing, a line of a secret may seem a key.
+                    let (shown, message) = if self.problems.iter().any(|problem| problem.syntax) {
+                        (path.to_owned(), "unknown key".to_owned())
+                    } else {
+                        (at.clone(), message)
+                    };
+                    self.removed.insert(at);
+                    self.problems.push(Problem::error(shown, span, message).hint(hint));
                 }
                 (None, others) => {
                     let of = others.unwrap_or(&Value::Bool(true));

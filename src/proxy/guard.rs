@@ -216,7 +216,10 @@ impl<'r> Addressed<'r> {
         Self::read_plain(text).or_else(|| {
             let authority = Authority::try_from(text).ok()?;
             let port = authority.port_u16();
-            let odd_port = port.is_none() && authority.host().len() != authority.as_str().len();
+            let after_host = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+            // Digits and nothing else, not even a sign.
+            let odd_port = (port.is_none() && !after_host.is_empty())
+                || after_host.bytes().skip(1).any(|digit| !digit.is_ascii_digit());
             if authority.as_str().contains('@') || authority.host().is_empty() || odd_port {
                 return None;
             }

@@ -92,6 +92,7 @@ async fn a_request_addresses_exactly_one_host() {
         ("/", &["user@localhost"]),
         ("/", &["localhost:"]),
         ("/", &["localhost:http"]),
+        ("/", &["localhost:+8080"]),
         ("/", &[""]),
         ("http://localhost/", &["evil.test"]),
     ] {

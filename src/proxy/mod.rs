@@ -22,6 +22,7 @@ pub mod upstream;
 pub mod websocket;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -123,12 +124,16 @@ impl Route {
 }
 
 impl Route {
-    /// True if `path`, as callers write it, or what follows the prefix at the upstream is closed.
-    fn denies(&self, path: &str, rest: &str) -> bool {
+    /// True if `path`, as callers write it, is closed.
+    fn denies(&self, path: &str) -> bool {
+        self.config.deny.iter().any(|pattern| pattern.covers("", path))
+    }
+
+    /// True if `rest`, what follows the prefix, is closed at the upstream.
+    fn denies_there(&self, rest: &str) -> bool {
         let base = &self.config.upstream.base;
         let mut of_credentials = self.identities.iter().flat_map(|identity| &identity.deny);
-        self.config.deny.iter().any(|pattern| pattern.covers("", path))
-            || of_credentials.any(|pattern| pattern.covers(base, rest))
+        of_credentials.any(|pattern| pattern.covers(base, rest))
     }
 }
 
@@ -383,8 +388,8 @@ fn answer_of_ours(
     Response::from_parts(head, ResponseContent::own(bytes, exchange))
 }
 
-/// The route of a request: the one that both readings of its path lead to, unless the path is
-/// closed.
+/// The route of a request: the one that all readings of its path lead to, unless the path is closed
+/// in one of them.
 ///
 /// # Errors
 /// With the answer to give.
@@ -394,9 +399,13 @@ pub fn find(
     method: &Method,
     written: &str,
 ) -> Result<Arc<Route>, ProxyError> {
-    let read = path::generous_reading(written).map_err(ProxyError::Path)?;
+    // Nearly always there is one reading only.
+    let disguised =
+        matches!(path::generous_reading(written).map_err(ProxyError::Path)?, Cow::Owned(_));
+    let readings = |path| path::readings(path).map_err(ProxyError::Path);
+    let read = if disguised { readings(written)? } else { BTreeSet::new() };
     let found = snapshot.table.find(host, written, method);
-    if read != written && snapshot.table.find(host, &read, method) != found {
+    if read.iter().any(|read| snapshot.table.find(host, read, method) != found) {
         return Err(ProxyError::Path(path::AmbiguousPath::Routes));
     }
     let index = match found {
@@ -410,12 +419,11 @@ pub fn find(
     };
     let route = snapshot.routes.get(index).ok_or(ProxyError::Internal)?;
     let rest = written.get(route.config.prefix.len()..).unwrap_or_default();
-    let mut denied = route.denies(written, rest);
-    // Nearly always there is one reading only.
-    if let Cow::Owned(read) = read {
+    let mut denied = route.denies(written) || route.denies_there(rest);
+    if disguised {
+        denied |= read.iter().any(|read| route.denies(read));
         // What is sent is the upstream's path and this rest, which must not lead out of that path.
-        let rest = path::generous_reading(rest).map_err(ProxyError::Path)?;
-        denied |= route.denies(&read, &rest);
+        denied |= readings(rest)?.iter().any(|rest| route.denies_there(rest));
     }
     if denied {
         return Err(ProxyError::Denied);

@@ -1,12 +1,17 @@
 //! Reading a path the way a careless server might, to see whether it means something else there.
 //!
 //! Requests are forwarded byte for byte. What an upstream makes of `%2e%2e`, `//`, `\` or `..;` is
-//! its own affair, so a path is matched twice: as it is written, and as the most generous server
-//! would read it. Only if both readings agree is there no doubt about which route it belongs to.
+//! its own affair, so a path is matched as it is written, as the most generous server would read it,
+//! and, where servers may disagree, in every way between. Only if all readings agree is there no
+//! doubt about which route it belongs to.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use crate::config::DenyPattern;
+
+/// The most layers of percent-encoding that are taken off.
+const LAYERS: usize = 3;
 
 /// A path that cannot be read in one way only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +54,7 @@ pub fn generous_reading(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
         if !bytes.contains(&b'%') {
             break;
         }
-        if layer == 3 {
+        if layer == LAYERS {
             return Err(AmbiguousPath::Layers);
         }
         // A '%' that was itself encoded may stand for itself; only the first layer must be valid.
@@ -74,6 +79,96 @@ pub fn generous_reading(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
         }
     }
     Ok(Cow::Owned(format!("/{}", segments.join("/"))))
+}
+
+/// What servers make of `path`, each in its own way: they decode more or less often, before or after
+/// they split, take `\` for `/` or not, cut off path parameters before or after decoding, end at an
+/// encoded `?` or not, and count empty segments or not. A slash inside a segment is given as `%2f`.
+///
+/// The most generous reading alone is not enough to keep a path closed: what it takes back by a `..`
+/// that others do not see is where those others arrive.
+///
+/// # Errors
+/// When one of them leads out of the root, or there is no reading at all.
+pub fn readings(path: &str) -> Result<BTreeSet<String>, AmbiguousPath> {
+    let generous = generous_reading(path)?;
+    let mut readings = BTreeSet::new();
+    if has_readings(path) {
+        for segments in segmentations(path)? {
+            for merges_slashes in [true, false] {
+                readings.insert(resolve(&segments, merges_slashes)?);
+            }
+        }
+    }
+    readings.insert(generous.into_owned());
+    Ok(readings)
+}
+
+/// True if servers may disagree on `path`. Where decoding yields nothing that has a meaning in a path,
+/// the generous reading is the only one beside the path itself.
+fn has_readings(path: &str) -> bool {
+    let mut encoded = path.split('%').skip(1);
+    path.contains(['\\', ';'])
+        || path.contains("//")
+        || path.contains("/.")
+        || encoded.any(|after| match after.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
+            Some(Ok(byte)) => b"/\\.;?#%".contains(&byte),
+            Some(Err(_)) | None => true,
+        })
+}
+
+/// The segments of `path` in each of these ways.
+fn segmentations(path: &str) -> Result<BTreeSet<Vec<String>>, AmbiguousPath> {
+    let mut all = BTreeSet::new();
+    let bare = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
+    for text in [path.to_owned(), path.replace('\\', "/")] {
+        for cuts_first in [false, true] {
+            let segments = text.split('/').skip(1);
+            let mut segments: Vec<Vec<u8>> = segments
+                .map(|segment| if cuts_first { bare(segment) } else { segment.to_owned() }.into())
+                .collect();
+            for _ in 0..=LAYERS {
+                let names = segments.iter().map(|one| String::from_utf8_lossy(one));
+                let names: Vec<String> = names.map(|name| name.replace('/', "%2f")).collect();
+                all.insert(names.iter().map(|name| bare(name)).collect());
+                all.insert(names);
+                let joined = String::from_utf8_lossy(&segments.join(&b'/')).into_owned();
+                for joined in [joined.replace('\\', "/"), joined] {
+                    let ended = joined.split(['?', '#']).next().unwrap_or_default();
+                    for text in [ended, &joined] {
+                        all.insert(text.split('/').map(str::to_owned).collect());
+                        all.insert(text.split('/').map(bare).collect());
+                    }
+                }
+                let mut changed = false;
+                for segment in &mut segments {
+                    if let Some(decoded) = decode(segment, false)? {
+                        (*segment, changed) = (decoded, true);
+                    }
+                }
+                if !changed {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// The path that `segments` lead to.
+fn resolve(segments: &[String], merges_slashes: bool) -> Result<String, AmbiguousPath> {
+    let mut names: Vec<&str> = Vec::new();
+    for segment in segments {
+        match segment.as_str() {
+            "" if merges_slashes => {}
+            "." => {}
+            ".." => {
+                names.pop().ok_or(AmbiguousPath::AboveRoot)?;
+            }
+            name => names.push(name),
+        }
+    }
+    Ok(format!("/{}", names.join("/")))
 }
 
 /// One layer decoded; `None` if there was nothing to decode.
@@ -218,6 +313,31 @@ mod tests {
     #[test]
     fn an_encoded_percent_sign_is_fine() {
         assert_eq!(generous_reading("/100%25").unwrap(), "/100%");
+    }
+
+    #[test]
+    fn what_other_servers_arrive_at_is_among_the_readings() {
+        for (written, elsewhere) in [
+            // Parameters are cut off before decoding.
+            ("/v3/%61uthorization/token;%2f..%2f..%2fb", "/v3/authorization/token"),
+            // It is decoded before the query is looked for.
+            ("/v3/%61uthorization/token%3f/../../b", "/v3/authorization/token"),
+            // An encoded slash is part of a name.
+            ("/x%2fy/../../z", "/z"),
+            ("/y/x%2fz/%73ecret", "/y/x%2fz/secret"),
+            // It is decoded once.
+            ("/a/%2e%2e/secret/%252e%252e/b", "/secret/%2e%2e/b"),
+            // Empty segments count.
+            ("/%73ecret//../x", "/secret/x"),
+            ("/a\\b/..", "/a"),
+        ] {
+            match readings(written) {
+                Ok(readings) => assert!(readings.contains(elsewhere), "{written}: {readings:?}"),
+                Err(error) => assert_eq!(error, AmbiguousPath::AboveRoot, "{written}"),
+            }
+        }
+        assert_eq!(readings("/x%2fy/../../../z"), Err(AmbiguousPath::AboveRoot));
+        assert_eq!(readings("/a%20b/%41").unwrap(), BTreeSet::from(["/a b/A".to_owned()]));
     }
 
     #[test]

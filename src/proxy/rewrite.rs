@@ -123,6 +123,8 @@ fn rewritten_cookie(
             && upstream.base != prefix
             // Browsers take these for the whole host only (RFC 6265bis §4.1.3.2).
             && !text.starts_with("__Host-")
+            // Without a value it means the directory of what was asked for (RFC 6265 §5.2.4).
+            && !value.is_empty()
             && let Some(rest) = below(value, &upstream.base)
         {
             changed = true;
@@ -216,6 +218,7 @@ mod tests {
         assert_eq!(mapped("a=b; Path=/base/x; HttpOnly"), "a=b; Path=/devo/x; HttpOnly");
         assert_eq!(mapped("a=b; Path=/"), "a=b; Path=/");
         assert_eq!(mapped("a=b; Domain=test"), "a=b; Domain=test");
+        assert_eq!(cookie("https://h.test", "/devo", "a=b; Path"), "a=b; Path");
         let whole_host = "__Host-a=b; Path=/; Secure";
         assert_eq!(cookie("https://h.test", "/devo", whole_host), whole_host);
         assert_eq!(mapped("Domain=h.test"), "Domain=h.test", "a cookie of that name");

@@ -36,7 +36,7 @@ pub fn is_handshake(head: &Parts) -> bool {
         && once(SEC_WEBSOCKET_KEY)
         && once(SEC_WEBSOCKET_VERSION)
         && !headers.contains_key(TRANSFER_ENCODING)
-        && headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0")
+        && headers.get_all(CONTENT_LENGTH).iter().all(|length| length == "0")
 }
 
 fn is_websocket(value: &HeaderValue) -> bool {
@@ -196,6 +196,9 @@ mod tests {
         assert!(!with("sec-websocket-key", "another"), "two keys");
         assert!(!with("content-length", "5"), "content");
         assert!(!with("transfer-encoding", "chunked"), "content");
+        let mut lengths = HANDSHAKE.to_vec();
+        lengths.extend([("content-length", "0"), ("content-length", "5")]);
+        assert!(!is_handshake(&head(&lengths)), "content behind none");
         let mut h2c = HANDSHAKE.to_vec();
         h2c[1] = ("upgrade", "h2c");
         assert!(!is_handshake(&head(&h2c)));
