@@ -16,6 +16,7 @@ use super::{by_name, fields, flags, line};
 use crate::config::{AccessRules, CallerToken};
 use crate::credential::secret_ref::SecretRef;
 use crate::credential::secrets::Secrets;
+use crate::permissions::Check;
 use crate::proxy::guard::{Ends, Gate};
 use crate::proxy::headers::{
     lists, strip_request, strip_response, strip_response_trailers, strip_trailers,
@@ -56,7 +57,7 @@ fn gates() -> &'static Gates {
                     [[route]]\nhost = \"api.example.com\"\nupstream = \"http://127.0.0.1:9\"\n";
         let config = crate::config::load(text, &|_| None).config.expect("it is valid");
         let secret = SecretRef::Value(Secret::new(TOKEN));
-        let resolved = Secrets::resolve(vec![secret.clone()]).now_or_never();
+        let resolved = Secrets::resolve(vec![secret.clone()], Check::Strict).now_or_never();
         let secrets = Arc::new(resolved.expect("nothing is read").expect("it is there"));
         let x_gate = HeaderName::from_static("x-gate");
         let token = |header| CallerToken { secret: secret.clone(), header };
@@ -116,7 +117,8 @@ pub fn guard(bytes: &[u8]) {
     let gates = gates();
     let (gate, token_field) = &gates.gates[usize::from(flags >> 2) % 3];
     let local = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let admitted = gate.admit(&parts, Ends { peer: local, local }, &gates.table);
+    let admitted =
+        gate.admit(&parts, &Ends { peer: local, local, ..Ends::default() }, &gates.table);
     let all = |name: HeaderName| -> Vec<&[u8]> {
         parts.headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect()
     };
