@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+};
 use rcgen::{KeyPair, KeyUsagePurpose};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
 
@@ -21,7 +24,14 @@ pub(crate) struct Authority {
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self::named(&format!("authority {number}"))
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -44,11 +54,14 @@ impl Authority {
         self.directory().join("ca.pem")
     }
 
-    fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.extended_key_usages = vec![usage];
-        let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    /// A certificate for `name`, of servers unless `adjust` says otherwise.
+    pub(crate) fn issue(
+        &self,
+        name: &str,
+        adjust: impl FnOnce(&mut CertificateParams),
+    ) -> Presented {
+        let (params, key) = asked_for(name, adjust);
+        Presented { certificate: params.signed_by(&key, &self.issuer).unwrap(), key }
     }
 
     /// A server for `name`, which asks for a certificate of `clients` if given.
@@ -63,12 +76,50 @@ impl Authority {
         clients: Option<&Authority>,
         protocols: &[&str],
     ) -> TlsAcceptor {
-        let (certificate, key) = self.issue(name, ExtendedKeyUsagePurpose::ServerAuth);
-        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        self.issue(name, |_| {}).server(clients, protocols, rustls::ALL_VERSIONS)
+    }
+
+    /// The lines of `tls` for a route or credential that trusts this authority.
+    pub(crate) fn trusted(&self) -> String {
+        format!("ca = {}", path(&self.ca()))
+    }
+
+    /// A client certificate: the lines for it.
+    pub(crate) fn client(&self) -> String {
+        let Presented { certificate, key } = self.issue("client.example", for_clients);
+        let certificate = self.write("client.pem", &certificate.pem());
+        let key = self.write("client.key", &key.serialize_pem());
+        let (certificate, key) = (path(&certificate), path(&key));
+        format!("client_certificate = {certificate}, client_key = {key}")
+    }
+}
+
+/// A certificate and its key.
+pub(crate) struct Presented {
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+impl Presented {
+    /// A certificate that nobody but itself stands for.
+    pub(crate) fn self_made(name: &str, adjust: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (params, key) = asked_for(name, adjust);
+        Self { certificate: params.self_signed(&key).unwrap(), key }
+    }
+
+    /// A server that presents it, asks for a certificate of `clients` if given, and speaks one of
+    /// `protocols`, by their names in ALPN, over one of these versions of TLS.
+    pub(crate) fn server(
+        &self,
+        clients: Option<&Authority>,
+        protocols: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> TlsAcceptor {
+        let chain: Vec<CertificateDer<'static>> = vec![self.certificate.der().clone()];
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap();
         let builder = match clients {
             None => builder.with_no_client_auth(),
@@ -84,20 +135,21 @@ impl Authority {
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
+}
 
-    /// The lines of `tls` for a route or credential that trusts this authority.
-    pub(crate) fn trusted(&self) -> String {
-        format!("ca = {}", path(&self.ca()))
-    }
+fn asked_for(
+    name: &str,
+    adjust: impl FnOnce(&mut CertificateParams),
+) -> (CertificateParams, KeyPair) {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    adjust(&mut params);
+    (params, KeyPair::generate().unwrap())
+}
 
-    /// A client certificate: the lines for it.
-    pub(crate) fn client(&self) -> String {
-        let (certificate, key) = self.issue("client.example", ExtendedKeyUsagePurpose::ClientAuth);
-        let certificate = self.write("client.pem", &certificate.pem());
-        let key = self.write("client.key", &key.serialize_pem());
-        let (certificate, key) = (path(&certificate), path(&key));
-        format!("client_certificate = {certificate}, client_key = {key}")
-    }
+/// Makes a certificate one that is for clients and not for servers.
+pub(crate) fn for_clients(params: &mut CertificateParams) {
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
 }
 
 /// A path as a TOML string.
