@@ -292,7 +292,7 @@ async def gone(caller: Caller) -> None:
     connection = await Connection.open(caller.port)
     route = caller.rng.choice([f"/api/never/{mark}", f"/devo/probio/{mark}", f"/twinzo/v3/echo?{mark}"])
     body = content(mark, 500_000)
-    when = caller.rng.choice(["head", "length", "chunks", "answer", "middle", "hanging"])
+    when = caller.rng.choice(["head", "length", "chunks", "answer", "middle", "hanging", "http2", "http2 head"])
     if when == "head":
         whole = caller.head("GET", route)
         await connection.send(whole[: caller.rng.randrange(len(whole))])
@@ -306,6 +306,12 @@ async def gone(caller: Caller) -> None:
     elif when == "middle":
         await connection.send(caller.head("GET", f"/api/fine/{mark}?size=3000000"))
         await connection.reader.readexactly(caller.rng.choice([1, 1_000, 1_000_000]))
+    elif when.startswith("http2"):
+        streams = [(f"/api/fine/{mark}?size=3000000", True), (f"/api/never/{mark}", False)]
+        begun = b"".join(http2_request(number * 2 + 1, *stream) for number, stream in enumerate(streams))
+        begun = http2_begin() + begun
+        await connection.send(begun[: caller.rng.randrange(len(begun))] if when == "http2 head" else begun)
+        await asyncio.sleep(caller.rng.random() / 10)
     else:
         await connection.send(caller.head("GET", f"/api/hang/{mark}"))
         await asyncio.sleep(caller.rng.random())
@@ -313,6 +319,23 @@ async def gone(caller: Caller) -> None:
         connection.reset()
     else:
         connection.close()
+
+
+def http2_begin() -> bytes:
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2_frame(4, 0, 0, b"")
+
+
+def http2_request(stream: int, path: str, ended: bool) -> bytes:
+    """The head of a GET, or of a POST without its content."""
+    fields = (b"\x82" if ended else b"\x83") + b"\x86"
+    # Index 4 of the static table is :path, 1 is :authority (RFC 7541, appendix A).
+    for index, value in ((b"\x04", path.encode()), (b"\x01", b"localhost")):
+        fields += index + bytes([len(value)]) + value
+    return http2_frame(1, 5 if ended else 4, stream, fields)
+
+
+def http2_frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
 
 
 async def slow_caller(caller: Caller) -> None:
