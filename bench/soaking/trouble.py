@@ -19,8 +19,8 @@ async def control(port: int, changes: Optional[dict[str, Any]] = None, path: str
     try:
         text = json.dumps(changes or {}).encode()
         method = "POST" if changes else "GET"
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n"
-        await connection.send(head.encode() + text)
+        fields = f"Host: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(text)}"
+        await connection.send(f"{method} {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode() + text)
         answer = await connection.answer(method)
     finally:
         connection.close()

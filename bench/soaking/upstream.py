@@ -78,7 +78,13 @@ class Upstream:
         self.look_at(first, version, fields)
         if any(field == ("expect", "100-continue") for field in fields):
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        length, digest = await self.read(reader, fields)
+        try:
+            length, digest = await self.read(reader, fields)
+        except (Broken, ConnectionError, asyncio.IncompleteReadError) as error:
+            if behaviour != "never":
+                # Its caller stays until it has its answer.
+                self.complain(f"{first}: its content broke off: {error}")
+            raise
         if method == "POST":
             # Whoever sends such a request twice may have bought twice.
             if mark in self.posts:
@@ -109,21 +115,36 @@ class Upstream:
             while left > 0:
                 piece = await asyncio.wait_for(reader.read(min(left, PIECE)), IDLE)
                 if not piece:
-                    raise Broken
+                    raise Broken(f"{left} of {said['content-length']} bytes are missing")
                 digest.update(piece)
                 left -= len(piece)
                 total += len(piece)
         elif "transfer-encoding" in said:
+            # Not one await for each chunk: many small ones must not make this upstream a slow one.
+            received = bytearray()
+            place = 0
             while True:
-                line = await asyncio.wait_for(reader.readuntil(b"\r\n"), IDLE)
-                size = int(line, 16)
-                piece = await asyncio.wait_for(reader.readexactly(size + 2), IDLE)
-                if not piece.endswith(b"\r\n"):
-                    raise Broken
-                if size == 0:
-                    break
-                digest.update(piece[:-2])
-                total += size
+                end = received.find(b"\r\n", place)
+                if end >= 0:
+                    size = int(received[place:end], 16)
+                    start, place_behind = end + 2, end + 4 + size
+                    if len(received) >= place_behind:
+                        if received[place_behind - 2 : place_behind] != b"\r\n":
+                            raise Broken("a chunk without an end")
+                        place = place_behind
+                        if size == 0:
+                            break
+                        digest.update(received[start : start + size])
+                        total += size
+                        continue
+                del received[:place]
+                place = 0
+                piece = await asyncio.wait_for(reader.read(4 * PIECE), IDLE)
+                if not piece:
+                    raise Broken(f"after {total} bytes in chunks")
+                received += piece
+            if len(received) > place:
+                raise Broken("something follows the last chunk")
         return total, digest.hexdigest()
 
     async def act(

@@ -1,5 +1,7 @@
-//! What went wrong with TLS, in words for whoever has to mend it. Nothing that the other side wrote is
-//! repeated: a certificate may hold anything.
+//! What went wrong with TLS, in words for whoever has to mend it. Nothing that the other side wrote
+//! is repeated: a certificate may hold anything.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "kinds of failures, of which a few have words")]
 
 use std::io;
 
@@ -21,8 +23,8 @@ impl DialError {
         })
     }
 
-    /// The refusal of our own certificate, if `error` of an established connection is one. In TLS 1.3
-    /// our side of the handshake has ended before the other side says what it thinks of us.
+    /// The refusal of our own certificate, if `error` of an established connection is one. In
+    /// TLS 1.3 our side of the handshake has ended before the other side says what it thinks of us.
     pub fn from_late_refusal(error: &io::Error) -> Option<Self> {
         match cause(error) {
             Some(Error::AlertReceived(alert)) => {
@@ -37,7 +39,6 @@ fn cause(error: &io::Error) -> Option<&Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "the rest are mistakes of rare kinds")]
 fn certificate(reason: &CertificateError) -> String {
     use CertificateError as C;
     let words = match reason {
@@ -59,7 +60,6 @@ fn certificate(reason: &CertificateError) -> String {
     words.to_owned()
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "the rest are mistakes of rare kinds")]
 fn handshake(error: &Error) -> String {
     let words = match error {
         Error::AlertReceived(alert) => match alert {
@@ -82,7 +82,6 @@ fn handshake(error: &Error) -> String {
 }
 
 /// What an alert says about our own certificate.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the others say nothing about it")]
 fn refusal(alert: AlertDescription) -> Option<&'static str> {
     use AlertDescription as A;
     match alert {

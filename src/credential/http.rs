@@ -174,6 +174,7 @@ fn reason(error: &hyper::Error) -> String {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the system has many, of which two matter")]
 fn reason_of_io(kind: io::ErrorKind) -> String {
     match kind {
         io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
