@@ -30,7 +30,6 @@ class Caller:
         self.name = name
         self.serial = 0
         self.kept: Optional[Connection] = None
-        self.kept_since = 0.0
         # What it asks now, where that is a matter of chance.
         self.asking = ""
         # What it asked last over the connection that it keeps, for whoever has to find a cause.
@@ -47,7 +46,7 @@ class Caller:
 
     async def connection(self) -> Connection:
         """The one that was kept, or another."""
-        if time.monotonic() > self.kept_since + MOST_IDLE:
+        if self.kept is not None and time.monotonic() > self.kept.idle_since + MOST_IDLE:
             self.leave()
         if self.kept is None:
             self.last = []
@@ -61,7 +60,6 @@ class Caller:
             connection.close()
         else:
             self.kept = connection
-            self.kept_since = time.monotonic()
 
     def leave(self) -> None:
         if self.kept is not None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 
 # Longer than every time limit in the configuration.
@@ -48,6 +49,9 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        # When its last answer began. All of it may have been on its way at that moment, however long
+        # it takes to read it: from then on the connection may count as idle to the other side.
+        self.idle_since = time.monotonic()
 
     @classmethod
     async def open(cls, port: int) -> Connection:
@@ -92,6 +96,7 @@ class Connection:
         except asyncio.TimeoutError:
             raise NoAnswer(f"nothing for {PATIENCE:.0f} s") from None
         first, *lines = head.decode("latin-1").split("\r\n")[:-2]
+        self.idle_since = time.monotonic()
         said = re.fullmatch(r"HTTP/1\.1 (\d{3}) .*", first)
         if said is None:
             raise NoAnswer(f"no answer of HTTP/1.1: {first!r}")
