@@ -20,7 +20,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-pub use stream::Stream;
+pub use stream::{LateRefusal, Stream};
 pub use tunnel::{ForwardProxy, InvalidProxy};
 
 /// How long a connection may be silent before the kernel asks whether the other side lives.

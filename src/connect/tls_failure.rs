@@ -25,7 +25,7 @@ impl DialError {
 
     /// The refusal of our own certificate, if `error` of an established connection is one. In
     /// TLS 1.3 our side of the handshake has ended before the other side says what it thinks of us.
-    pub fn from_late_refusal(error: &io::Error) -> Option<Self> {
+    pub(super) fn from_late_refusal(error: &io::Error) -> Option<Self> {
         match cause(error) {
             Some(Error::AlertReceived(alert)) => {
                 refusal(*alert).map(|why| Self::Handshake(why.to_owned()))

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Fate, Outgoing, SendError, Target};
 use crate::config::HeaderCase;
-use crate::connect::{DialError, Stream};
+use crate::connect::Stream;
 use crate::http1::{
     self, Case, Content, ContentFailure, Framing, HeadError, HeadSyntax, Input, Output,
     ResponseHead,
@@ -288,7 +288,7 @@ impl Http1 {
                         Err(error) => Some(error),
                     };
                     tracing::debug!(?error, "an upstream's connection ended early");
-                    if let Some(refusal) = error.and_then(|e| DialError::from_late_refusal(&e)) {
+                    if let Some(refusal) = self.stream.late_refusal().get() {
                         return Poll::Ready(Err(SendError::last(ProxyError::Dial(refusal))));
                     }
                     let fate = match self.exchange.sent {

@@ -176,6 +176,15 @@ pub(super) fn upstream_cells(around: &Surroundings) -> Vec<Cell> {
         Cell::http("never answers, with a limit on all", Act::Silent)
             .with_limits(format!("timeouts = {{ total = \"{SHORT}\" }}\n")),
     );
+    let acceptor = around.authority.issue("localhost", |_| {}).server(
+        Some(&around.authority),
+        &["h2"],
+        &[&rustls::version::TLS13],
+    );
+    cells.push(
+        Cell::new("wants a client certificate, TLS 1.3, HTTP/2", Trouble::Shakes(acceptor))
+            .with_tls(around.authority.trusted()),
+    );
     let both = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n";
     cells.push(Cell::says("a length and chunks", answer(both, "4\r\nfine\r\n0\r\n\r\n")));
     let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
