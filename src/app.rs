@@ -357,7 +357,8 @@ pub fn login_source(
     } else {
         None
     };
-    let connect_timeout = credential.refresh.timeout.min(Duration::from_secs(5));
+    // Some of the time has to be left for the answer.
+    let connect_timeout = (credential.refresh.timeout / 2).min(Duration::from_secs(5));
     let client = TokenClient::new(tls, connect_timeout, clock.clone());
     Ok(LoginSource::new(credential.name.clone(), spec.clone(), Arc::clone(secrets), client))
 }

@@ -4,6 +4,7 @@
 mod prohibited;
 mod race;
 mod stream;
+mod tls_failure;
 mod tunnel;
 
 use std::io;
@@ -19,7 +20,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-pub use stream::Stream;
+pub use stream::{LateRefusal, Stream};
 pub use tunnel::{ForwardProxy, InvalidProxy};
 
 /// How long a connection may be silent before the kernel asks whether the other side lives.
@@ -189,17 +190,6 @@ impl DialError {
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::TimedOut => Self::Timeout,
             kind => Self::Unroutable(kind),
-        }
-    }
-
-    fn from_handshake(error: &io::Error) -> Self {
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match tls {
-            Some(rustls::Error::InvalidCertificate(reason)) => {
-                Self::Certificate(reason.to_string())
-            }
-            Some(other) => Self::Handshake(other.to_string()),
-            None => Self::Handshake(error.kind().to_string()),
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use rustls::ProtocolVersion;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use super::DialError;
 
 /// A connection.
 #[derive(Debug)]
@@ -16,7 +19,27 @@ pub struct Stream(Transport);
 #[derive(Debug)]
 enum Transport {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<TcpStream>>, LateRefusal),
+}
+
+/// What the other side has to say about our certificate after our side of the handshake has ended,
+/// for whoever has given the stream away.
+#[derive(Debug, Clone, Default)]
+pub struct LateRefusal(Arc<OnceLock<DialError>>);
+
+impl LateRefusal {
+    /// The refusal, if there was one.
+    pub fn get(&self) -> Option<DialError> {
+        self.0.get().cloned()
+    }
+
+    fn look_at(&self, read: &Poll<io::Result<()>>) {
+        if let Poll::Ready(Err(error)) = read
+            && let Some(refusal) = DialError::from_late_refusal(error)
+        {
+            let _ = self.0.set(refusal);
+        }
+    }
 }
 
 impl Stream {
@@ -25,14 +48,22 @@ impl Stream {
     }
 
     pub(super) fn tls(tls: TlsStream<TcpStream>) -> Self {
-        Self(Transport::Tls(Box::new(tls)))
+        Self(Transport::Tls(Box::new(tls), LateRefusal::default()))
     }
 
     /// True if both sides have agreed on HTTP/2 (RFC 7301, RFC 9113 §3.2).
     pub fn negotiated_http2(&self) -> bool {
         match &self.0 {
             Transport::Plain(_) => false,
-            Transport::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Transport::Tls(tls, _) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
+    /// Tells of a refusal that is yet to be read.
+    pub fn late_refusal(&self) -> LateRefusal {
+        match &self.0 {
+            Transport::Plain(_) => LateRefusal::default(),
+            Transport::Tls(_, refusal) => refusal.clone(),
         }
     }
 
@@ -40,7 +71,7 @@ impl Stream {
     pub fn tls_version(&self) -> Option<ProtocolVersion> {
         match &self.0 {
             Transport::Plain(_) => None,
-            Transport::Tls(tls) => tls.get_ref().1.protocol_version(),
+            Transport::Tls(tls, _) => tls.get_ref().1.protocol_version(),
         }
     }
 }
@@ -53,7 +84,11 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
             Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buffer),
-            Transport::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            Transport::Tls(tls, refusal) => {
+                let read = Pin::new(tls).poll_read(cx, buffer);
+                refusal.look_at(&read);
+                read
+            }
         }
     }
 }
@@ -66,7 +101,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().0 {
             Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, bytes),
-            Transport::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Transport::Tls(tls, _) => Pin::new(tls).poll_write(cx, bytes),
         }
     }
 
@@ -77,28 +112,28 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().0 {
             Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
-            Transport::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            Transport::Tls(tls, _) => Pin::new(tls).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.0 {
             Transport::Plain(tcp) => tcp.is_write_vectored(),
-            Transport::Tls(tls) => tls.is_write_vectored(),
+            Transport::Tls(tls, _) => tls.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
             Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
-            Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Transport::Tls(tls, _) => Pin::new(tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
             Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Transport::Tls(tls, _) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

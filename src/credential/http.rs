@@ -1,6 +1,8 @@
 //! The small HTTP client that sources share: one connection, one exchange, a bounded answer, no
 //! redirects, nothing compressed.
 
+use std::error::Error as _;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +19,7 @@ use zeroize::Zeroizing;
 use super::reply::{ReplyError, ReplyTime};
 use super::{FetchError, Refusal};
 use crate::clock::{Clock, Now};
-use crate::connect::{Dialer, ForwardProxy};
+use crate::connect::{DialError, Dialer, ForwardProxy};
 
 /// The largest answer that is read. Tokens are small.
 pub const MAX_REPLY: usize = 64 * 1024;
@@ -67,7 +69,7 @@ impl TokenClient {
         let authority = request.url.authority().map(ToString::to_string).unwrap_or_default();
         let broken = |error: &hyper::Error| FetchError::Broken {
             authority: authority.clone(),
-            reason: error.to_string(),
+            reason: reason(error),
         };
         let proxy = ForwardProxy::of_environment(&request.url)
             .map_err(|error| FetchError::Request(error.to_string()))?;
@@ -85,7 +87,7 @@ impl TokenClient {
             let sent = self.clock.now();
             let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let received_at = self.clock.wall();
-            read(response, sent, received_at).await
+            read(response, sent, received_at, &authority).await
         };
         // The connection is driven here, so that it ends with the exchange.
         tokio::pin!(exchange, connection);
@@ -123,6 +125,7 @@ async fn read(
     response: http::Response<hyper::body::Incoming>,
     sent: Now,
     received_at: SystemTime,
+    authority: &str,
 ) -> Result<TokenReply, FetchError> {
     let (head, body) = response.into_parts();
     if !head.status.is_success() {
@@ -137,9 +140,10 @@ async fn read(
             return Err(ReplyError::TooLarge(MAX_REPLY).into());
         }
         Err(error) => {
+            let reason = error.downcast_ref().map_or_else(|| error.to_string(), reason);
             return Err(FetchError::Broken {
-                authority: "in the middle of its answer".to_owned(),
-                reason: error.to_string(),
+                authority: authority.to_owned(),
+                reason: format!("in the middle of the answer: {reason}"),
             });
         }
     };
@@ -147,6 +151,37 @@ async fn read(
     let date = head.headers.get(DATE).and_then(|date| date.to_str().ok());
     let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
     Ok(TokenReply { content, time: ReplyTime { sent, midpoint: sent.wall + half, date } })
+}
+
+/// What went wrong with an exchange, in words for whoever has to mend it.
+fn reason(error: &hyper::Error) -> String {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(error) = inner.downcast_ref::<io::Error>() {
+            return DialError::from_tls(error)
+                .map_or_else(|| reason_of_io(error.kind()), |failure| failure.to_string());
+        }
+        cause = inner.source();
+    }
+    if error.is_parse_too_large() {
+        "the head of its answer is too long, or has too many fields".to_owned()
+    } else if error.is_parse() {
+        format!("its answer is not HTTP ({error})")
+    } else if error.is_incomplete_message() {
+        reason_of_io(io::ErrorKind::UnexpectedEof)
+    } else {
+        error.to_string()
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the system has many, of which two matter")]
+fn reason_of_io(kind: io::ErrorKind) -> String {
+    match kind {
+        io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+        // What hyper finds wrong with chunks.
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => "it is not HTTP".to_owned(),
+        kind => kind.to_string(),
+    }
 }
 
 /// What an answer without success means for the next attempt.

@@ -71,11 +71,11 @@ pub enum FetchError {
         reason: DialError,
     },
     /// The connection broke or what came over it was not HTTP.
-    #[error("the connection to the token endpoint {authority} broke: {reason}")]
+    #[error("the exchange with the token endpoint {authority} failed: {reason}")]
     Broken {
         /// Host and port.
         authority: String,
-        /// What hyper says of it.
+        /// What went wrong with it.
         reason: String,
     },
     /// No answer in time.

@@ -14,6 +14,9 @@ const USUAL_FIELDS: usize = 64;
 /// How a caller begins who takes us for a server of HTTPS (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// How a server of HTTPS answers who does not begin so.
+const TLS_ALERT: u8 = 0x15;
+
 /// Room for fields that are added later, so that the map need not grow.
 const ADDED: usize = 8;
 
@@ -97,6 +100,10 @@ impl Input {
     /// # Errors
     /// When it never can be one.
     pub fn response_head(&mut self, syntax: HeadSyntax) -> Result<Option<ResponseHead>, HeadError> {
+        if self.bytes().first() == Some(&TLS_ALERT) {
+            // All that a server under TLS says to a request without it, and no line will follow.
+            return Err(HeadError::Malformed("TLS where plain HTTP is spoken"));
+        }
         let Some(head) = self.head(syntax)? else { return Ok(None) };
         read_response(&head, syntax).map(Some)
     }

@@ -331,7 +331,7 @@ impl Proxy {
                 && websocket::is_accepted(response.headers())
                 && response.body().is_upgraded())
         {
-            return Err(ProxyError::Protocol);
+            return Err(ProxyError::Protocol("it switches protocols and nobody asked"));
         }
         Ok(answer)
     }

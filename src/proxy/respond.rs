@@ -108,8 +108,8 @@ pub enum ProxyError {
     #[error("the upstream closed the connection without an answer")]
     Closed,
     /// The upstream answers something that is not HTTP.
-    #[error("the upstream's answer is not HTTP")]
-    Protocol,
+    #[error("the upstream's answer is not HTTP: {0}")]
+    Protocol(&'static str),
     /// The upstream does not answer.
     #[error("the upstream did not answer in time")]
     FirstByte,
@@ -235,7 +235,7 @@ impl ProxyError {
                 "Upstream closed the connection",
                 "connection_terminated",
             ),
-            Self::Protocol => verdict(
+            Self::Protocol(_) => verdict(
                 S::BAD_GATEWAY,
                 "upstream-protocol",
                 "Upstream protocol error",

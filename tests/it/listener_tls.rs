@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::authority::{Authority, path};
+use crate::harness::authority::{Authority, for_clients, path};
 use crate::harness::client::{parse, raw, request, whole};
 use crate::harness::{Connection, Http2, PATIENCE, Proxy, Reply, Upstream, route, skip, until};
 
@@ -102,15 +102,15 @@ async fn without_a_certificate_of_the_right_authority_nobody_calls() {
     let upstream = Upstream::fine().await;
     let config = listener(&authority, &asking(&clients)) + &route(&upstream.url(), "", "");
     let proxy = Proxy::start(&config).await;
-    for client in [None, Some((&strangers, "device-01.example"))] {
-        let connector = authority.connector(client, &[]);
-        assert!(get(&connector, proxy.address(), "/").await.is_none(), "{}", client.is_some());
+    let name = "device-01.example";
+    // The last one is of the right authority, but for servers.
+    let wrong = [None, Some(strangers.issue(name, for_clients)), Some(clients.issue(name, |_| {}))];
+    for (at, own) in wrong.iter().enumerate() {
+        let connector = authority.connector(own.as_ref(), &[]);
+        assert!(get(&connector, proxy.address(), "/").await.is_none(), "{at}");
     }
-    // Issued by the right authority, but for servers.
-    let connector = authority.connector_as_server(&clients, "device-01.example");
-    assert!(get(&connector, proxy.address(), "/").await.is_none());
     assert!(upstream.seen().is_empty());
-    let connector = authority.connector(Some((&clients, "device-01.example")), &[]);
+    let connector = authority.connector(Some(&clients.issue(name, for_clients)), &[]);
     assert_eq!(get(&connector, proxy.address(), "/").await.unwrap().status, 200);
 }
 
@@ -130,7 +130,7 @@ async fn a_route_is_for_the_certificates_that_it_names() {
         ("device-02.example", 403),
         ("device-01.example.evil.test", 403),
     ] {
-        let connector = authority.connector(Some((&clients, name)), &[]);
+        let connector = authority.connector(Some(&clients.issue(name, for_clients)), &[]);
         let reply = get(&connector, proxy.address(), "/one/x").await.unwrap();
         assert_eq!(reply.status, status, "{name}");
         if status == 403 {

@@ -30,6 +30,7 @@ mod devo;
 mod devo_sdk;
 mod early;
 mod edges;
+mod faults;
 mod fields;
 mod framing;
 mod grpc;

@@ -21,7 +21,8 @@ use super::{Fate, Outgoing, SendError, Target};
 use crate::config::HeaderCase;
 use crate::connect::Stream;
 use crate::http1::{
-    self, Case, Content, ContentFailure, Framing, HeadSyntax, Input, Output, ResponseHead,
+    self, Case, Content, ContentFailure, Framing, HeadError, HeadSyntax, Input, Output,
+    ResponseHead,
 };
 use crate::proxy::content::{Gate, Progress, RequestContent};
 use crate::proxy::interim::Interims;
@@ -272,7 +273,9 @@ impl Http1 {
                 Ok(Some(head)) if is_interim(head.status) => {
                     self.exchange.interims_seen += 1;
                     if self.exchange.interims_seen > MAX_INTERIMS {
-                        return Poll::Ready(Err(not_http("too many interim answers")));
+                        return Poll::Ready(Err(not_http(
+                            "too many interim answers come before it",
+                        )));
                     }
                     self.interim(head);
                 }
@@ -285,6 +288,9 @@ impl Http1 {
                         Err(error) => Some(error),
                     };
                     tracing::debug!(?error, "an upstream's connection ended early");
+                    if let Some(refusal) = self.stream.late_refusal().get() {
+                        return Poll::Ready(Err(SendError::last(ProxyError::Dial(refusal))));
+                    }
                     let fate = match self.exchange.sent {
                         _ if begun => Fate::Final,
                         0 => Fate::Unprocessed,
@@ -292,7 +298,7 @@ impl Http1 {
                     };
                     return Poll::Ready(Err(SendError { error: ProxyError::Closed, fate }));
                 }
-                Err(error) => return Poll::Ready(Err(not_http(error))),
+                Err(error) => return Poll::Ready(Err(not_http(wrong(error)))),
             }
         }
     }
@@ -431,9 +437,18 @@ fn takes_content(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-fn not_http(why: impl std::fmt::Debug) -> SendError {
-    tracing::debug!(?why, "an upstream's answer is not HTTP");
-    SendError::last(ProxyError::Protocol)
+fn not_http(why: &'static str) -> SendError {
+    tracing::debug!(why, "an upstream's answer is not HTTP");
+    SendError::last(ProxyError::Protocol(why))
+}
+
+/// What is wrong with the head of an answer.
+fn wrong(error: HeadError) -> &'static str {
+    match error {
+        HeadError::TooLongTarget | HeadError::TooLarge => "its head is longer than 128 KiB",
+        HeadError::TooManyFields => "it has more than 256 fields",
+        HeadError::Malformed(why) => why,
+    }
 }
 
 impl std::fmt::Debug for Http1 {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::outcome::{Failure, http2_error};
 use super::{Fate, Outgoing, SendError, Target};
-use crate::connect::Stream;
+use crate::connect::{LateRefusal, Stream};
 use crate::local::LocalTasks;
 use crate::proxy::content::{Progress, RequestContent};
 use crate::proxy::respond::ProxyError;
@@ -39,6 +39,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 pub(super) struct Http2 {
     sender: http2::SendRequest<RequestContent>,
     driver: AbortHandle,
+    refusal: LateRefusal,
     /// What the connection runs beside it; ends with this.
     _tasks: LocalTasks,
     streams: Cell<usize>,
@@ -63,6 +64,7 @@ impl Http2 {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_INTERVAL);
+        let refusal = stream.late_refusal();
         let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (sender, mut connection) =
             handshake.map_err(|_| SendError::last(ProxyError::Closed))?;
@@ -81,6 +83,7 @@ impl Http2 {
         Ok(Self {
             sender,
             driver: driver.abort_handle(),
+            refusal,
             _tasks: tasks,
             streams: Cell::new(0),
             allowed,
@@ -142,6 +145,10 @@ impl Http2 {
                 }
             }
         };
+        if let Some(refusal) = self.refusal.get() {
+            self.leaving.set(true);
+            return Err(Failure::Sent(SendError::last(ProxyError::Dial(refusal))));
+        }
         if let Some(request) = failed.take_message() {
             self.leaving.set(true);
             return Err(Failure::Unsent(Box::new(request)));

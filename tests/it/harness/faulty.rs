@@ -67,6 +67,10 @@ pub(crate) enum Act {
     Reset,
     /// Resets the connection in the middle of the content of its answer.
     ResetInContent,
+    /// Says these bytes and resets the connection.
+    SayThenReset(String),
+    /// Says these bytes and nothing more; waits for the other side to go away.
+    SayThenSilent(String),
     /// Closes in the middle of the head of its answer.
     PartialHead,
     /// Answers 413 before it reads the content.
@@ -118,7 +122,10 @@ impl Act {
                  HTTP/1.1 100 Continue\r\n\r\n{}",
                 fine()
             ),
-            Self::Say(bytes) | Self::SayThenClose(bytes) => bytes.clone(),
+            Self::Say(bytes)
+            | Self::SayThenClose(bytes)
+            | Self::SayThenReset(bytes)
+            | Self::SayThenSilent(bytes) => bytes.clone(),
             Self::Fine
             | Self::FineAfter(_)
             | Self::FineTogether(_)
@@ -137,8 +144,8 @@ impl Act {
             Self::FineThenCloseAfter(idle) => Next::CloseAfter(*idle),
             Self::FineThenCloseUnread => Next::CloseUnread,
             Self::Close | Self::PartialHead | Self::SayThenClose(_) => Next::Close,
-            Self::Reset | Self::ResetInContent => Next::Reset,
-            Self::Silent => Next::Wait,
+            Self::Reset | Self::ResetInContent | Self::SayThenReset(_) => Next::Reset,
+            Self::Silent | Self::SayThenSilent(_) => Next::Wait,
             Self::Fine
             | Self::FineAfter(_)
             | Self::FineTogether(_)

@@ -82,7 +82,15 @@ impl Upstream {
         F: Fn(TcpStream) -> A + Send + Sync + 'static,
         A: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind(ANY_PORT).await.unwrap();
+        Self::raw_on(TcpListener::bind(ANY_PORT).await.unwrap(), serve)
+    }
+
+    /// The same on a socket that is there already.
+    pub(crate) fn raw_on<F, A>(listener: TcpListener, serve: F) -> Self
+    where
+        F: Fn(TcpStream) -> A + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
         let address = listener.local_addr().unwrap();
         let connections: Arc<AtomicUsize> = Arc::default();
         let count = Arc::clone(&connections);

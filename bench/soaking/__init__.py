@@ -1,0 +1,1 @@
+"""What bench/soak is made of: an upstream that misbehaves, callers, and accounts."""
