@@ -250,10 +250,11 @@ fn addressed(parts: &Parts) -> Result<Option<Addressed<'_>>, ProxyError> {
             }
             target.as_str().as_bytes()
         }
-        (Some(target), None) => target.as_str().as_bytes(),
+        // Only HTTP/2 says it with the target alone (RFC 9112 §3.2, RFC 9113 §8.3.1).
+        (Some(target), None) if parts.version != Version::HTTP_11 => target.as_str().as_bytes(),
         (None, Some(field)) => field.as_bytes(),
         (None, None) if parts.version == Version::HTTP_10 => return Ok(None),
-        (None, None) => return Err(ProxyError::Malformed("there is no Host field")),
+        (_, None) => return Err(ProxyError::Malformed("there is no Host field")),
     };
     Addressed::read(text).map(Some).ok_or_else(malformed)
 }

@@ -75,8 +75,17 @@ async fn configured_names_and_hosts_of_routes_are_accepted() {
     }
     let parts = request("http://api.example.com/x", &[("host", "api.example.com")]);
     assert_eq!(word(rules.clone(), &parts).await, "admitted", "absolute form");
-    let parts = request("http://evil.test/x", &[]);
-    assert_eq!(word(rules, &parts).await, "host", "absolute form of somebody else");
+    let parts = request("http://evil.test/x", &[("host", "evil.test")]);
+    assert_eq!(word(rules.clone(), &parts).await, "host", "absolute form of somebody else");
+    let mut parts = request("http://api.example.com/x", &[]);
+    for (version, expected) in [
+        (Version::HTTP_10, "admitted"),
+        (Version::HTTP_11, "malformed"),
+        (Version::HTTP_2, "admitted"),
+    ] {
+        parts.version = version;
+        assert_eq!(word(rules.clone(), &parts).await, expected, "without Host: {version:?}");
+    }
 }
 
 #[tokio::test]
