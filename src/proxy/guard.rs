@@ -204,8 +204,12 @@ impl<'r> Addressed<'r> {
         Self::read_plain(text).or_else(|| {
             let authority = Authority::try_from(text).ok()?;
             let port = authority.port_u16();
-            let odd_port = port.is_none() && authority.host().len() != authority.as_str().len();
-            if authority.as_str().contains('@') || authority.host().is_empty() || odd_port {
+            let behind_host = authority.as_str().strip_prefix(authority.host())?;
+            // A number is not enough: `+80` is one as well.
+            let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+            let plain_port = behind_host.is_empty()
+                || (port.is_some() && behind_host.strip_prefix(':').is_some_and(digits));
+            if authority.host().is_empty() || !plain_port {
                 return None;
             }
             let host = authority.host().to_ascii_lowercase().into();

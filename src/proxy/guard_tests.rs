@@ -97,6 +97,9 @@ async fn a_request_addresses_exactly_one_host() {
         ("/", &["user@localhost"]),
         ("/", &["localhost:"]),
         ("/", &["localhost:http"]),
+        ("/", &["localhost:+8080"]),
+        ("/", &["[::1]:+8080"]),
+        ("/", &["localhost:8080@localhost"]),
         ("/", &[""]),
         ("http://localhost/", &["evil.test"]),
     ] {
