@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, EXPECT, HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderName, Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 use subtle::ConstantTimeEq;
 
 use super::respond::ProxyError;
@@ -111,9 +111,9 @@ impl Gate {
         };
         self.check_origin(parts)?;
         let token_field = self.check_caller_token(parts)?;
-        if let Some(expected) = parts.headers.get(EXPECT)
-            && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
-        {
+        let can_be_met =
+            |expected: &HeaderValue| expected.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        if !parts.headers.get_all(EXPECT).iter().all(can_be_met) {
             return Err(ProxyError::Expectation);
         }
         Ok(Admitted { host, token_field })
@@ -154,10 +154,9 @@ impl Gate {
             let listed = self.rules.origins.contains(origin) && origins.next().is_none();
             return if listed { Ok(()) } else { Err(ProxyError::Origin) };
         }
-        match parts.headers.get(SEC_FETCH_SITE) {
-            Some(site) if site != "none" && site != "same-origin" => Err(ProxyError::Origin),
-            _ => Ok(()),
-        }
+        let own = |site: &HeaderValue| site == "none" || site == "same-origin";
+        let all_own = parts.headers.get_all(SEC_FETCH_SITE).iter().all(own);
+        if all_own { Ok(()) } else { Err(ProxyError::Origin) }
     }
 
     fn check_caller_token(&self, parts: &Parts) -> Result<Option<HeaderName>, ProxyError> {

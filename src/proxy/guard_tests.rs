@@ -121,6 +121,7 @@ async fn web_pages_are_refused_unless_their_origin_is_listed() {
         (&[("origin", "http://localhost:3000"), ("origin", "null")], "origin"),
         (&[("sec-fetch-site", "cross-site")], "origin"),
         (&[("sec-fetch-site", "same-site")], "origin"),
+        (&[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], "origin"),
         (&[("sec-fetch-site", "none")], "admitted"),
         (&[("sec-fetch-site", "same-origin")], "admitted"),
     ];
@@ -181,6 +182,8 @@ async fn odd_methods_targets_and_expectations_are_refused() {
     assert_eq!(word(AccessRules::default(), &parts).await, "malformed");
     let parts = request("/", &[("host", "localhost"), ("expect", "the-moon")]);
     assert_eq!(word(AccessRules::default(), &parts).await, "expectation");
+    let two = [("host", "localhost"), ("expect", "100-continue"), ("expect", "the-moon")];
+    assert_eq!(word(AccessRules::default(), &request("/", &two)).await, "expectation");
     let parts = request(&format!("/{}", "a".repeat(9000)), &[("host", "localhost")]);
     assert_eq!(word(AccessRules::default(), &parts).await, "target");
     let many = [("accept", "*/*"); 100];
