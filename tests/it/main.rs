@@ -29,6 +29,10 @@ mod edges;
 mod fields;
 mod framing;
 mod grpc;
+#[cfg(unix)]
+mod hostile;
+#[cfg(target_os = "linux")]
+mod hostile_http2;
 mod http2;
 mod isolation;
 mod legacy;

@@ -1,11 +1,17 @@
 //! What the tests start: a proxy from a configuration text, clients, and upstreams of our own.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod abuse;
 pub(crate) mod authority;
+#[cfg(unix)]
+pub(crate) mod binary;
 pub(crate) mod client;
 pub(crate) mod faulty;
 pub(crate) mod frames;
 pub(crate) mod http2;
 pub(crate) mod python;
+#[cfg(unix)]
+pub(crate) mod strict;
 pub(crate) mod upstream;
 
 use std::net::{Ipv4Addr, SocketAddr};
