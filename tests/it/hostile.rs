@@ -130,8 +130,8 @@ async fn run(
         shut: case.shut,
     };
     let heard = talk(place, said, patience).await;
-    let fenced = get("/ok/fence", &fence.host(), "");
-    let said = Said { bytes: fenced.as_bytes(), answers: 1, probe: b"", shut: false };
+    let harmless = get("/ok/fence", &fence.host(), "");
+    let said = Said { bytes: harmless.as_bytes(), answers: 1, probe: b"", shut: false };
     let answered = talk(fence, said, PATIENCE).await;
     let arrived = upstream.take();
     let fences = arrived.iter().filter(|one| one.line() == judge::FENCE).count();
@@ -207,8 +207,14 @@ async fn every_case_is_answered_as_it_says_and_reaches_the_upstream_as_it_says()
 struct Sight {
     name: &'static str,
     version: String,
-    /// By class: cases, and the names of those that went wrong with what was wrong.
-    classes: BTreeMap<String, (usize, Vec<(String, Vec<String>)>)>,
+    classes: BTreeMap<String, Class>,
+}
+
+#[derive(Default)]
+struct Class {
+    cases: usize,
+    /// The names of those that went wrong, with what was wrong.
+    wrong: Vec<(String, Vec<String>)>,
 }
 
 async fn look_at(peer: &Peer, upstream: &Strict, cases: &[Case]) -> Sight {
@@ -222,18 +228,18 @@ async fn look_at(peer: &Peer, upstream: &Strict, cases: &[Case]) -> Sight {
         let heard = talk(&peer.place, said, PATIENCE).await;
         let status: Vec<u16> = heard.answers.iter().map(|answer| answer.status).collect();
         assert_eq!(status, [200], "{} {target}: {}", peer.name, escaped(&heard.bytes));
-        let lines: Vec<String> = upstream.take().iter().map(|one| one.line()).collect();
+        let lines: Vec<String> = upstream.take().iter().map(Arrived::line).collect();
         assert_eq!(lines, [arrives], "{}", peer.name);
         assert_eq!(upstream.take_violations(), [""; 0], "{} {target}", peer.name);
     }
-    let mut classes: BTreeMap<String, (usize, Vec<(String, Vec<String>)>)> = BTreeMap::new();
+    let mut classes: BTreeMap<String, Class> = BTreeMap::new();
     for case in cases.iter().filter(|case| case.peers != Peers::Skip) {
         let outcome = run(case, &peer.place, &peer.place, upstream, PATIENCE_WITH_PEERS).await;
         let faults = outcome.faults_of_peer(case);
-        let (cases, wrong) = classes.entry(case.class.clone()).or_default();
-        *cases += 1;
+        let class = classes.entry(case.class.clone()).or_default();
+        class.cases += 1;
         if !faults.is_empty() {
-            wrong.push((case.name.clone(), faults));
+            class.wrong.push((case.name.clone(), faults));
         }
     }
     Sight { name: peer.name, version: peer.version.clone(), classes }
@@ -262,7 +268,7 @@ async fn look_at_peers() -> Vec<Sight> {
 async fn the_cases_run_against_other_proxies_too() {
     let sights = look_at_peers().await;
     for sight in &sights {
-        let run: usize = sight.classes.values().map(|(cases, _)| cases).sum();
+        let run: usize = sight.classes.values().map(|class| class.cases).sum();
         assert!(run >= FEWEST, "{}: {run} cases", sight.name);
     }
     if std::env::var_os("COUNTERSIGN_HOSTILE_TABLE").is_some() {

@@ -28,7 +28,7 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
 /// How long a caller waits whose bytes are not taken: the other side may hold it back.
-const HELD_BACK: Duration = Duration::from_secs(1);
+const HELD_BACK: Duration = Duration::from_secs(5);
 
 /// The most that is kept of what is received on a connection.
 const KEPT: usize = 1 << 20;

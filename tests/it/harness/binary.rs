@@ -33,10 +33,10 @@ impl Binary {
         let (log, listening) = follow(child.stderr.take().unwrap());
         let mut binary = Self { child, addresses: Vec::new(), log, _directory: directory };
         while binary.addresses.len() < listeners {
-            match listening.recv_timeout(PATIENCE) {
-                Ok(address) => binary.addresses.push(address),
-                Err(_) => panic!("it does not start: {:#?}", binary.log()),
-            }
+            let next = listening.recv_timeout(PATIENCE);
+            let next =
+                next.unwrap_or_else(|error| panic!("no start, {error}: {:#?}", binary.log()));
+            binary.addresses.push(next);
         }
         binary
     }

@@ -216,8 +216,11 @@ fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-/// One line and what is behind it; `None` if it is not all here.
-fn line(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, String> {
+/// Something that was read, and what is behind it; `None` if it is not all here.
+pub(crate) type Read<'b, T> = Result<Option<(T, &'b [u8])>, String>;
+
+/// One line.
+fn line(bytes: &[u8]) -> Read<'_, &[u8]> {
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
         return Ok(None);
     };
@@ -240,10 +243,7 @@ fn is_token(text: &[u8]) -> bool {
 }
 
 /// Reads field lines up to the empty one.
-fn fields<'b>(
-    mut bytes: &'b [u8],
-    loose: &mut Vec<String>,
-) -> Result<Option<(Vec<(String, String)>, &'b [u8])>, String> {
+fn fields<'b>(mut bytes: &'b [u8], loose: &mut Vec<String>) -> Read<'b, Vec<(String, String)>> {
     let mut fields = Vec::new();
     loop {
         let Some((line, rest)) = line(bytes)? else { return Ok(None) };
@@ -266,7 +266,7 @@ fn fields<'b>(
 }
 
 /// Reads a head; behind it is the content.
-fn head(bytes: &[u8]) -> Result<Option<(Arrived, &[u8])>, String> {
+fn head(bytes: &[u8]) -> Read<'_, Arrived> {
     let Some((first, rest)) = line(bytes)? else { return Ok(None) };
     let parts: Vec<&[u8]> = first.split(|byte| *byte == b' ').collect();
     let [method, target, version] = parts[..] else {
@@ -294,7 +294,7 @@ fn head(bytes: &[u8]) -> Result<Option<(Arrived, &[u8])>, String> {
 ///
 /// # Errors
 /// With what makes it none, whatever follows.
-pub(crate) fn read(bytes: &[u8]) -> Result<Option<(Arrived, &[u8])>, String> {
+pub(crate) fn read(bytes: &[u8]) -> Read<'_, Arrived> {
     let Some((mut request, rest)) = head(bytes)? else { return Ok(None) };
     let codings = request.values("transfer-encoding").join(",");
     let lengths = request.values("content-length").join(",");

@@ -29,11 +29,7 @@ impl Peer {
     /// nginx; `None` where it is not installed.
     pub(crate) async fn nginx(job: Job<'_>) -> Option<Self> {
         let version = version("nginx", "-v")?;
-        let set: String = job
-            .credentials
-            .iter()
-            .map(|(name, value)| format!("proxy_set_header {name} \"{value}\";\n"))
-            .collect();
+        let set = lines(job.credentials, "proxy_set_header", ";");
         let start = |directory: &Path| {
             let path = directory.display();
             let text = format!(
@@ -64,11 +60,7 @@ impl Peer {
     /// HAProxy; `None` where it is not installed.
     pub(crate) async fn haproxy(job: Job<'_>) -> Option<Self> {
         let version = version("haproxy", "-v")?;
-        let set: String = job
-            .credentials
-            .iter()
-            .map(|(name, value)| format!("http-request set-header {name} \"{value}\"\n"))
-            .collect();
+        let set = lines(job.credentials, "http-request set-header", "");
         let start = |directory: &Path| {
             let text = format!(
                 "global\nmaxconn 100\ndefaults\nmode http\ntimeout connect 5s\n\
@@ -122,6 +114,15 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A line for each field of the credential.
+fn lines(credentials: &[(String, String)], word: &str, end: &str) -> String {
+    let mut lines = String::new();
+    for (name, value) in credentials {
+        lines.push_str(&format!("{word} {name} \"{value}\"{end}\n"));
+    }
+    lines
 }
 
 /// What a program says about its version.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::Sight;
 use super::corpus::Case;
+use super::{Class, Sight};
 
 const BEGIN: &str = "<!-- from here on written by the tests -->\n";
 const END: &str = "<!-- up to here -->\n";
@@ -40,7 +40,7 @@ fn table(cases: &[Case], sights: &[Sight]) -> String {
     let _ = write!(text, "\n|---|---|---|{}", "---|".repeat(sights.len()));
     let right = |sight: &Sight, class: &str| match sight.classes.get(class) {
         None => "not configured".to_owned(),
-        Some((run, wrong)) => format!("{} of {run}", run - wrong.len()),
+        Some(Class { cases, wrong }) => format!("{} of {cases}", cases - wrong.len()),
     };
     for (class, count) in counts(cases) {
         let _ = write!(text, "\n| {class} | {count} | {count} |");
@@ -50,8 +50,8 @@ fn table(cases: &[Case], sights: &[Sight]) -> String {
     }
     let _ = write!(text, "\n| **all** | {0} | {0} |", cases.len());
     for sight in sights {
-        let run: usize = sight.classes.values().map(|(run, _)| run).sum();
-        let wrong: usize = sight.classes.values().map(|(_, wrong)| wrong.len()).sum();
+        let run: usize = sight.classes.values().map(|class| class.cases).sum();
+        let wrong: usize = sight.classes.values().map(|class| class.wrong.len()).sum();
         let _ = write!(text, " {} of {run} |", run - wrong);
     }
     for sight in sights {
@@ -61,7 +61,7 @@ fn table(cases: &[Case], sights: &[Sight]) -> String {
             "\n\n<details>\n<summary>What went wrong with {name} {version}, and the first thing that \
              was wrong with it</summary>\n"
         );
-        for (class, (_, wrong)) in &sight.classes {
+        for (class, Class { wrong, .. }) in &sight.classes {
             for (name, faults) in wrong {
                 let fault = faults.first().map_or("", String::as_str);
                 let fault: String = fault.chars().take(120).collect();
