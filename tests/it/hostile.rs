@@ -172,16 +172,20 @@ fn report(case: &Case, host: &str, outcome: &Outcome, faults: &[String]) -> Stri
 #[tokio::test]
 async fn every_case_is_answered_as_it_says_and_reaches_the_upstream_as_it_says() {
     let cases = corpus::all();
-    assert!(cases.len() >= FEWEST, "{} cases", cases.len());
+    let only = std::env::var("COUNTERSIGN_HOSTILE_CASE").unwrap_or_default();
+    if !only.is_empty() {
+        skip("most hostile cases", "COUNTERSIGN_HOSTILE_CASE says which to run");
+    }
+    let mut run_so_far = 0;
     let upstream = Strict::start(rules(false)).await;
     let mut binary = Binary::start(&configuration(&upstream.host()), LISTENERS.len());
     let places: BTreeMap<&str, Place> =
         LISTENERS.into_iter().zip(binary.addresses().iter().copied().map(Place::Tcp)).collect();
     let (mut failures, mut parts) = (Vec::new(), Vec::new());
-    let only = std::env::var("COUNTERSIGN_HOSTILE_CASE").unwrap_or_default();
     for case in cases.iter().filter(|case| case.name.contains(&only)) {
         let place = &places[case.listener.as_str()];
         let outcome = run(case, place, &places["plain"], &upstream, PATIENCE).await;
+        run_so_far += 1;
         // A request that breaks off may be seen to end later than its answer.
         parts.extend(outcome.arrived.iter().filter(|one| !one.complete).map(Arrived::line));
         let faults = outcome.faults(case);
@@ -189,6 +193,7 @@ async fn every_case_is_answered_as_it_says_and_reaches_the_upstream_as_it_says()
             failures.push(report(case, &place.host(), &outcome, &faults));
         }
     }
+    assert!(run_so_far >= FEWEST || !only.is_empty(), "{run_so_far} cases");
     upstream.idle().await;
     let mut left = (upstream.take(), upstream.take_violations());
     parts.extend(left.0.extract_if(.., |one| !one.complete).map(|one| one.line()));
