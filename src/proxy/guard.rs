@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, EXPECT, HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderName, Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 use subtle::ConstantTimeEq;
 
 use super::respond::ProxyError;
@@ -123,9 +123,9 @@ impl Gate {
         };
         self.check_origin(parts)?;
         let token_field = self.check_caller_token(parts)?;
-        if let Some(expected) = parts.headers.get(EXPECT)
-            && !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
-        {
+        let can_be_met =
+            |expected: &HeaderValue| expected.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        if !parts.headers.get_all(EXPECT).iter().all(can_be_met) {
             return Err(ProxyError::Expectation);
         }
         Ok(Admitted { host, token_field })
@@ -166,10 +166,9 @@ impl Gate {
             let listed = self.rules.origins.contains(origin) && origins.next().is_none();
             return if listed { Ok(()) } else { Err(ProxyError::Origin) };
         }
-        match parts.headers.get(SEC_FETCH_SITE) {
-            Some(site) if site != "none" && site != "same-origin" => Err(ProxyError::Origin),
-            _ => Ok(()),
-        }
+        let own = |site: &HeaderValue| site == "none" || site == "same-origin";
+        let all_own = parts.headers.get_all(SEC_FETCH_SITE).iter().all(own);
+        if all_own { Ok(()) } else { Err(ProxyError::Origin) }
     }
 
     fn check_caller_token(&self, parts: &Parts) -> Result<Option<HeaderName>, ProxyError> {
@@ -216,11 +215,12 @@ impl<'r> Addressed<'r> {
         Self::read_plain(text).or_else(|| {
             let authority = Authority::try_from(text).ok()?;
             let port = authority.port_u16();
-            let after_host = authority.as_str().get(authority.host().len()..).unwrap_or_default();
-            // Digits and nothing else, not even a sign.
-            let odd_port = (port.is_none() && !after_host.is_empty())
-                || after_host.bytes().skip(1).any(|digit| !digit.is_ascii_digit());
-            if authority.as_str().contains('@') || authority.host().is_empty() || odd_port {
+            let behind_host = authority.as_str().strip_prefix(authority.host())?;
+            // A number is not enough: `+80` is one as well.
+            let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+            let plain_port = behind_host.is_empty()
+                || (port.is_some() && behind_host.strip_prefix(':').is_some_and(digits));
+            if authority.host().is_empty() || !plain_port {
                 return None;
             }
             let host = authority.host().to_ascii_lowercase().into();
@@ -265,10 +265,11 @@ fn addressed(parts: &Parts) -> Result<Option<Addressed<'_>>, ProxyError> {
             }
             target.as_str().as_bytes()
         }
-        (Some(target), None) => target.as_str().as_bytes(),
+        // Only HTTP/2 says it with the target alone (RFC 9112 §3.2, RFC 9113 §8.3.1).
+        (Some(target), None) if parts.version != Version::HTTP_11 => target.as_str().as_bytes(),
         (None, Some(field)) => field.as_bytes(),
         (None, None) if parts.version == Version::HTTP_10 => return Ok(None),
-        (None, None) => return Err(ProxyError::Malformed("there is no Host field")),
+        (_, None) => return Err(ProxyError::Malformed("there is no Host field")),
     };
     Addressed::read(text).map(Some).ok_or_else(malformed)
 }

@@ -79,8 +79,17 @@ async fn configured_names_and_hosts_of_routes_are_accepted() {
     }
     let parts = request("http://api.example.com/x", &[("host", "api.example.com")]);
     assert_eq!(word(rules.clone(), &parts).await, "admitted", "absolute form");
-    let parts = request("http://evil.test/x", &[]);
-    assert_eq!(word(rules, &parts).await, "host", "absolute form of somebody else");
+    let parts = request("http://evil.test/x", &[("host", "evil.test")]);
+    assert_eq!(word(rules.clone(), &parts).await, "host", "absolute form of somebody else");
+    let mut parts = request("http://api.example.com/x", &[]);
+    for (version, expected) in [
+        (Version::HTTP_10, "admitted"),
+        (Version::HTTP_11, "malformed"),
+        (Version::HTTP_2, "admitted"),
+    ] {
+        parts.version = version;
+        assert_eq!(word(rules.clone(), &parts).await, expected, "without Host: {version:?}");
+    }
 }
 
 #[tokio::test]
@@ -93,6 +102,8 @@ async fn a_request_addresses_exactly_one_host() {
         ("/", &["localhost:"]),
         ("/", &["localhost:http"]),
         ("/", &["localhost:+8080"]),
+        ("/", &["[::1]:+8080"]),
+        ("/", &["localhost:8080@localhost"]),
         ("/", &[""]),
         ("http://localhost/", &["evil.test"]),
     ] {
@@ -114,6 +125,7 @@ async fn web_pages_are_refused_unless_their_origin_is_listed() {
         (&[("origin", "http://localhost:3000"), ("origin", "null")], "origin"),
         (&[("sec-fetch-site", "cross-site")], "origin"),
         (&[("sec-fetch-site", "same-site")], "origin"),
+        (&[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], "origin"),
         (&[("sec-fetch-site", "none")], "admitted"),
         (&[("sec-fetch-site", "same-origin")], "admitted"),
     ];
@@ -174,6 +186,8 @@ async fn odd_methods_targets_and_expectations_are_refused() {
     assert_eq!(word(AccessRules::default(), &parts).await, "malformed");
     let parts = request("/", &[("host", "localhost"), ("expect", "the-moon")]);
     assert_eq!(word(AccessRules::default(), &parts).await, "expectation");
+    let two = [("host", "localhost"), ("expect", "100-continue"), ("expect", "the-moon")];
+    assert_eq!(word(AccessRules::default(), &request("/", &two)).await, "expectation");
     let parts = request(&format!("/{}", "a".repeat(9000)), &[("host", "localhost")]);
     assert_eq!(word(AccessRules::default(), &parts).await, "target");
     let many = [("accept", "*/*"); 100];

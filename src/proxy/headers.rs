@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TE, TRAILER, USER_AGENT, VIA,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, MAX_FORWARDS, TE, TRAILER, USER_AGENT, VIA,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use crate::credential::http::USER_AGENT_VALUE;
 use crate::sign::owned::OwnedFields;
@@ -92,6 +92,20 @@ fn join_cookies(headers: &mut HeaderMap) {
     {
         headers.insert(COOKIE, joined);
     }
+}
+
+/// Counts `Max-Forwards` down for a method that heeds it and is forwarded (RFC 9110 §7.6.2); false if
+/// the request may go no further.
+pub fn count_forwards(method: &Method, headers: &mut HeaderMap) -> bool {
+    let left = headers.get(MAX_FORWARDS).filter(|_| *method == Method::OPTIONS);
+    let digits = left.map(HeaderValue::as_bytes).unwrap_or_default();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return true;
+    }
+    let digits = std::str::from_utf8(digits).unwrap_or_default();
+    let Some(left) = digits.parse().unwrap_or(u64::MAX).checked_sub(1) else { return false };
+    headers.insert(MAX_FORWARDS, HeaderValue::from(left));
+    true
 }
 
 /// Removes hop-by-hop fields from an answer. `Trailer` stays, because trailers do.

@@ -84,6 +84,27 @@ fn cookies_that_came_one_by_one_are_joined() {
     assert_eq!(headers, map(&[("cookie", "a=1; b=2"), ("accept", "*/*")]));
 }
 
+#[test]
+fn the_way_that_a_request_may_go_gets_shorter() {
+    for (method, written, left) in [
+        (Method::OPTIONS, "0", None),
+        (Method::OPTIONS, "000", None),
+        (Method::OPTIONS, "1", Some("0")),
+        (Method::OPTIONS, "10", Some("9")),
+        (Method::OPTIONS, "99999999999999999999999", Some("18446744073709551614")),
+        (Method::OPTIONS, "+1", Some("+1")),
+        (Method::OPTIONS, "", Some("")),
+        (Method::GET, "0", Some("0")),
+    ] {
+        let mut headers = map(&[("max-forwards", written)]);
+        assert_eq!(count_forwards(&method, &mut headers), left.is_some(), "{method} {written}");
+        if let Some(left) = left {
+            assert_eq!(headers, map(&[("max-forwards", left)]), "{method} {written}");
+        }
+    }
+    assert!(count_forwards(&Method::OPTIONS, &mut HeaderMap::new()));
+}
+
 proptest! {
     #[test]
     fn no_hop_by_hop_or_owned_field_survives(

@@ -275,6 +275,9 @@ impl Proxy {
         if exchange.is_one_too_many() {
             return Err(ProxyError::RouteBusy);
         }
+        if !headers::count_forwards(&head.method, &mut head.headers) {
+            return Err(ProxyError::NeverForwarded);
+        }
 
         let needs = Needs {
             upgrade: route.config.websocket && websocket::is_handshake(&head),

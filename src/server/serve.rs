@@ -37,6 +37,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 100;
 
+/// How much of an answer may wait on each of them to be sent, in bytes. A caller can open as many
+/// windows as it likes and then read nothing, so this is what a connection costs at the worst.
+const SEND_BUFFER: usize = 64 << 10;
+
 /// Serves until the caller goes away, or gracefully ends when told to stop.
 pub(super) async fn serve(
     connection: Connection,
@@ -182,6 +186,7 @@ fn http2_builder(limits: &Limits) -> http2::Builder<LocalExecutor> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
 }

@@ -36,6 +36,10 @@ mod framing;
 mod grpc;
 #[cfg(target_os = "linux")]
 mod half_open;
+#[cfg(target_os = "linux")]
+mod hostile;
+#[cfg(target_os = "linux")]
+mod hostile_http2;
 mod http2;
 mod isolation;
 #[cfg(target_os = "linux")]

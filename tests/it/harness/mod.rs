@@ -1,5 +1,7 @@
 //! What the tests start: a proxy from a configuration text, clients, and upstreams of our own.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod abuse;
 pub(crate) mod authority;
 pub(crate) mod client;
 pub(crate) mod faulty;
@@ -8,6 +10,8 @@ pub(crate) mod http2;
 #[cfg(target_os = "linux")]
 pub(crate) mod program;
 pub(crate) mod python;
+#[cfg(target_os = "linux")]
+pub(crate) mod strict;
 pub(crate) mod upstream;
 
 use std::net::{Ipv4Addr, SocketAddr};

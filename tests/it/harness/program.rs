@@ -96,6 +96,12 @@ impl Program {
         self.log.lock().unwrap().clone()
     }
 
+    /// What it has said of panics.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let lines = self.log().into_iter().map(|line| line.to_string());
+        lines.filter(|line| line.contains("panic")).collect()
+    }
+
     /// The lines per request so far.
     pub(crate) fn requests(&self) -> Vec<Value> {
         let mut log = self.log();
