@@ -85,7 +85,11 @@ pub fn confine(config: &Config) -> Result<(), SandboxError> {
     if required && confinement != Confinement::Full {
         return Err(SandboxError::Insufficient(confinement));
     }
-    tracing::debug!(?confinement, "confined");
+    match confinement {
+        Confinement::Full => tracing::debug!("confined to what the configuration names"),
+        Confinement::Partial => tracing::info!("confined in part: this kernel cannot do all of it"),
+        Confinement::None => tracing::info!("not confined: this system cannot"),
+    }
     Ok(())
 }
 
