@@ -1,5 +1,5 @@
-//! TLS by rustls: [`client`] towards upstreams and token endpoints, [`server`] towards callers,
-//! [`peer`] who a caller's certificate says that it is. Certificates are always verified.
+//! TLS by rustls: `client` towards upstreams and token endpoints, `server` towards callers,
+//! `peer` who a caller's certificate says that it is. Certificates are always verified.
 
 mod client;
 mod peer;
