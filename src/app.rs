@@ -385,8 +385,8 @@ pub fn identity(credential: &CredentialConfig, cache: CredentialCache<Signer>) -
 pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapshot, StartError> {
     let preserve = |listener: &ListenerConfig| listener.header_case == HeaderCase::Preserve;
     let remember_case = config.listeners.iter().any(preserve);
-    let (all, tls) = Default::default();
-    let mut targets = Targets { all, tls, remember_case, check: config.check_permissions };
+    let check = config.check_permissions;
+    let mut targets = Targets { all: HashMap::new(), tls: HashMap::new(), remember_case, check };
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
         let target = targets.target(route)?;

@@ -1,6 +1,7 @@
 //! Whether others can get at a file that holds a secret.
 
 use std::fmt;
+use std::fs::Metadata;
 use std::path::Path;
 
 /// How a file is open to others.
@@ -15,8 +16,10 @@ pub enum Exposed {
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Readable => "every user of this system can read it; chmod o= takes that away",
-            Self::Writable => "others can write to it; chmod go-w takes that away",
+            Self::Readable => "every user of this system can read it; chmod o= takes that away, and of a mounted \
+                 secret its mode, such as 0440",
+            Self::Writable => "others can write to it, or put another in its place; chmod go-w, on it or the directory \
+                 above it, takes that away",
         })
     }
 }
@@ -33,32 +36,57 @@ pub enum Check {
 }
 
 impl Check {
-    /// Refuses the file at `path` if others can get at it and this is strict.
+    /// Refuses a file of a secret, opened at `path`, if others can read or write it and this is strict.
     ///
     /// # Errors
     /// With what others can do.
-    pub fn file(self, path: &Path) -> Result<(), Exposed> {
-        match self {
-            Self::Off => Ok(()),
-            Self::Strict => exposed(path).map_or(Ok(()), Err),
+    pub fn secret(self, path: &Path, opened: &Metadata) -> Result<(), Exposed> {
+        self.judge(path, opened, true)
+    }
+
+    /// Refuses a file of no secret, but on which it depends who is believed, if others can write it and
+    /// this is strict.
+    ///
+    /// # Errors
+    /// With what others can do.
+    pub fn trusted(self, path: &Path, opened: &Metadata) -> Result<(), Exposed> {
+        self.judge(path, opened, false)
+    }
+
+    fn judge(self, path: &Path, opened: &Metadata, is_secret: bool) -> Result<(), Exposed> {
+        if self == Self::Off {
+            return Ok(());
+        }
+        match exposed(path, opened) {
+            Some(Exposed::Readable) if !is_secret => Ok(()),
+            Some(exposed) => Err(exposed),
+            None => Ok(()),
         }
     }
 }
 
 /// How others can get at the file, if they can. Its group may read it: that is how a service is
 /// given a secret that another user owns. What nobody else can reach, because of a directory above
-/// it, is not open to others whatever its mode. A file that is not there is open to nobody.
+/// it, is not open to others whatever its mode; and where everybody can write to a directory above
+/// it, everybody can put another in its place, unless only owners may (a sticky one, such as `/tmp`).
 #[cfg(unix)]
-fn exposed(path: &Path) -> Option<Exposed> {
+fn exposed(path: &Path, opened: &Metadata) -> Option<Exposed> {
     use std::os::unix::fs::PermissionsExt as _;
+    const STICKY: u32 = 0o1000;
     // Where symbolic links lead to: what is read is there, and only that counts.
     let path = path.canonicalize().ok()?;
-    let mode = |path: &Path| Some(std::fs::metadata(path).ok()?.permissions().mode());
-    let own = mode(&path)?;
-    let reachable_by = |execute: u32| {
-        path.ancestors().skip(1).all(|above| mode(above).is_some_and(|mode| mode & execute != 0))
-    };
-    if (own & 0o002 != 0 && reachable_by(0o001)) || (own & 0o020 != 0 && reachable_by(0o010)) {
+    let own = opened.permissions().mode();
+    let above: Vec<u32> = path
+        .ancestors()
+        .skip(1)
+        .filter_map(|above| Some(std::fs::metadata(above).ok()?.permissions().mode()))
+        .collect();
+    let reachable_by = |execute: u32| above.iter().all(|mode| mode & execute != 0);
+    // Who is in the group may come in as anybody may.
+    let group_writes = own & 0o020 != 0 && reachable_by(0o011);
+    let open = |mode: &u32| mode & 0o002 != 0 && mode & STICKY == 0;
+    let replaceable = above.iter().any(open) && reachable_by(0o001);
+    if (own & 0o002 != 0 && reachable_by(0o001)) || group_writes || replaceable {
         return Some(Exposed::Writable);
     }
     (own & 0o004 != 0 && reachable_by(0o001)).then_some(Exposed::Readable)
@@ -66,7 +94,7 @@ fn exposed(path: &Path) -> Option<Exposed> {
 
 /// Not known on this platform.
 #[cfg(not(unix))]
-fn exposed(_: &Path) -> Option<Exposed> {
+fn exposed(_: &Path, _: &Metadata) -> Option<Exposed> {
     None
 }
 
@@ -81,6 +109,7 @@ mod tests {
         let set = |path: &Path, mode: u32| {
             fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         };
+        let exposed = |path: &Path| super::exposed(path, &fs::metadata(path).unwrap());
         let directory = tempfile::tempdir().unwrap();
         let inner = directory.path().join("inner");
         fs::create_dir(&inner).unwrap();
@@ -109,9 +138,21 @@ mod tests {
             set(&inner, 0o700);
             assert_eq!(exposed(&file), None, "{mode:o} in a directory of our own");
         }
-        assert_eq!(exposed(&directory.path().join("missing")), None);
+        // Everybody can put another in its place, or only who owns it.
+        for (mode, expected) in [(0o777, Some(Exposed::Writable)), (0o1777, None)] {
+            set(&file, 0o600);
+            set(&inner, mode);
+            assert_eq!(exposed(&file), expected, "{mode:o}");
+        }
         set(&inner, 0o755);
-        assert_eq!(Check::Strict.file(&file), Err(Exposed::Writable));
-        assert_eq!(Check::Off.file(&file), Ok(()));
+        let check = |mode, check: Check| {
+            set(&file, mode);
+            let opened = fs::metadata(&file).unwrap();
+            (check.secret(&file, &opened), check.trusted(&file, &opened))
+        };
+        let (readable, writable) = (Err(Exposed::Readable), Err(Exposed::Writable));
+        assert_eq!(check(0o644, Check::Strict), (readable, Ok(())));
+        assert_eq!(check(0o666, Check::Strict), (writable, writable));
+        assert_eq!(check(0o666, Check::Off), (Ok(()), Ok(())));
     }
 }

@@ -9,6 +9,7 @@ use std::io;
 /// # Errors
 /// When the system refuses.
 pub fn keep_memory_private() -> io::Result<()> {
+    #[cfg(unix)]
     let explain = |error: io::Error| {
         io::Error::new(error.kind(), format!("the memory cannot be kept private: {error}"))
     };

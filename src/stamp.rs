@@ -1,5 +1,6 @@
 //! [`Stamp`]: noticing that a file was written or replaced.
 
+use std::fs::Metadata;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -18,11 +19,19 @@ pub struct Stamp {
 impl Stamp {
     /// That of the file at `path`, or where links from there lead; `None` if there is none.
     pub async fn of(path: &Path) -> Option<Self> {
-        let metadata = tokio::fs::metadata(path).await.ok()?;
+        Some(Self::from(&tokio::fs::metadata(path).await.ok()?))
+    }
+
+    /// The same where waiting for the disk is no harm.
+    pub fn of_blocking(path: &Path) -> Option<Self> {
+        Some(Self::from(&std::fs::metadata(path).ok()?))
+    }
+
+    fn from(metadata: &Metadata) -> Self {
         #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
         #[cfg(not(unix))]
         let inode = 0;
-        Some(Self { modified: metadata.modified().ok(), length: metadata.len(), inode })
+        Self { modified: metadata.modified().ok(), length: metadata.len(), inode }
     }
 }

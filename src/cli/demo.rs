@@ -299,7 +299,6 @@ impl Stage {
     }
 }
 
-/// The fields that countersign added, masked, and what the stand-in made of them.
 /// A directory that nobody else can enter: the files in it hold the secrets.
 fn private_directory() -> std::io::Result<tempfile::TempDir> {
     let mut builder = tempfile::Builder::new();
@@ -308,6 +307,7 @@ fn private_directory() -> std::io::Result<tempfile::TempDir> {
     builder.prefix("countersign-demo-").tempdir()
 }
 
+/// The fields that countersign added, masked, and what the stand-in made of them.
 fn write_received(text: &mut String, recorded: &Recorded, shown: &[&str]) {
     let _ = writeln!(text, "   received  {} {}", recorded.method, recorded.target);
     for name in shown {

@@ -213,6 +213,10 @@ fn explain(
     let prefix = if route.config.prefix.is_empty() { "/" } else { &route.config.prefix };
     out.row("route", format!("{} ({prefix} → {})", route.config.name, upstream(&route.config)));
 
+    if !route.config.clients.is_empty() {
+        out.row("only for", format!("certificates of {}", route.config.clients.join(", ")));
+    }
+
     let before: Vec<HeaderName> = parts.headers.keys().cloned().collect();
     headers::strip_request(&mut parts.headers, &[&route.strip]);
     let removed: Vec<&str> = before

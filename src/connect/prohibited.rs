@@ -3,8 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Metadata services that are not link-local.
-const METADATA: [IpAddr; 3] = [
+const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
@@ -19,8 +21,17 @@ pub(super) fn allowed(host: &str, addresses: Vec<SocketAddr>) -> Vec<SocketAddr>
     addresses.into_iter().filter(|address| !is_prohibited(address.ip())).collect()
 }
 
+/// The IPv4 address in one of IPv6 that a translator (RFC 6052 §2.1) or an old system leads there.
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else { return None };
+    let [high @ .., a, b, c, d] = address.octets();
+    let translated = high == [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+    let compatible = high == [0; 12] && a != 0;
+    (translated || compatible).then(|| Ipv4Addr::new(a, b, c, d).into())
+}
+
 fn is_prohibited(address: IpAddr) -> bool {
-    let address = address.to_canonical();
+    let address = embedded(address).unwrap_or(address.to_canonical());
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -48,6 +59,10 @@ mod tests {
             "fd00:ec2::254",
             "fd20:ce::254",
             "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "64:ff9b::a9fe:a9fe",
+            "::169.254.169.254",
         ] {
             assert_eq!(left("api.example.com", &[prohibited, "192.0.2.1"]), ["192.0.2.1"]);
             assert!(left("api.example.com", &[prohibited]).is_empty(), "{prohibited}");

@@ -244,9 +244,11 @@ async fn read(reference: &SecretRef, check: Check) -> Result<Secret, SecretReaso
 }
 
 async fn read_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {
-    check.file(path).map_err(SecretReason::Exposed)?;
     let io = |error: std::io::Error| SecretReason::Io(error.kind());
     let file = tokio::fs::File::open(path).await.map_err(io)?;
+    // What was opened, whatever is at its place by now.
+    let opened = file.metadata().await.map_err(io)?;
+    check.secret(path, &opened).map_err(SecretReason::Exposed)?;
     let mut stored = Vec::new();
     file.take(MAX_SECRET + 1).read_to_end(&mut stored).await.map_err(io)?;
     within_limit(stored)

@@ -115,7 +115,7 @@ async fn a_file_that_every_user_can_read_is_refused_unless_that_is_allowed() {
         error,
         format!(
             "the secret in the file {name} cannot be read: every user of this system can read it; \
-             chmod o= takes that away, or check_permissions = false lets it be"
+             chmod o= takes that away, and of a mounted secret its mode, such as 0440, or check_permissions = false lets it be"
         )
     );
     let (allowed, errors) = Secrets::resolve_or_stand_in(vec![reference.clone()], Check::Off).await;

@@ -70,6 +70,15 @@ impl Gate {
         self.rules.answers
     }
 
+    /// True if whoever is at the other end may call at all, whatever it asks for.
+    pub fn knows(&self, ends: &Ends) -> bool {
+        let AccessRules { allow, users, .. } = &self.rules;
+        let peer = ends.peer.map(|peer| peer.to_canonical());
+        let in_network = |peer| allow.iter().any(|network| network.contains(&peer));
+        (allow.is_empty() || peer.is_some_and(in_network))
+            && (users.is_empty() || ends.user.is_some_and(|user| users.contains(&user)))
+    }
+
     /// Lets a request pass, or says why not.
     ///
     /// # Errors
@@ -80,16 +89,7 @@ impl Gate {
         ends: &Ends,
         table: &RouteTable,
     ) -> Result<Admitted<'r>, ProxyError> {
-        if !self.rules.allow.is_empty() {
-            let peer = ends.peer.map(|peer| peer.to_canonical());
-            let known = peer
-                .is_some_and(|peer| self.rules.allow.iter().any(|network| network.contains(&peer)));
-            if !known {
-                return Err(ProxyError::Peer);
-            }
-        }
-        let users = &self.rules.users;
-        if !users.is_empty() && !ends.user.is_some_and(|user| users.contains(&user)) {
+        if !self.knows(ends) {
             return Err(ProxyError::Peer);
         }
         if parts.method == Method::CONNECT || parts.method == Method::TRACE {

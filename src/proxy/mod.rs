@@ -22,7 +22,6 @@ pub mod upstream;
 pub mod websocket;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +31,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::EXPECT;
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -51,6 +50,7 @@ use interim::Interims;
 use isolate::{isolated, isolated_future};
 use respond::ProxyError;
 use route::{Found, RouteTable};
+use scrub::Scrub;
 use upstream::{Answer, Needs, Pools, Target};
 use websocket::Tunnel;
 
@@ -321,7 +321,7 @@ impl Proxy {
     ) -> Result<Answer, ProxyError> {
         let asked_to_switch = unsigned.needs.upgrade;
         let mut sent = std::pin::pin!(authorize(self, pools, route, unsigned, content));
-        let answer = match route.config.timeouts.total {
+        let mut answer = match route.config.timeouts.total {
             None => sent.as_mut().await?,
             Some(total) => {
                 let sent = tokio::time::timeout(total, sent.as_mut()).await;
@@ -336,7 +336,21 @@ impl Proxy {
         {
             return Err(ProxyError::Protocol("it switches protocols and nobody asked"));
         }
+        let head = answer.response.headers_mut();
+        fit_to_pass(head, answer.scrub.as_deref(), route);
         Ok(answer)
+    }
+}
+
+/// Leaves of an answer's fields what the caller may get.
+fn fit_to_pass(fields: &mut HeaderMap, scrub: Option<&Scrub>, route: &Route) {
+    headers::strip_response(fields);
+    if let Some(scrub) = scrub {
+        scrub.apply(fields);
+    }
+    if route.config.rewrite_location {
+        let config = &route.config;
+        rewrite::rewrite(fields, &config.upstream, &config.prefix);
     }
 }
 
@@ -344,14 +358,6 @@ impl Proxy {
 fn answer_of_upstream(answer: Answer, route: &Route, mut exchange: Exchange) -> Handled {
     let Answer { response, request, scrub } = answer;
     let (mut head, content) = response.into_parts();
-    headers::strip_response(&mut head.headers);
-    if let Some(scrub) = &scrub {
-        scrub.apply(&mut head.headers);
-    }
-    if route.config.rewrite_location {
-        let config = &route.config;
-        rewrite::rewrite(&mut head.headers, &config.upstream, &config.prefix);
-    }
     exchange.status(head.status.as_u16(), "");
     let timeouts = &route.config.timeouts;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -405,11 +411,13 @@ pub fn find(
     // Nearly always there is one reading only.
     let disguised =
         matches!(path::generous_reading(written).map_err(ProxyError::Path)?, Cow::Owned(_));
-    let readings = |path| path::readings(path).map_err(ProxyError::Path);
-    let read = if disguised { readings(written)? } else { BTreeSet::new() };
     let found = snapshot.table.find(host, written, method);
-    if read.iter().any(|read| snapshot.table.find(host, read, method) != found) {
-        return Err(ProxyError::Path(path::AmbiguousPath::Routes));
+    if disguised {
+        let agrees = |read: &str| snapshot.table.find(host, read, method) == found;
+        path::each_reading(written, |read| {
+            if agrees(read) { Ok(()) } else { Err(path::AmbiguousPath::Routes) }
+        })
+        .map_err(ProxyError::Path)?;
     }
     let index = match found {
         Found::Route(index) => index,
@@ -424,9 +432,16 @@ pub fn find(
     let rest = written.get(route.config.prefix.len()..).unwrap_or_default();
     let mut denied = route.denies(written) || route.denies_there(rest);
     if disguised {
-        denied |= read.iter().any(|read| route.denies(read));
+        let mut judge = |path, denies: &dyn Fn(&str) -> bool| {
+            path::each_reading(path, |read| {
+                denied |= denies(read);
+                Ok(())
+            })
+            .map_err(ProxyError::Path)
+        };
+        judge(written, &|read| route.denies(read))?;
         // What is sent is the upstream's path and this rest, which must not lead out of that path.
-        denied |= readings(rest)?.iter().any(|rest| route.denies_there(rest));
+        judge(rest, &|rest| route.denies_there(rest))?;
     }
     if denied {
         return Err(ProxyError::Denied);

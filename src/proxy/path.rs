@@ -6,12 +6,18 @@
 //! doubt about which route it belongs to.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use crate::config::DenyPattern;
 
 /// The most layers of percent-encoding that are taken off.
 const LAYERS: usize = 3;
+
+/// Stands between segments, also when they have slashes in them. What has a NUL of its own was refused.
+const BETWEEN: &str = "\0";
+
+/// The most places in a path where servers may disagree. Every reading costs as much as the path is
+/// long, so a path that has many of both would cost too much.
+const PLACES: usize = 64;
 
 /// A path that cannot be read in one way only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,9 +28,15 @@ pub enum AmbiguousPath {
     /// A NUL, plain or encoded.
     #[error("an encoded NUL")]
     Nul,
+    /// A character that is encoded longer than it has to be, such as `%c0%af` for a slash.
+    #[error("an overlong encoding")]
+    Overlong,
     /// Encoded again and again.
     #[error("more than three layers of percent-encoding")]
     Layers,
+    /// Too many places that are read in different ways.
+    #[error("more than 64 places that servers read in different ways")]
+    Places,
     /// More `..` than there are segments.
     #[error("'..' beyond the root")]
     AboveRoot,
@@ -66,6 +78,10 @@ pub fn generous_reading(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     if bytes.contains(&0) {
         return Err(AmbiguousPath::Nul);
     }
+    // Some servers take it for the character that it pretends to be (RFC 3629 §10).
+    if bytes.windows(2).any(|pair| matches!(pair, [0xc0 | 0xc1, 0x80..=0xbf])) {
+        return Err(AmbiguousPath::Overlong);
+    }
     let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
     let mut segments: Vec<&str> = Vec::new();
     for segment in text.split('/') {
@@ -81,94 +97,123 @@ pub fn generous_reading(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     Ok(Cow::Owned(format!("/{}", segments.join("/"))))
 }
 
-/// What servers make of `path`, each in its own way: they decode more or less often, before or after
-/// they split, take `\` for `/` or not, cut off path parameters before or after decoding, end at an
-/// encoded `?` or not, and count empty segments or not. A slash inside a segment is given as `%2f`.
+/// Tells `visit` what servers make of `path`, each in its own way: they decode more or less often,
+/// before or after they split, take `\` for `/` or not, cut off path parameters before or after
+/// decoding, end at an encoded `?` or not, and count empty segments or not. A slash inside a segment
+/// is given as `%2f`. One reading may be told more than once.
 ///
 /// The most generous reading alone is not enough to keep a path closed: what it takes back by a `..`
 /// that others do not see is where those others arrive.
 ///
+/// They are told one by one, not collected: a long path has more than a hundred, each as long.
+///
 /// # Errors
-/// When one of them leads out of the root, or there is no reading at all.
-pub fn readings(path: &str) -> Result<BTreeSet<String>, AmbiguousPath> {
-    let generous = generous_reading(path)?;
-    let mut readings = BTreeSet::new();
-    if has_readings(path) {
-        for segments in segmentations(path)? {
-            for merges_slashes in [true, false] {
-                readings.insert(resolve(&segments, merges_slashes)?);
+/// When one of them leads out of the root, there are too many or none at all, or `visit` says so.
+pub fn each_reading(
+    path: &str,
+    mut visit: impl FnMut(&str) -> Result<(), AmbiguousPath>,
+) -> Result<(), AmbiguousPath> {
+    visit(&generous_reading(path)?)?;
+    if !has_readings(path)? {
+        return Ok(());
+    }
+    let mut told = |text: &str| {
+        for parameters in variants(text.contains(';')) {
+            let may_be_empty = parameters || text.starts_with('/') || text.contains("//");
+            for empty in variants(may_be_empty) {
+                visit(&resolve(text, parameters, empty)?)?;
+            }
+        }
+        Ok(())
+    };
+    for slashes in variants(path.contains('\\')) {
+        let text = if slashes { path.replace('\\', "/") } else { path.to_owned() };
+        for parameters in variants(path.contains(';')) {
+            let segments = text.split('/').skip(1);
+            let segments = segments.map(|one| if parameters { bare(one) } else { one });
+            let mut segments = segments.collect::<Vec<_>>().join(BETWEEN).into_bytes();
+            for _ in 0..=LAYERS {
+                each_joining(&segments, &mut told)?;
+                match decode(&segments, false)? {
+                    Some(decoded) => segments = decoded,
+                    None => break,
+                }
             }
         }
     }
-    readings.insert(generous.into_owned());
-    Ok(readings)
+    Ok(())
+}
+
+/// Both ways of doing something, or only the one that does not do it where it makes no difference.
+fn variants(differs: bool) -> impl Iterator<Item = bool> {
+    [false, true].into_iter().take(if differs { 2 } else { 1 })
+}
+
+/// Tells what becomes of decoded segments when they are put together: slashes in them count or not,
+/// and so do backslashes, and `?` and `#` end the path or not.
+fn each_joining(
+    segments: &[u8],
+    told: &mut impl FnMut(&str) -> Result<(), AmbiguousPath>,
+) -> Result<(), AmbiguousPath> {
+    let segments = String::from_utf8_lossy(segments);
+    if segments.contains('/') {
+        told(&segments.replace('/', "%2f").replace(BETWEEN, "/"))?;
+    }
+    let joined = segments.replace(BETWEEN, "/");
+    for slashes in variants(joined.contains('\\')) {
+        let text = if slashes { joined.replace('\\', "/").into() } else { Cow::Borrowed(&*joined) };
+        told(&text)?;
+        if let Some((ended, _)) = text.split_once(['?', '#']) {
+            told(ended)?;
+        }
+    }
+    Ok(())
+}
+
+/// A segment without its parameters.
+fn bare(segment: &str) -> &str {
+    segment.split(';').next().unwrap_or_default()
 }
 
 /// True if servers may disagree on `path`. Where decoding yields nothing that has a meaning in a path,
 /// the generous reading is the only one beside the path itself.
-fn has_readings(path: &str) -> bool {
-    let mut encoded = path.split('%').skip(1);
-    path.contains(['\\', ';'])
-        || path.contains("//")
-        || path.contains("/.")
-        || encoded.any(|after| match after.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
-            Some(Ok(byte)) => b"/\\.;?#%".contains(&byte),
-            Some(Err(_)) | None => true,
-        })
-}
-
-/// The segments of `path` in each of these ways.
-fn segmentations(path: &str) -> Result<BTreeSet<Vec<String>>, AmbiguousPath> {
-    let mut all = BTreeSet::new();
-    let bare = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
-    for text in [path.to_owned(), path.replace('\\', "/")] {
-        for cuts_first in [false, true] {
-            let segments = text.split('/').skip(1);
-            let mut segments: Vec<Vec<u8>> = segments
-                .map(|segment| if cuts_first { bare(segment) } else { segment.to_owned() }.into())
-                .collect();
-            for _ in 0..=LAYERS {
-                let names = segments.iter().map(|one| String::from_utf8_lossy(one));
-                let names: Vec<String> = names.map(|name| name.replace('/', "%2f")).collect();
-                all.insert(names.iter().map(|name| bare(name)).collect());
-                all.insert(names);
-                let joined = String::from_utf8_lossy(&segments.join(&b'/')).into_owned();
-                for joined in [joined.replace('\\', "/"), joined] {
-                    let ended = joined.split(['?', '#']).next().unwrap_or_default();
-                    for text in [ended, &joined] {
-                        all.insert(text.split('/').map(str::to_owned).collect());
-                        all.insert(text.split('/').map(bare).collect());
-                    }
-                }
-                let mut changed = false;
-                for segment in &mut segments {
-                    if let Some(decoded) = decode(segment, false)? {
-                        (*segment, changed) = (decoded, true);
-                    }
-                }
-                if !changed {
-                    break;
-                }
-            }
-        }
+///
+/// # Errors
+/// When they may in more places than any honest path has.
+fn has_readings(path: &str) -> Result<bool, AmbiguousPath> {
+    let meaning = |after: &str| match after.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
+        Some(Ok(byte)) => b"/\\.;?#%".contains(&byte),
+        Some(Err(_)) | None => true,
+    };
+    let places = path.matches(['\\', ';']).count()
+        + path.matches("//").count()
+        + path.matches("/.").count()
+        + path.split('%').skip(1).filter(|after| meaning(after)).count();
+    if places > PLACES {
+        return Err(AmbiguousPath::Places);
     }
-    Ok(all)
+    Ok(places > 0)
 }
 
-/// The path that `segments` lead to.
-fn resolve(segments: &[String], merges_slashes: bool) -> Result<String, AmbiguousPath> {
-    let mut names: Vec<&str> = Vec::new();
-    for segment in segments {
-        match segment.as_str() {
-            "" if merges_slashes => {}
+/// The path that the segments of `text` lead to, without their parameters or with them, empty ones
+/// counted or not.
+fn resolve(text: &str, parameters: bool, empty: bool) -> Result<String, AmbiguousPath> {
+    let mut path = String::with_capacity(text.len() + 1);
+    for segment in text.split('/') {
+        match if parameters { bare(segment) } else { segment } {
+            "" if !empty => {}
             "." => {}
-            ".." => {
-                names.pop().ok_or(AmbiguousPath::AboveRoot)?;
+            ".." => path.truncate(path.rfind('/').ok_or(AmbiguousPath::AboveRoot)?),
+            name => {
+                path.push('/');
+                path.push_str(name);
             }
-            name => names.push(name),
         }
     }
-    Ok(format!("/{}", names.join("/")))
+    if path.is_empty() {
+        path.push('/');
+    }
+    Ok(path)
 }
 
 /// One layer decoded; `None` if there was nothing to decode.
@@ -273,6 +318,16 @@ fn matches(segment: &str, wanted: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    fn readings(path: &str) -> Result<BTreeSet<String>, AmbiguousPath> {
+        let mut readings = BTreeSet::new();
+        each_reading(path, |reading| {
+            readings.insert(reading.to_owned());
+            Ok(())
+        })?;
+        Ok(readings)
+    }
 
     #[test]
     fn ordinary_paths_are_read_as_they_are_without_copying() {
@@ -306,6 +361,8 @@ mod tests {
         assert_eq!(generous_reading("/a%zz"), Err(AmbiguousPath::Percent));
         assert_eq!(generous_reading("/a%"), Err(AmbiguousPath::Percent));
         assert_eq!(generous_reading("/a%00"), Err(AmbiguousPath::Nul));
+        assert_eq!(generous_reading("/%c0%ae%C0%AE/a"), Err(AmbiguousPath::Overlong));
+        assert_eq!(generous_reading("/caf%E9/%c0").map(|_| ()), Ok(()), "another character set");
         assert_eq!(generous_reading("/../a"), Err(AmbiguousPath::AboveRoot));
         assert_eq!(generous_reading("/%25252541"), Err(AmbiguousPath::Layers));
     }
@@ -338,6 +395,27 @@ mod tests {
         }
         assert_eq!(readings("/x%2fy/../../../z"), Err(AmbiguousPath::AboveRoot));
         assert_eq!(readings("/a%20b/%41").unwrap(), BTreeSet::from(["/a b/A".to_owned()]));
+    }
+
+    #[test]
+    fn a_path_with_too_many_doubtful_places_is_refused_before_it_costs_anything() {
+        let many = |mark: &str, count: usize| format!("/t{}", mark.repeat(count));
+        for mark in ["/", ";a", "\\", "%2f", "/.", "%3b"] {
+            assert_eq!(readings(&many(mark, 10_000)), Err(AmbiguousPath::Places), "{mark}");
+        }
+        // However long, it is plain, or has few such places.
+        assert_eq!(readings(&many("/a%C3%A9", 2_000)).unwrap().len(), 1);
+        let mut told = 0;
+        let worst = format!(
+            "{}/x\\y;z/%25255c%25253b/%255c%253b/%5c%3b/%25252f/q%25253f",
+            many("/a", 2_000)
+        );
+        each_reading(&worst, |_| {
+            told += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert!((100..1_000).contains(&told), "{told}");
     }
 
     #[test]

@@ -6,11 +6,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue};
 use memchr::memmem;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use zeroize::Zeroizing;
 
 /// What is shorter is in too many places by chance.
 const SHORTEST: usize = 4;
+
+/// What has to be encoded to stand for itself anywhere in a URL.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What stands in the place of what was blotted out.
 const BLOT: &[u8] = b"***";
@@ -53,7 +56,17 @@ impl Scrub {
         }
     }
 
+    /// Adds a text, and as it would be encoded in a URL (RFC 3986 §2.1), in either case.
     fn add(&mut self, text: &[u8]) {
+        self.add_as_it_is(text);
+        let encoded = percent_encode(text, RESERVED).to_string();
+        if encoded.len() > text.len() {
+            self.add_as_it_is(encoded.as_bytes());
+            self.add_as_it_is(lower_case_digits(&Zeroizing::new(encoded)).as_bytes());
+        }
+    }
+
+    fn add_as_it_is(&mut self, text: &[u8]) {
         if text.len() >= SHORTEST && !self.0.iter().any(|known| known[..] == *text) {
             self.0.push(Zeroizing::new(text.to_vec()));
             // A longer one first: it may hold a shorter one.
@@ -73,6 +86,17 @@ impl Scrub {
             }
         }
     }
+}
+
+/// The same with `%2f` for `%2F`.
+fn lower_case_digits(encoded: &str) -> Zeroizing<String> {
+    let mut digits = 0;
+    let lower = |character: char| {
+        let is_digit = digits > 0;
+        digits = if character == '%' { 2 } else { u8::saturating_sub(digits, 1) };
+        if is_digit { character.to_ascii_lowercase() } else { character }
+    };
+    Zeroizing::new(encoded.chars().map(lower).collect())
 }
 
 /// `value` with a blot in every place where it has `text`; `None` if it has none.
@@ -118,6 +142,7 @@ mod tests {
             ("/x?key=a%2Fsecret%20key&y", "/x?key=***&y"),
             ("a/secret key", "***"),
             ("n=1, token-123", "n=1, token-123"),
+            ("/x?again=a%2fsecret%20key", "/x?again=***"),
         ] {
             assert_eq!(scrubbed(&scrub, value), left);
         }

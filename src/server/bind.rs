@@ -90,7 +90,7 @@ fn open_unix(path: &std::path::Path, mode: u32, group: Option<&str>) -> io::Resu
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
             }
         }
-        std::fs::remove_file(path)?;
+        // It stays until the new one takes its place.
     }
     // Bound inside a directory that only we can enter, opened up there, and only then moved to its
     // place: at no time can somebody else connect who should not.

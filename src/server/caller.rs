@@ -80,12 +80,14 @@ where
         cx: &mut Context<'_>,
         syntax: HeadSyntax,
         stopping: &mut Ear,
+        is_first: bool,
     ) -> Poll<Next> {
         let State { stream, input, half_closed, .. } = &mut *self.0.borrow_mut();
         let Some(stream) = stream else { return Poll::Ready(Next::Ended) };
         loop {
             match input.request_head(syntax) {
                 Ok(Some(head)) => {
+                    stopping.is_busy();
                     let framing = http1::of_request(head.parts.version, &head.parts.headers);
                     return Poll::Ready(match framing {
                         Ok(framing) => Next::Request(Box::new(head), framing),
@@ -96,7 +98,9 @@ where
                 Err(error) => return Poll::Ready(Next::Refused(refusal(error))),
             }
             // Nothing was asked yet, so nothing is lost.
-            if *half_closed || (input.is_empty() && stopping.is_told(cx)) {
+            let mut told =
+                || if is_first { stopping.is_told(cx) } else { stopping.is_told_in_a_pause(cx) };
+            if *half_closed || (input.is_empty() && told()) {
                 return Poll::Ready(Next::Ended);
             }
             match ready!(input.poll_fill(stream, cx)) {

@@ -92,9 +92,9 @@ async fn finish<S>(caller: &Rc<Caller<S>>, end: End)
 where
     S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
-    let (Some(stream), mut input, sending) = caller.end() else { return };
+    let (Some(mut stream), mut input, sending) = caller.end() else { return };
     match end {
-        End::Gone => {}
+        End::Gone => stream.part(),
         End::Answered { more_may_come } => {
             Box::pin(close(stream, input, sending || more_may_come)).await;
         }
@@ -120,8 +120,10 @@ where
         lenient: syntax.lenient,
         remember_spelling: syntax.remember_case || syntax.header_case == HeaderCase::Preserve,
     };
+    let mut is_first = true;
     loop {
-        let next = std::future::poll_fn(|cx| caller.poll_head(cx, head_syntax, &mut stopping));
+        let next =
+            std::future::poll_fn(|cx| caller.poll_head(cx, head_syntax, &mut stopping, is_first));
         let (head, framing) = match next.await {
             Next::Request(head, framing) => (head, framing),
             Next::Refused(error) => {
@@ -129,6 +131,7 @@ where
             }
             Next::Ended => return End::Gone,
         };
+        is_first = false;
         let busy = activity.request(false);
         let mut asked = Asked::by(&head);
         let content = caller.begin_content(framing, asked.to_continue);

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +37,9 @@ use worker::Workers;
 /// How long to wait when the system has no file descriptor left. As many callers as there are
 /// descriptors are served between two pauses, also of those who have gone away meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Connections at once of callers who may not call, to be told so.
+const STRANGERS: usize = 16;
 
 /// A listener and who may use it.
 #[derive(Debug)]
@@ -95,7 +98,8 @@ struct Service {
 
 /// The places a connection takes up, given back when it ends.
 struct Slots {
-    _total: tokio::sync::OwnedSemaphorePermit,
+    _total: OwnedSemaphorePermit,
+    _stranger: Option<OwnedSemaphorePermit>,
     _peer: Option<PeerSlot>,
 }
 
@@ -118,6 +122,7 @@ impl Server {
         let dealer = Arc::new(Dealer {
             workers: workers.handles(),
             connections: Arc::new(Semaphore::new(proxy.limits.connections)),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
             peers: Arc::default(),
             limits: proxy.limits.clone(),
         });
@@ -157,6 +162,7 @@ impl Server {
 struct Dealer {
     workers: Vec<worker::Handle>,
     connections: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
     peers: Arc<Mutex<HashMap<IpAddr, usize>>>,
     limits: Limits,
 }
@@ -173,6 +179,9 @@ impl Dealer {
         };
         let mut complaints = Complaints::default();
         loop {
+            if self.connections.available_permits() == 0 {
+                self.make_room();
+            }
             // A connection that has no place stays in the system's queue.
             let permit = tokio::select! {
                 permit = Arc::clone(&self.connections).acquire_owned() => permit,
@@ -194,6 +203,12 @@ impl Dealer {
                     continue;
                 }
             };
+            // Who may not call does not take the places of those who may.
+            let mut stranger = None;
+            if !gate.knows(&ends) {
+                let Ok(place) = Arc::clone(&self.strangers).try_acquire_owned() else { continue };
+                stranger = Some(place);
+            }
             let peer = ends.peer.map(|peer| peer.to_canonical());
             let peer = match peer.filter(|peer| !peer.is_loopback()) {
                 None => None,
@@ -208,7 +223,7 @@ impl Dealer {
                 tls: tls.clone(),
                 syntax,
                 gate: Arc::clone(&gate),
-                _slots: Slots { _total: permit, _peer: peer },
+                _slots: Slots { _total: permit, _stranger: stranger, _peer: peer },
             });
         }
         bound.close();
@@ -218,6 +233,14 @@ impl Dealer {
         let least_busy = self.workers.iter().min_by_key(|worker| worker.connections());
         if let Some(worker) = least_busy {
             worker.hand(connection);
+        }
+    }
+
+    /// All places are taken: a connection without a request is to give its own up.
+    fn make_room(&self) {
+        let busiest = self.workers.iter().max_by_key(|worker| worker.connections());
+        if let Some(worker) = busiest {
+            worker.make_room();
         }
     }
 

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -67,6 +67,11 @@ impl Activity {
     /// Says whether an answer is under way whose end only the end of the connection can tell.
     pub(super) fn set_open_ended(&self, open_ended: bool) {
         self.open_ended.set(open_ended);
+    }
+
+    /// True if there was a request, and there is none now. (HTTP/2 only.)
+    pub(super) fn is_paused(&self) -> bool {
+        self.multiplexed.get() && self.requests.get() == 0
     }
 
     fn received(&self) {
@@ -146,6 +151,17 @@ impl<S: Reset> Patient<S> {
     pub(super) fn new(stream: S, activity: Rc<Activity>) -> Self {
         let timer = Box::pin(tokio::time::sleep(activity.head.min(activity.idle)));
         Self { stream, read_ahead: Bytes::new(), activity, timer, stalled: None }
+    }
+
+    /// Says goodbye, as TLS does, if that can be done without waiting and is true.
+    pub(super) fn part(&mut self)
+    where
+        S: AsyncWrite + Unpin,
+    {
+        if !self.activity.open_ended.get() && self.stalled.is_none() {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut self.stream).poll_shutdown(&mut cx);
+        }
     }
 
     /// Ends a write that the caller does not let through for too long.
@@ -255,7 +271,9 @@ impl<S: AsyncWrite + Reset + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        // Under TLS something is said at the end, too.
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.written(cx, polled)
     }
 }
 

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -16,6 +17,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -52,7 +55,7 @@ pub(super) async fn serve(
     let service = Service { proxy, pools, gate, ends };
     match accepted {
         Accepted::Tcp(stream) => {
-            let _ = stream.set_nodelay(true);
+            tune(&stream, service.proxy.limits.write_timeout);
             match (TcpStream::from_std(stream), tls) {
                 (Ok(stream), None) => drive(stream, syntax, service, stopping).await,
                 // Boxed, as HTTP/2 below.
@@ -70,6 +73,25 @@ pub(super) async fn serve(
     }
 }
 
+/// Makes the system send what there is at once and, on Linux, give up a caller who takes nothing of it
+/// for too long, also when the connection was closed by then. Failing to is no reason not to serve.
+fn tune(stream: &std::net::TcpStream, write_timeout: Duration) {
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(write_timeout));
+    #[cfg(not(target_os = "linux"))]
+    let _ = write_timeout;
+}
+
+/// Waits, unless the connection is told to end meanwhile: nothing was asked yet, so nothing is lost.
+async fn unless_told<T>(stopping: &mut Ear, waiting: impl Future<Output = T>) -> Option<T> {
+    let mut waiting = std::pin::pin!(waiting);
+    std::future::poll_fn(|cx| {
+        if stopping.is_told(cx) { Poll::Ready(None) } else { waiting.as_mut().poll(cx).map(Some) }
+    })
+    .await
+}
+
 /// Shakes hands first.
 async fn drive_tls(
     stream: TcpStream,
@@ -79,12 +101,8 @@ async fn drive_tls(
     mut stopping: Ear,
 ) {
     let patience = service.proxy.limits.header_timeout;
-    let mut begun = std::pin::pin!(tokio::time::timeout(patience, tls.accept(stream)));
-    let begun = std::future::poll_fn(|cx| {
-        // Nothing was asked yet, so nothing is lost.
-        if stopping.is_told(cx) { Poll::Ready(None) } else { begun.as_mut().poll(cx).map(Some) }
-    });
-    let error = match begun.await {
+    let begun = tokio::time::timeout(patience, tls.accept(stream));
+    let error = match unless_told(&mut stopping, begun).await {
         Some(Ok(Ok(Begun::Tls(stream, names)))) => {
             service.ends.secure = true;
             service.ends.client = names.map(Arc::new);
@@ -118,25 +136,14 @@ where
     let http2 = match syntax.protocol {
         Protocol::Http1 => false,
         Protocol::Http2 => true,
-        Protocol::Auto => {
-            let mut begun = std::pin::pin!(stream.begins_with(PREFACE));
-            let begun = std::future::poll_fn(|cx| {
-                // Nothing was asked yet, so nothing is lost.
-                if stopping.is_told(cx) {
-                    Poll::Ready(None)
-                } else {
-                    begun.as_mut().poll(cx).map(Some)
-                }
-            });
-            match begun.await {
-                Some(Ok(http2)) => http2,
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "a caller's connection ended before a request");
-                    return;
-                }
-                None => return,
+        Protocol::Auto => match unless_told(&mut stopping, stream.begins_with(PREFACE)).await {
+            Some(Ok(http2)) => http2,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "a caller's connection ended before a request");
+                return;
             }
-        }
+            None => return,
+        },
     };
     if http2 {
         // Boxed: what fewer callers speak does not make every connection larger.
@@ -155,6 +162,7 @@ async fn serve_http2<S>(
     S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
     let builder = http2_builder(&service.proxy.limits);
+    let pauses = Rc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let busy = activity.request(true);
         let (head, incoming) = request.into_parts();
@@ -170,7 +178,13 @@ async fn serve_http2<S>(
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut ending = false;
     let ended = std::future::poll_fn(|cx| {
-        if !ending && stopping.is_told(cx) {
+        if !ending
+            && if pauses.is_paused() {
+                stopping.is_told_in_a_pause(cx)
+            } else {
+                stopping.is_told(cx)
+            }
+        {
             ending = true;
             serving.as_mut().graceful_shutdown();
         }

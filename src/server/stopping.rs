@@ -1,4 +1,4 @@
-//! Telling the connections of one worker to end.
+//! Telling the connections of one worker to end: all of them, or one that has no request.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,15 +11,35 @@ use slab::Slab;
 #[derive(Debug, Default)]
 pub(super) struct Stopping {
     told: Cell<bool>,
-    waiting: RefCell<Slab<Waker>>,
+    /// Connections that are to end as soon as they have no request, whichever they are.
+    room: Cell<usize>,
+    waiting: RefCell<Slab<Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    waker: Waker,
+    /// It has no request.
+    idle: bool,
 }
 
 impl Stopping {
     /// Tells all connections, those to come included.
     pub(super) fn tell(&self) {
         self.told.set(true);
-        for (_, waker) in &*self.waiting.borrow() {
-            waker.wake_by_ref();
+        for (_, waiting) in &*self.waiting.borrow() {
+            waiting.waker.wake_by_ref();
+        }
+    }
+
+    /// Tells one connection to end: one that has no request or, if there is none now, the first that
+    /// has none.
+    pub(super) fn make_room(&self) {
+        self.room.set(self.room.get() + 1);
+        for (_, waiting) in &*self.waiting.borrow() {
+            if waiting.idle {
+                waiting.waker.wake_by_ref();
+            }
         }
     }
 
@@ -37,17 +57,43 @@ pub(super) struct Ear {
 }
 
 impl Ear {
-    /// True once it is to end; if not, the task is woken then.
+    /// True once all are to end; if not, the task is woken then.
     pub(super) fn is_told(&mut self, cx: &Context<'_>) -> bool {
+        self.listen(cx, false)
+    }
+
+    /// The same for a connection that has had a request and has none now: it may be the one that is to
+    /// make room.
+    pub(super) fn is_told_in_a_pause(&mut self, cx: &Context<'_>) -> bool {
+        let room = self.stopping.room.get();
+        if room > 0 {
+            self.stopping.room.set(room - 1);
+            return true;
+        }
+        self.listen(cx, true)
+    }
+
+    fn listen(&mut self, cx: &Context<'_>, idle: bool) -> bool {
         if self.stopping.told.get() {
             return true;
         }
-        let mut waiting = self.stopping.waiting.borrow_mut();
-        match self.place.and_then(|place| waiting.get_mut(place)) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => self.place = Some(waiting.insert(cx.waker().clone())),
+        let mut all = self.stopping.waiting.borrow_mut();
+        match self.place.and_then(|place| all.get_mut(place)) {
+            Some(waiting) => {
+                waiting.waker.clone_from(cx.waker());
+                waiting.idle = idle;
+            }
+            None => self.place = Some(all.insert(Waiting { waker: cx.waker().clone(), idle })),
         }
         false
+    }
+
+    /// A request has come.
+    pub(super) fn is_busy(&mut self) {
+        let mut all = self.stopping.waiting.borrow_mut();
+        if let Some(waiting) = self.place.and_then(|place| all.get_mut(place)) {
+            waiting.idle = false;
+        }
     }
 }
 
@@ -92,5 +138,24 @@ mod tests {
         assert_eq!(woken, [0, 1], "whoever is gone is not told");
         assert!(second.is_told(&Context::from_waker(&wakers[1])));
         assert!(stopping.ear().is_told(&Context::from_waker(&wakers[0])));
+    }
+
+    #[test]
+    fn only_a_connection_in_a_pause_makes_room_and_only_as_often_as_it_is_needed() {
+        let stopping = Rc::new(Stopping::default());
+        let counters: [Arc<Counter>; 3] = Default::default();
+        let wakers = counters.clone().map(Waker::from);
+        let mut ears = [stopping.ear(), stopping.ear(), stopping.ear()];
+        let contexts = wakers.each_ref().map(Context::from_waker);
+        assert!(!ears[0].is_told(&contexts[0]));
+        assert!(!ears[1].is_told_in_a_pause(&contexts[1]));
+        assert!(!ears[2].is_told_in_a_pause(&contexts[2]));
+        ears[2].is_busy();
+        stopping.make_room();
+        let woken = counters.each_ref().map(|counter| counter.0.load(Ordering::Relaxed));
+        assert_eq!(woken, [0, 1, 0]);
+        assert!(!ears[0].is_told(&contexts[0]), "it has a request, or had none yet");
+        assert!(ears[1].is_told_in_a_pause(&contexts[1]));
+        assert!(!ears[2].is_told_in_a_pause(&contexts[2]), "one is enough");
     }
 }

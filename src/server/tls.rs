@@ -26,6 +26,8 @@ pub struct ListenerTls {
     protocols: &'static [&'static [u8]],
     check: Check,
     config: ArcSwap<ServerConfig>,
+    /// Of the files, from before they were read.
+    stamps: Vec<Option<Stamp>>,
 }
 
 /// What a caller began with.
@@ -47,22 +49,21 @@ impl ListenerTls {
             Protocol::Http1 => &[b"http/1.1"],
             Protocol::Http2 => &[b"h2"],
         };
+        let stamps = settings.files().map(|file| Stamp::of_blocking(file)).collect();
         let config = ArcSwap::new(server_config(&settings, protocols, check)?);
-        Ok(Self { settings, protocols, check, config })
+        Ok(Self { settings, protocols, check, config, stamps })
     }
 
     /// Looks at the files again and again until stopped, and uses what is new for the handshakes
     /// from then on. While they cannot be used, such as between the replacement of a certificate and
     /// that of its key, what there was stays.
     pub async fn watch(self: Arc<Self>, every: Duration, stop: CancellationToken) {
-        let mut seen = self.stamps().await;
-        // Nothing says that they are still those that were read at the start.
-        let mut read = false;
+        let mut seen = None;
         loop {
             let current = self.stamps().await;
-            if !read || current != seen {
-                read = self.read_again(&current).await;
-                seen = current;
+            if current != *seen.as_ref().unwrap_or(&self.stamps) && self.read_again(&current).await
+            {
+                seen = Some(current);
             }
             tokio::select! {
                 () = tokio::time::sleep(every) => {}

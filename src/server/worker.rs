@@ -20,13 +20,22 @@ use crate::proxy::upstream::Pools;
 /// Threads of one worker for name look-ups and for files of held content.
 const BLOCKING_THREADS: usize = 32;
 
-/// Connections on their way to a worker. The limit on connections bounds them.
-type Inbox = mpsc::UnboundedReceiver<Connection>;
+/// What a worker is told.
+enum Message {
+    /// Serve this.
+    Serve(Box<Connection>),
+    /// End a connection that has no request.
+    MakeRoom,
+}
+
+/// Connections on their way to a worker, and as many demands for room. The limit on connections
+/// bounds them.
+type Inbox = mpsc::UnboundedReceiver<Message>;
 
 /// What the dealer knows of a worker.
 #[derive(Debug, Clone)]
 pub(super) struct Handle {
-    inbox: mpsc::UnboundedSender<Connection>,
+    inbox: mpsc::UnboundedSender<Message>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -39,9 +48,13 @@ impl Handle {
     pub(super) fn hand(&self, connection: Connection) {
         self.connections.fetch_add(1, Ordering::Relaxed);
         // A worker that is gone drops the connection, which closes it.
-        if self.inbox.send(connection).is_err() {
+        if self.inbox.send(Message::Serve(Box::new(connection))).is_err() {
             self.connections.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn make_room(&self) {
+        let _ = self.inbox.send(Message::MakeRoom);
     }
 }
 
@@ -118,8 +131,8 @@ async fn work(
     let stopping = Rc::new(Stopping::default());
     let mut told = false;
     loop {
-        let connection = tokio::select! {
-            connection = inbox.recv() => connection,
+        let message = tokio::select! {
+            message = inbox.recv() => message,
             () = stop.cancelled(), if !told => {
                 told = true;
                 stopping.tell();
@@ -128,13 +141,20 @@ async fn work(
             () = cut_off.cancelled() => None,
         };
         // What is served then ends with the set of tasks, whose owner returns.
-        let Some(connection) = connection else { return };
+        let connection = match message {
+            Some(Message::Serve(connection)) => connection,
+            Some(Message::MakeRoom) => {
+                stopping.make_room();
+                continue;
+            }
+            None => return,
+        };
         let served = Served(Arc::clone(&connections));
         let (proxy, pools, ear) = (Arc::clone(&proxy), Rc::clone(&pools), stopping.ear());
         tokio::task::spawn_local(async move {
             let _served = served;
             // Made here, not moved here: a future that is moved takes its room twice.
-            serve(connection, proxy, pools, ear).await;
+            serve(*connection, proxy, pools, ear).await;
         });
     }
 }

@@ -32,7 +32,7 @@ impl TlsSettings {
 /// When a named file cannot be used, or others can get at the key.
 pub fn client_config(settings: &TlsSettings, check: Check) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = match &settings.ca {
-        Some(path) => Arc::new(read_authorities(path)?),
+        Some(path) => Arc::new(read_authorities(path, check)?),
         None => platform_roots(),
     };
     let builder = ClientConfig::builder_with_provider(provider())
@@ -41,7 +41,7 @@ pub fn client_config(settings: &TlsSettings, check: Check) -> Result<Arc<ClientC
         .with_root_certificates(roots);
     let config = match (&settings.client_certificate, &settings.client_key) {
         (Some(certificate), Some(key)) => {
-            let chain = read_chain("the client certificate", certificate)?;
+            let chain = read_chain("the client certificate", certificate, check)?;
             let key = read_key("the client key", key, check)?;
             builder.with_client_auth_cert(chain, key).map_err(TlsError::Client)?
         }

@@ -5,6 +5,8 @@ mod client;
 mod peer;
 mod server;
 
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use crate::permissions::{Check, Exposed};
 pub use client::{TlsSettings, client_config, offering};
@@ -56,9 +59,9 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn read_authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+fn read_authorities(path: &Path, check: Check) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in read_chain("the certificate authority", path)? {
+    for certificate in read_chain("the certificate authority", path, check)? {
         roots.add(certificate).map_err(|error| TlsError::File {
             what: "the certificate authority",
             path: path.to_owned(),
@@ -68,10 +71,16 @@ fn read_authorities(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn read_chain(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// Certificates, which nobody else may be able to replace.
+fn read_chain(
+    what: &'static str,
+    path: &Path,
+    check: Check,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let text = read(what, path, |opened| check.trusted(path, opened))?;
     let unusable = |reason: String| TlsError::File { what, path: path.to_owned(), reason };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
         .map_err(|error| unusable(error.to_string()))?;
     if chain.is_empty() {
         return Err(unusable("it holds no certificate".to_owned()));
@@ -85,11 +94,32 @@ fn read_key(
     path: &Path,
     check: Check,
 ) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let exposed = |reason| TlsError::Exposed { what, path: path.to_owned(), reason };
-    check.file(path).map_err(exposed)?;
-    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsError::File {
+    let text = read(what, path, |opened| check.secret(path, opened))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| TlsError::File {
         what,
         path: path.to_owned(),
         reason: error.to_string(),
     })
+}
+
+/// The text of a file that passes `check`.
+fn read(
+    what: &'static str,
+    path: &Path,
+    check: impl FnOnce(&Metadata) -> Result<(), Exposed>,
+) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let unusable = |error: io::Error| TlsError::File {
+        what,
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let mut file = File::open(path).map_err(unusable)?;
+    check(&file.metadata().map_err(unusable)?).map_err(|reason| TlsError::Exposed {
+        what,
+        path: path.to_owned(),
+        reason,
+    })?;
+    let mut text = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut text).map_err(unusable)?;
+    Ok(text)
 }

@@ -9,7 +9,8 @@ use x509_cert::ext::pkix::name::GeneralName;
 /// The names in a certificate that was verified.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerNames {
-    /// The common name of the subject, as it is written.
+    /// The common name of the subject, as it is written; `None` where there are alternative names,
+    /// which then are what the authority vouches for (RFC 9525 §2).
     pub common_name: Option<String>,
     /// The alternative names: DNS names in lower case, URIs and e-mail addresses as they are written
     /// (RFC 5280 §4.2.1.6).
@@ -28,24 +29,24 @@ impl PeerNames {
         let common_name = certificate.subject().common_name().ok().flatten();
         let alternative = certificate.get_extension::<SubjectAltName>().ok().flatten();
         let names = alternative.into_iter().flat_map(|(_critical, names)| names.0);
-        Self {
-            common_name: common_name.map(|name| name.value().into_owned()),
-            alternative: names.filter_map(|name| text(&name)).collect(),
-        }
+        let alternative: Vec<String> = names.filter_map(|name| text(&name)).collect();
+        let common_name = common_name.filter(|_| alternative.is_empty());
+        Self { common_name: common_name.map(|name| name.value().into_owned()), alternative }
     }
 
-    /// True if `name`, lower case where it is a DNS name, is one of them.
+    /// True if `name` is one of them. DNS names are compared without regard to case.
     pub fn include(&self, name: &str) -> bool {
-        self.all().any(|own| own == name)
+        let plain = |own: &str| !own.contains([':', '@', ' ']);
+        self.common_name.as_deref() == Some(name)
+            || self
+                .alternative
+                .iter()
+                .any(|own| own == name || (plain(own) && own.eq_ignore_ascii_case(name)))
     }
 
-    /// The name by which to call it: the common name, or else the first of the others.
+    /// The name by which to call it.
     pub fn first(&self) -> Option<&str> {
-        self.all().next()
-    }
-
-    fn all(&self) -> impl Iterator<Item = &str> {
-        self.common_name.iter().chain(&self.alternative).map(String::as_str)
+        self.common_name.iter().chain(&self.alternative).map(String::as_str).next()
     }
 }
 
@@ -84,13 +85,18 @@ mod tests {
             SanType::Rfc822Name("gateway@plant.test".try_into().unwrap()),
             SanType::IpAddress([192, 0, 2, 1].into()),
         ];
+        let common = names(Some("Gateway 01 – Süd"), Vec::new());
+        assert_eq!(common.first(), Some("Gateway 01 – Süd"));
+        assert!(common.include("Gateway 01 – Süd"));
         let names = names(Some("Gateway 01 – Süd"), alternative);
-        assert_eq!(names.first(), Some("Gateway 01 – Süd"));
+        assert_eq!(names.first(), Some("gateway.plant.test"), "nobody vouches for the other");
         assert_eq!(
             names.alternative,
             ["gateway.plant.test", "spiffe://plant.test/gateway", "gateway@plant.test"]
         );
-        assert!(names.include("gateway.plant.test") && names.include("Gateway 01 – Süd"));
+        assert!(names.include("Gateway.plant.test"));
+        assert!(!names.include("SPIFFE://plant.test/gateway"));
+        assert!(names.include("gateway.plant.test") && !names.include("Gateway 01 – Süd"));
         assert!(!names.include("plant.test") && !names.include(""));
     }
 

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use rcgen::SanType;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -126,7 +128,7 @@ async fn a_route_is_for_the_certificates_that_it_names() {
     let proxy = Proxy::start(&(listen + plain + &own + &open)).await;
     for (name, status) in [
         ("device-01.example", 200),
-        ("Device-01.example", 200),
+        ("Device-01.EXAMPLE", 200),
         ("device-02.example", 403),
         ("device-01.example.evil.test", 403),
     ] {
@@ -240,4 +242,56 @@ async fn curl_is_served_over_tls_with_its_certificate() {
         assert_eq!(text, format!("fine {version}"), "{}", String::from_utf8_lossy(&output.stderr));
     }
     until("both arrived", || upstream.seen().len() == 2).await;
+}
+
+/// What a session remembers of a certificate is not looked at again.
+#[tokio::test]
+async fn who_has_to_show_a_certificate_shows_it_on_every_connection() {
+    use rustls::HandshakeKind::{Full, Resumed};
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let upstream = Upstream::fine().await;
+    let own = clients.issue("device-01.example", for_clients);
+    for (more, own, second) in
+        [(String::new(), None, Resumed), (asking(&clients), Some(&own), Full)]
+    {
+        let config = listener(&authority, &more) + &route(&upstream.url(), "", "");
+        let proxy = Proxy::start(&config).await;
+        let connector = authority.connector(own, &[]);
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let mut stream = connect(&connector, proxy.address()).await.unwrap();
+            let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            stream.write_all(request.as_bytes()).await.unwrap();
+            // Tickets come behind the handshake. It ends as TLS ends, or this is an error.
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(parse(&answer).status, 200);
+            kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+        }
+        assert_eq!(kinds, [Full, second]);
+    }
+}
+
+#[tokio::test]
+async fn a_common_name_counts_only_where_nobody_vouches_for_another_name() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let upstream = Upstream::fine().await;
+    let config = listener(&authority, &asking(&clients))
+        + &route(&upstream.url(), "", "clients = [\"device-01.example\"]\n");
+    let proxy = Proxy::start(&config).await;
+    let named = |alternative: &[&str]| {
+        let alternative =
+            alternative.iter().map(|name| SanType::DnsName((*name).try_into().unwrap()));
+        clients.issue("device-01.example", |params| {
+            for_clients(params);
+            params.subject_alt_names = alternative.collect();
+        })
+    };
+    for (alternative, status) in
+        [(&["other.example"][..], 403), (&[], 200), (&["other.example", "device-01.example"], 200)]
+    {
+        let connector = authority.connector(Some(&named(alternative)), &[]);
+        let reply = get(&connector, proxy.address(), "/").await.unwrap();
+        assert_eq!(reply.status, status, "{alternative:?}");
+    }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Duration, timeout};
 use crate::harness::client::{parse, raw, read_answer, request, send_http2, whole};
 use crate::harness::upstream::{answer, read_head};
 use crate::harness::{
-    Act, Connection, Faulty, PATIENCE, Proxy, Upstream, plant, route, sha256, twinzo, until,
+    Act, Connection, Faulty, Http2, PATIENCE, Proxy, Upstream, plant, route, sha256, twinzo, until,
 };
 
 async fn ok() -> Upstream {
@@ -354,6 +354,50 @@ async fn several_listeners_lead_to_the_same_routes() {
         let mut connection = Connection::open(address).await;
         assert_eq!(connection.send("GET", "/", &[], "").await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_connection_between_two_requests_makes_room_for_another_caller() {
+    let upstream = ok().await;
+    for http2 in [false, true] {
+        let limits = "workers = 2\nlimits = { connections = 3, idle_timeout = \"1h\" }\n";
+        let proxy = Proxy::start(&(limits.to_owned() + &route(&upstream.url(), "", ""))).await;
+        let (mut kept, mut kept2) = (Vec::new(), Vec::new());
+        for count in 0..12 {
+            if http2 {
+                let caller = Http2::open(proxy.address()).await;
+                assert_eq!(caller.get("/").await.status, 200, "{count}");
+                kept2.push(caller);
+            } else {
+                let mut caller = Connection::open(proxy.address()).await;
+                assert_eq!(caller.send("GET", "/", &[], "").await.status, 200, "{count}");
+                kept.push(caller);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_call_takes_no_place_of_those_who_may() {
+    let upstream = ok().await;
+    let text = "limits = { connections = 20, idle_timeout = \"1h\" }\n\
+                [[listen]]\naddress = \"127.0.0.1:0\"\n\
+                [[listen]]\naddress = \"127.0.0.1:0\"\nallow = [\"192.0.2.0/24\"]\n";
+    let proxy = Proxy::start(&(text.to_owned() + &route(&upstream.url(), "", ""))).await;
+    let (open, closed) = (proxy.addresses()[0], proxy.addresses()[1]);
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        strangers.push(TcpStream::connect(closed).await.unwrap());
+    }
+    // Those beyond sixteen are closed at once.
+    for stranger in &mut strangers[16..] {
+        let read = timeout(PATIENCE, stranger.read_u8()).await.unwrap();
+        assert!(read.is_err());
+    }
+    assert_eq!(Connection::open(open).await.send("GET", "/", &[], "").await.status, 200);
+    let mut first = Connection::over(strangers.remove(0), "localhost").await;
+    let reply = first.send("GET", "/", &[], "").await;
+    assert_eq!(reply.problem(403, "http_request_denied"), "peer");
 }
 
 #[cfg(unix)]

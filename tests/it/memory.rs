@@ -11,7 +11,7 @@ use crate::harness::client::whole;
 use crate::harness::http2::Http2;
 use crate::harness::program::Program;
 use crate::harness::upstream::read_head;
-use crate::harness::{Upstream, until};
+use crate::harness::{Connection, Upstream, until};
 
 /// Requests that are under way at once.
 const REQUESTS: usize = 100;
@@ -98,6 +98,31 @@ async fn a_head_costs_what_it_is_long() {
     let target = format!("/token/{}?{}", "a/".repeat(2000), "b&".repeat(2000));
     let target = plain.replace("/token", &target);
     check("a long target", target.as_bytes(), target.len()).await;
+}
+
+/// What it costs only for a moment counts as well.
+#[tokio::test]
+async fn a_path_that_is_read_in_many_ways_costs_no_more_than_others() {
+    let upstream = Upstream::fine().await;
+    let program = Program::start(&config(&upstream)).await;
+    let disguised = "/x\\y;z/%25255c%25253b/%255c%253b/%5c%3b/%25252f/q%25253f";
+    let ask = async |path: &str| {
+        let mut connection = Connection::open(program.address()).await;
+        connection.send("GET", path, &[], "").await.status
+    };
+    assert_eq!(ask("/token/x").await, 200);
+    let before = program.memory("VmHWM");
+    let (many, few) =
+        (format!("/token{}", "/".repeat(7_000)), "/token".to_owned() + &"/a".repeat(3_500));
+    for _ in 0..10 {
+        assert_eq!(ask(&format!("{many}{disguised}")).await, 400, "too many places");
+        // The only route there is leads elsewhere.
+        let answer = ask(&format!("{few}{disguised}")).await;
+        assert!([200, 400].contains(&answer), "{answer}");
+    }
+    let grown = usize::try_from(program.memory("VmHWM") - before).unwrap() << 10;
+    // They come one after the other, but what is given back is not always used again.
+    assert!(grown <= FIXED + FACTOR * 7_200, "{grown}");
 }
 
 #[tokio::test]

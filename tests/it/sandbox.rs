@@ -86,13 +86,15 @@ async fn said(program: &Program, after: usize, message: &str) -> Value {
     lines().find(says).unwrap()
 }
 
-fn config(sandbox: &str, secret: &Path, spool: &Path, upstream: &Upstream) -> String {
+fn config(sandbox: &str, secrets: [&Path; 2], spool: &Path, upstream: &Upstream) -> String {
     format!(
         "sandbox = \"{sandbox}\"\nlimits = {{ spool_directory = {} }}\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
          [credential.c]\nkind = \"bearer\"\ntoken = {{ file = {} }}\n\
-         [[route]]\nupstream = \"http://localhost:{}\"\ncredential = \"c\"\n",
+         [credential.k]\nkind = \"fields\"\nset = {{ X-Key = {{ file = {} }} }}\n\
+         [[route]]\nupstream = \"http://localhost:{}\"\ncredential = [\"c\", \"k\"]\n",
         quoted(spool.to_str().unwrap()),
-        quoted(secret.to_str().unwrap()),
+        quoted(secrets[0].to_str().unwrap()),
+        quoted(secrets[1].to_str().unwrap()),
         upstream.address().port(),
     )
 }
@@ -112,7 +114,11 @@ async fn the_program_serves_and_rotates_but_cannot_be_led_elsewhere() {
             fs::rename(directory.path().join("next"), &secret).unwrap();
         };
         lead(&directory.path().join("v1"));
-        let text = config(sandbox, &secret, spool.path(), &upstream);
+        fs::create_dir(directory.path().join("data-1")).unwrap();
+        fs::write(directory.path().join("data-1").join("key"), "from the first").unwrap();
+        symlink("data-1", directory.path().join("data")).unwrap();
+        let key = directory.path().join("data").join("key");
+        let text = config(sandbox, [&secret, &key], spool.path(), &upstream);
         let program = Program::start(&text).await;
         if sandbox == "auto" && !full(&text) {
             let name = "the_program_serves_and_rotates_but_cannot_be_led_elsewhere";
@@ -122,6 +128,13 @@ async fn the_program_serves_and_rotates_but_cannot_be_led_elsewhere() {
         lead(&directory.path().join("v2"));
         said(&program, 0, "a secret has changed").await;
         assert_eq!(sent(&program, &upstream).await, "Bearer second", "{sandbox}");
+        // As Kubernetes does it.
+        let before = program.log().len();
+        fs::create_dir(directory.path().join("data-2")).unwrap();
+        fs::write(directory.path().join("data-2").join("key"), "from the next").unwrap();
+        symlink("data-2", directory.path().join("next")).unwrap();
+        fs::rename(directory.path().join("next"), directory.path().join("data")).unwrap();
+        said(&program, before, "a secret has changed").await;
 
         let before = program.log().len();
         lead(&elsewhere.path().join("v3"));

@@ -1,100 +1,37 @@
-//! Confinement on Linux: once the process listens it can read only what its configuration names and
-//! what looking up names takes, write only where content waits, and connect only to the ports of its
-//! upstreams; and no program that it starts gains privileges.
-//!
-//! What was opened before stays open: listening sockets, the log. A kernel that can do less does
-//! what it can (Landlock, Linux 5.13; ports from 6.7 on).
+//! What the process needs once it serves, by its configuration.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Address, Config, RouteConfig, Sandbox, SourceSpec, Way};
+use crate::config::{Address, Config, RouteConfig, SourceSpec, Way};
 use crate::connect::ForwardProxy;
 use crate::credential::secrets::file_of;
 use crate::tls::{ServerTls, TlsSettings};
 
-/// What looking up names reads: the resolver's files, which are replaced when a network changes,
-/// and the modules and data of libc. Certificates of authorities are there, too.
-const SYSTEM: [&str; 10] = [
-    "/etc",
-    "/run/systemd/resolve",
-    "/run/resolvconf",
-    "/run/NetworkManager",
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/usr/share/ca-certificates",
-];
+/// What looking up names reads. These files may be replaced, and lead elsewhere, when a network
+/// changes.
+const RESOLVER: [&str; 4] =
+    ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// The port of name servers, which are asked over TCP when an answer is long (RFC 7766).
 const NAME_SERVER: u16 = 53;
 
 /// What a process may still do.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Permitted {
+pub(super) struct Permitted {
     /// Files and directories that it may read.
-    read: BTreeSet<PathBuf>,
+    pub(super) read: BTreeSet<PathBuf>,
     /// Directories for its files without a name.
-    spool: BTreeSet<PathBuf>,
+    pub(super) spool: BTreeSet<PathBuf>,
     /// Directories of its sockets, which it removes at the end.
-    sockets: BTreeSet<PathBuf>,
+    pub(super) sockets: BTreeSet<PathBuf>,
     /// Ports that it may connect to.
-    ports: BTreeSet<u16>,
-}
-
-/// How far the kernel goes along.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Confinement {
-    /// All of it.
-    Full,
-    /// A part, because the kernel is older.
-    Partial,
-    /// None: this kernel, or this platform, cannot.
-    None,
-}
-
-/// Why the process cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// The configuration asks for more than there is.
-    #[error(
-        "sandbox = \"require\" cannot be met: this system can confine the process {}; \"auto\" \
-         takes what there is",
-        if matches!(.0, Confinement::Partial) { "only in part" } else { "not at all" }
-    )]
-    Insufficient(Confinement),
-    /// The system refuses.
-    #[error("the process cannot be confined: {0}; sandbox = \"off\" does without")]
-    Refused(String),
-}
-
-/// Confines the calling thread and all that it starts from now on, so that it has to be called
-/// before there are others. Nothing of it can be taken back.
-///
-/// # Errors
-/// When the configuration asks for more than the system can, or the system refuses.
-pub fn confine(config: &Config) -> Result<(), SandboxError> {
-    let required = match config.sandbox {
-        Sandbox::Off => return Ok(()),
-        Sandbox::Auto => false,
-        Sandbox::Require => true,
-    };
-    let confinement = enforce(&Permitted::by(config))?;
-    if required && confinement != Confinement::Full {
-        return Err(SandboxError::Insufficient(confinement));
-    }
-    match confinement {
-        Confinement::Full => tracing::debug!("confined to what the configuration names"),
-        Confinement::Partial => tracing::info!("confined in part: this kernel cannot do all of it"),
-        Confinement::None => tracing::info!("not confined: this system cannot"),
-    }
-    Ok(())
+    pub(super) ports: BTreeSet<u16>,
 }
 
 impl Permitted {
-    fn by(config: &Config) -> Self {
+    /// What `config` needs.
+    pub(super) fn by(config: &Config) -> Self {
         let mut permitted = Self { ports: ports(config), ..Self::default() };
         for file in config.secrets().iter().filter_map(file_of) {
             permitted.add_file(&file);
@@ -107,6 +44,9 @@ impl Permitted {
         for file in named {
             permitted.add_file(file);
         }
+        for file in RESOLVER {
+            permitted.add_file(Path::new(file));
+        }
         let spool = config.limits.spool_directory.clone();
         permitted.spool.insert(spool.unwrap_or_else(std::env::temp_dir));
         for listener in &config.listeners {
@@ -117,22 +57,26 @@ impl Permitted {
         permitted
     }
 
-    /// A file that may be replaced by another of its name, and so its directory, and that to which
-    /// symbolic links lead.
+    /// A file that may be replaced by another of its name, and so its directory; and the directories
+    /// of symbolic links on the way to it, which may come to lead elsewhere in there.
     fn add_file(&mut self, path: &Path) {
-        let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        for path in [path, &target] {
-            let directory = directory_of(path);
-            // All files there are would be below the root.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let links = path.ancestors().filter(|step| step.is_symlink());
+        let target = path.canonicalize().ok();
+        for step in links.chain([path.as_path()]).chain(target.as_deref()) {
+            let directory = directory_of(step);
+            // All files that there are would be below the root.
             let is_root = directory == Path::new("/");
-            self.read.insert(if is_root { path.to_owned() } else { directory });
+            self.read.insert(if is_root { step.to_owned() } else { directory });
         }
     }
 }
 
+/// The directory that a file is in, wherever links lead.
 fn directory_of(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or(Path::new(".")).to_owned()
+    let parent = parent.unwrap_or(Path::new("."));
+    parent.canonicalize().unwrap_or_else(|_| parent.to_owned())
 }
 
 /// The ports of upstreams, token endpoints, and proxies on the way there.
@@ -167,53 +111,36 @@ fn environment_port(url: &http::Uri) -> Option<u16> {
     ForwardProxy::of_environment(url).ok().flatten().map(|proxy| proxy.port())
 }
 
-#[cfg(target_os = "linux")]
-fn enforce(permitted: &Permitted) -> Result<Confinement, SandboxError> {
-    use landlock::{
-        ABI, Access as _, AccessFs, AccessNet, NetPort, Ruleset, RulesetAttr as _,
-        RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
-    };
-    // Also where there is no Landlock.
-    rustix::thread::set_no_new_privs(true)
-        .map_err(|error| SandboxError::Refused(error.to_string()))?;
-    let abi = ABI::V6;
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let spool = AccessFs::ReadFile
-        | AccessFs::WriteFile
-        | AccessFs::Truncate
-        | AccessFs::MakeReg
-        | AccessFs::RemoveFile;
-    let connect = |port: &u16| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp));
-    let restrict = || -> Result<_, RulesetError> {
-        Ruleset::default()
-            .handle_access(AccessFs::from_all(abi))?
-            .handle_access(AccessNet::from_all(abi))?
-            .scope(Scope::from_all(abi))?
-            .create()?
-            .add_rules(path_beneath_rules(SYSTEM, read))?
-            .add_rules(path_beneath_rules(&permitted.read, read))?
-            .add_rules(path_beneath_rules(&permitted.spool, spool))?
-            .add_rules(path_beneath_rules(&permitted.sockets, AccessFs::RemoveFile))?
-            .add_rules(permitted.ports.iter().map(connect))?
-            .restrict_self()
-    };
-    let status = restrict().map_err(|error| SandboxError::Refused(error.to_string()))?;
-    Ok(match status.ruleset {
-        RulesetStatus::FullyEnforced => Confinement::Full,
-        RulesetStatus::PartiallyEnforced => Confinement::Partial,
-        RulesetStatus::NotEnforced => Confinement::None,
-    })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn enforce(_: &Permitted) -> Result<Confinement, SandboxError> {
-    Ok(Confinement::None)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::load;
+
+    /// The way Kubernetes replaces a mounted secret, and what is below the root.
+    #[cfg(unix)]
+    #[test]
+    fn links_on_the_way_may_come_to_lead_elsewhere_and_the_root_is_never_permitted() {
+        use std::os::unix::fs::symlink;
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for version in ["v1", "v2"] {
+            std::fs::create_dir(at(version)).unwrap();
+        }
+        std::fs::write(at("v1").join("key"), "k").unwrap();
+        symlink("v1", at("data")).unwrap();
+        symlink("data/key", at("key")).unwrap();
+        for path in ["key", "data/key"].map(at) {
+            let mut permitted = Permitted::default();
+            permitted.add_file(&path);
+            let whole = directory.path().canonicalize().unwrap();
+            assert!(permitted.read.contains(&whole), "{permitted:?}");
+        }
+        for odd in ["//token", "/etc/../token", "/token"] {
+            let mut permitted = Permitted::default();
+            permitted.add_file(Path::new(odd));
+            assert!(!permitted.read.contains(Path::new("/")), "{odd}: {permitted:?}");
+        }
+    }
 
     #[test]
     fn what_the_configuration_names_is_permitted_and_nothing_else() {
@@ -264,10 +191,18 @@ mod tests {
         );
         let config = load(&text, &|_| None).config.unwrap();
         let Permitted { read, spool, sockets, ports } = Permitted::by(&config);
-        let mut expected = BTreeSet::from(["/etc/tls", "/keys", "/token", "."].map(PathBuf::from));
-        expected.insert(directory.path().to_owned());
-        expected.insert(inner.canonicalize().unwrap());
-        assert_eq!(read, expected);
+        let real = |path: &Path| path.canonicalize().unwrap();
+        let mut expected = BTreeSet::from(["/etc/tls", "/keys", "/token"].map(PathBuf::from));
+        expected.extend([Path::new("."), directory.path(), &inner].map(real));
+        assert!(read.is_superset(&expected), "{read:?}");
+        let resolver = RESOLVER.iter().map(|file| directory_of(Path::new(file)));
+        let resolver: BTreeSet<PathBuf> = resolver
+            .chain(RESOLVER.iter().filter_map(|file| Path::new(file).canonicalize().ok()))
+            .map(|path| if path.is_file() { directory_of(&path) } else { path })
+            .collect();
+        for path in read.difference(&expected) {
+            assert!(resolver.contains(path), "{}", path.display());
+        }
         assert_eq!(spool, BTreeSet::from(["/var/spool/countersign".into()]));
         assert_eq!(sockets, BTreeSet::from(["/run/countersign".into()]));
         let without_proxies_of_the_environment = [53, 443, 444, 3128, 8443, 9000];

@@ -1,0 +1,65 @@
+//! Confinement on Linux: once the process listens it can read only what its configuration names and
+//! what looking up names takes, write only where content waits, and connect only to the ports of its
+//! upstreams; and no program that it starts gains privileges.
+//!
+//! What was opened before stays open: listening sockets, the log. A kernel that can do less does
+//! what it can (Landlock, Linux 5.13; ports from 6.7 on).
+
+#[cfg(target_os = "linux")]
+mod landlock;
+#[cfg(any(target_os = "linux", test))]
+mod permitted;
+
+use crate::config::{Config, Sandbox};
+
+/// How far the kernel goes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confinement {
+    /// All of it.
+    Full,
+    /// A part, because the kernel is older.
+    Partial,
+    /// None: this kernel, or this platform, cannot.
+    None,
+}
+
+/// Why the process cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The configuration asks for more than there is.
+    #[error(
+        "sandbox = \"require\" cannot be met: this system can confine the process {}; \"auto\" \
+         takes what there is",
+        if matches!(.0, Confinement::Partial) { "only in part" } else { "not at all" }
+    )]
+    Insufficient(Confinement),
+    /// The system refuses.
+    #[error("the process cannot be confined: {0}; sandbox = \"off\" does without")]
+    Refused(String),
+}
+
+/// Confines the calling thread and all that it starts from now on, so that it has to be called
+/// before there are others. Nothing of it can be taken back.
+///
+/// # Errors
+/// When the configuration asks for more than the system can, or the system refuses.
+pub fn confine(config: &Config) -> Result<(), SandboxError> {
+    let required = match config.sandbox {
+        Sandbox::Off => return Ok(()),
+        Sandbox::Auto => false,
+        Sandbox::Require => true,
+    };
+    #[cfg(target_os = "linux")]
+    let confinement = landlock::enforce(&permitted::Permitted::by(config))?;
+    #[cfg(not(target_os = "linux"))]
+    let confinement = Confinement::None;
+    if required && confinement != Confinement::Full {
+        return Err(SandboxError::Insufficient(confinement));
+    }
+    match confinement {
+        Confinement::Full => tracing::debug!("confined to what the configuration names"),
+        Confinement::Partial => tracing::info!("confined in part: this kernel cannot do all of it"),
+        Confinement::None => tracing::info!("not confined: this system cannot"),
+    }
+    Ok(())
+}
