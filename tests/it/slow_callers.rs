@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use http::Response;
+use http_body_util::Full;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -190,4 +192,32 @@ async fn slow_callers_who_take_every_place_have_to_give_them_back() {
     let after = one_request(program.address()).await;
     let direct = one_request(upstream.address()).await;
     assert!(after < at_most(PROMPT) + direct, "{after:?}");
+}
+
+/// What fits into the system's buffers is out of the program's hands, and megabytes of it.
+#[tokio::test]
+async fn the_system_forgets_callers_who_never_read_once_the_program_has() {
+    let upstream = Upstream::answering(|_| Response::new(Full::from(vec![b'x'; 1 << 20]))).await;
+    let limits = "limits = { write_timeout = \"1s\" }\n";
+    let config = format!("{limits}[[route]]\nupstream = {}\n", quoted(&upstream.url()));
+    let program = Program::start(&config).await;
+    let port = format!(":{:04X}", program.address().port());
+    // Neither the listener nor what only waits for its port to be forgotten.
+    let held = || {
+        let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let columns = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        columns.filter(|line| line[1].ends_with(&port) && !["0A", "06"].contains(&line[3])).count()
+    };
+    let mut callers = Vec::new();
+    for _ in 0..10 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut caller = socket.connect(program.address()).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        caller.write_all(request).await.unwrap();
+        callers.push(caller);
+    }
+    until("all have been asked for", || upstream.seen().len() == 10).await;
+    assert_eq!(held(), 10);
+    until("they are forgotten", || held() == 0).await;
 }
