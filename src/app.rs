@@ -21,8 +21,10 @@ use crate::connect::{Dialer, ForwardProxy, InvalidHost, InvalidProxy};
 use crate::credential::cache::{CacheSettings, CredentialCache};
 use crate::credential::http::TokenClient;
 use crate::credential::login::LoginSource;
+use crate::credential::oauth::OauthSource;
 use crate::credential::refresher::Refresher;
 use crate::credential::secrets::{SecretError, Secrets};
+use crate::credential::source::Source;
 use crate::credential::{Credential, fixed};
 use crate::permissions::Check;
 use crate::proxy::guard::Gate;
@@ -307,8 +309,8 @@ fn cache(
             }));
             Ok(cache)
         }
-        SourceSpec::Login(_) => {
-            let source = login_source(credential, secrets, clock)?;
+        SourceSpec::Login(_) | SourceSpec::Oauth(_) => {
+            let source = source(credential, secrets, clock)?;
             let policy = credential.refresh;
             let settings = CacheSettings {
                 renewable: true,
@@ -336,20 +338,43 @@ fn cache(
     }
 }
 
-/// The source of a credential that logs in.
+/// The source of a credential that is fetched.
 ///
 /// # Errors
-/// When TLS to the token endpoint cannot be set up, or the credential does not log in.
-pub fn login_source(
+/// When TLS to the token endpoint cannot be set up, or the credential is not fetched.
+pub fn source(
     credential: &CredentialConfig,
     secrets: &Arc<Secrets>,
     clock: &Clock,
-) -> Result<LoginSource, StartError> {
-    let SourceSpec::Login(spec) = &credential.source else {
-        return Err(StartError::System(std::io::Error::other("this credential does not log in")));
-    };
-    let mut requests = std::iter::once(&spec.request).chain(&spec.refresh).chain(&spec.logout);
-    let tls = if requests.any(|request| request.url.scheme_str() == Some("https")) {
+) -> Result<Source, StartError> {
+    let name = credential.name.clone();
+    let client = |secure| token_client(credential, secrets, clock, secure);
+    match &credential.source {
+        SourceSpec::Fixed(_) => {
+            Err(StartError::System(std::io::Error::other("this credential is not fetched")))
+        }
+        SourceSpec::Login(spec) => {
+            let mut requests =
+                std::iter::once(&spec.request).chain(&spec.refresh).chain(&spec.logout);
+            let secure = requests.any(|request| request.url.scheme_str() == Some("https"));
+            let (spec, secrets) = (spec.clone(), Arc::clone(secrets));
+            Ok(Source::Login(LoginSource::new(name, spec, secrets, client(secure)?)))
+        }
+        SourceSpec::Oauth(spec) => {
+            let client = client(spec.may_be_secure())?;
+            let (spec, secrets) = (spec.clone(), Arc::clone(secrets));
+            Ok(Source::Oauth(OauthSource::new(name, spec, secrets, client, clock.clone())))
+        }
+    }
+}
+
+fn token_client(
+    credential: &CredentialConfig,
+    secrets: &Secrets,
+    clock: &Clock,
+    secure: bool,
+) -> Result<TokenClient, StartError> {
+    let tls = if secure {
         Some(client_config(&credential.tls, secrets.check()).map_err(|reason| StartError::Tls {
             what: format!("the credential '{}'", credential.name),
             reason,
@@ -359,8 +384,7 @@ pub fn login_source(
     };
     // Some of the time has to be left for the answer.
     let connect_timeout = (credential.refresh.timeout / 2).min(Duration::from_secs(5));
-    let client = TokenClient::new(tls, connect_timeout, clock.clone());
-    Ok(LoginSource::new(credential.name.clone(), spec.clone(), Arc::clone(secrets), client))
+    Ok(TokenClient::new(tls, connect_timeout, clock.clone()))
 }
 
 /// A credential as routes use it, read from `cache`.
@@ -370,7 +394,7 @@ pub fn identity(credential: &CredentialConfig, cache: CredentialCache<Signer>) -
         name: credential.name.clone(),
         cache,
         covers_body: scheme.body_coverage() == BodyCoverage::Whole,
-        renewable: matches!(credential.source, SourceSpec::Login(_)),
+        renewable: credential.source.is_fetched(),
         owned: credential.owned.clone(),
         owned_query: scheme.sets_query(),
         deny: credential.deny.clone(),

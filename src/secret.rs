@@ -21,7 +21,8 @@ impl Secret {
     /// Reads a secret as files and commands hold it: UTF-8, one trailing line break removed.
     ///
     /// # Errors
-    /// When the text is empty, is not UTF-8, or holds a NUL or a line break inside.
+    /// When the text is empty, is not UTF-8, or holds a NUL or a line break inside. Only PEM, as
+    /// private keys are written, has lines; it cannot stand in a field all the same.
     pub fn from_stored(bytes: Vec<u8>) -> Result<Self, StoredSecretError> {
         let mut text =
             Zeroizing::new(String::from_utf8(bytes).map_err(|_| StoredSecretError::NotText)?);
@@ -34,7 +35,8 @@ impl Secret {
         if text.is_empty() {
             return Err(StoredSecretError::Empty);
         }
-        if text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+        let breaks = text.bytes().any(|byte| matches!(byte, b'\r' | b'\n'));
+        if text.contains('\0') || (breaks && !is_pem(&text)) {
             return Err(StoredSecretError::LineBreak);
         }
         Ok(Self(Arc::new(text)))
@@ -44,6 +46,12 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+}
+
+/// True for text that begins and ends as PEM does (RFC 7468).
+fn is_pem(text: &str) -> bool {
+    let last = text.trim_end().lines().next_back();
+    text.starts_with("-----BEGIN ") && last.is_some_and(|line| line.starts_with("-----END "))
 }
 
 impl fmt::Debug for Secret {
@@ -93,6 +101,15 @@ mod tests {
             Err(StoredSecretError::LineBreak),
             "only one is removed"
         );
+    }
+
+    #[test]
+    fn only_pem_has_lines() {
+        let key = "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n";
+        assert_eq!(Secret::from_stored(key.into()).unwrap().expose(), key.trim_end());
+        let unended = "-----BEGIN PRIVATE KEY-----\r\nX-Injected: y";
+        assert_eq!(Secret::from_stored(unended.into()), Err(StoredSecretError::LineBreak));
+        assert!(crate::sign::sensitive_value(key.trim_end()).is_none(), "it fits no field");
     }
 
     #[test]

@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::fetch::{fetch_once, human, human_skew};
+use super::fetch::{fetch_once, human, human_skew, used_up};
 use super::load::Source;
 use super::output::{BAD, Failure, GOOD, print, say, styled};
 use super::routes::upstream;
 use super::run::runtime;
 use crate::app::snapshot;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::config::problem::any_error;
-use crate::config::{Config, SourceSpec};
 use crate::connect::Stream;
 use crate::credential::Credential;
 
@@ -73,9 +73,14 @@ async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
     let clock = Clock::system();
     for credential in &config.credentials {
         let what = format!("credential {}", credential.name);
-        let logs_in = matches!(credential.source, SourceSpec::Login(_));
+        let logs_in = credential.source.is_fetched();
         let outcome = match fetch_once(credential, &clock, config.check_permissions).await {
-            Ok(fetched) => Ok(describe(&fetched, logs_in)),
+            Ok(fetched) => {
+                if let Some(warning) = used_up(credential, &fetched) {
+                    say(warning);
+                }
+                Ok(describe(&fetched, logs_in))
+            }
             Err(failure) => Err(failure.into_message()),
         };
         all_good &= outcome.is_ok();

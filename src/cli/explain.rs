@@ -18,6 +18,7 @@ use crate::app::{identity, snapshot};
 use crate::clock::Clock;
 use crate::config::{Address, Config, CredentialConfig, ListenerConfig, SourceSpec};
 use crate::credential::cache::CredentialCache;
+use crate::credential::oauth::ACCESS_TOKEN;
 use crate::credential::secrets::Secrets;
 use crate::proxy::guard::{Ends, Gate};
 use crate::proxy::respond::ProxyError;
@@ -25,6 +26,7 @@ use crate::proxy::{Route, find, headers, retarget};
 use crate::secret::Secret;
 use crate::sign::hmac::BasePart;
 use crate::sign::{SignableRequest, Signer};
+use crate::values::Values;
 
 /// How much of a part is shown.
 const SHOWN: usize = 120;
@@ -279,6 +281,10 @@ fn signer(
                 .filter_map(|(name, reference)| Some((name.clone(), secrets.get(reference)?)));
             fetched.chain(carried).collect()
         }
+        SourceSpec::Oauth(_) => {
+            let token = Secret::new("<access token from the authorization server>");
+            Values::from_iter([(ACCESS_TOKEN, token)])
+        }
     };
     credential.scheme.bind(&values)
 }
@@ -340,6 +346,7 @@ impl Page {
             SourceSpec::Login(login) => {
                 login.reply.values.iter().map(|(name, _)| name.as_str()).collect()
             }
+            SourceSpec::Oauth(_) => vec![ACCESS_TOKEN],
             SourceSpec::Fixed(_) => Vec::new(),
         };
         let open = credential.scheme.sets_openly(&fetched);

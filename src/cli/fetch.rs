@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::{Source, start_failure};
-use super::output::{Failure, print};
+use super::output::{Failure, print, say};
 use super::run::runtime;
-use crate::app::{StartError, login_source};
+use crate::app::{StartError, source};
 use crate::clock::Clock;
 use crate::config::shape::nearest;
 use crate::config::{CredentialConfig, SourceSpec};
+use crate::credential::oauth::{Grant, REFRESH_TOKEN};
 use crate::credential::secrets::Secrets;
 use crate::credential::{Credential, CredentialSource, FetchError};
 use crate::permissions::Check;
@@ -32,6 +33,9 @@ pub(super) fn fetch(name: &str, path: Option<&Path>) -> Result<ExitCode, Failure
     let fetched =
         runtime()?.block_on(fetch_once(credential, &Clock::system(), config.check_permissions))?;
     print(describe(&fetched))?;
+    if let Some(warning) = used_up(credential, &fetched) {
+        say(warning);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -49,8 +53,8 @@ pub(super) async fn fetch_once(
             let values = spec.read(&secrets).map_err(|error| Failure::runtime(&error))?;
             Credential { values, ..Credential::default() }
         }
-        SourceSpec::Login(_) => {
-            let source = login_source(credential, &secrets, clock).map_err(start_failure)?;
+        SourceSpec::Login(_) | SourceSpec::Oauth(_) => {
+            let source = source(credential, &secrets, clock).map_err(start_failure)?;
             let limit = credential.refresh.timeout;
             let fetched = tokio::time::timeout(limit, source.fetch(None)).await;
             let fetched = fetched.unwrap_or(Err(FetchError::Timeout(limit)));
@@ -60,6 +64,17 @@ pub(super) async fn fetch_once(
     let bound = credential.scheme.bind(&fetched.values);
     bound.map_err(|error| Failure::runtime(&error))?;
     Ok(fetched)
+}
+
+/// What whoever asked for one fetch has to know: the secret that the configuration refers to may be
+/// good for one use only.
+pub(super) fn used_up(credential: &CredentialConfig, fetched: &Credential) -> Option<&'static str> {
+    let SourceSpec::Oauth(spec) = &credential.source else { return None };
+    let replaced = fetched.values.get(REFRESH_TOKEN).is_some();
+    (matches!(spec.grant, Grant::RefreshToken(_)) && replaced).then_some(
+        "warning: the answer had a new refresh token, which is not kept; if this server takes each \
+         only once, the configured one is used up now",
+    )
 }
 
 /// Names, lifetime and skew: what may be shown.

@@ -25,6 +25,7 @@ use ipnet::IpNet;
 
 use crate::credential::fixed::FixedSpec;
 use crate::credential::login::LoginSpec;
+use crate::credential::oauth::OauthSpec;
 use crate::credential::schedule::RefreshPolicy;
 use crate::credential::secret_ref::SecretRef;
 use crate::permissions::Check;
@@ -209,12 +210,23 @@ pub struct CredentialConfig {
 
 /// Where values come from.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there is one per credential")]
 pub enum SourceSpec {
     /// The configuration.
     Fixed(FixedSpec),
     /// A login.
     Login(LoginSpec),
+    /// OAuth 2.0.
+    Oauth(OauthSpec),
+}
+
+impl SourceSpec {
+    /// True if values are fetched, so that others can be had in their place.
+    pub fn is_fetched(&self) -> bool {
+        match self {
+            Self::Fixed(_) => false,
+            Self::Login(_) | Self::Oauth(_) => true,
+        }
+    }
 }
 
 /// A path pattern: segments compared without regard to case, a `*` at the end of one for any ending,
@@ -395,6 +407,7 @@ impl CredentialConfig {
         let named = match &self.source {
             SourceSpec::Fixed(fixed) => &fixed.values,
             SourceSpec::Login(login) => &login.secrets,
+            SourceSpec::Oauth(oauth) => return oauth.secrets(),
         };
         named.iter().map(|(_, reference)| reference.clone()).collect()
     }

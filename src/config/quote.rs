@@ -119,9 +119,42 @@ fn is_open(path: &[&str], text: &str) -> bool {
         [
             "credential",
             _,
-            "kind" | "base_url" | "client" | "login" | "client_guid" | "branch_guid" | "upstreams"
-            | "header" | "api" | "sign_with" | "key_header" | "remove" | "deny" | "algorithm"
-            | "key_encoding" | "timestamp" | "encoding" | "lifetime",
+            "kind"
+            | "base_url"
+            | "client"
+            | "login"
+            | "client_guid"
+            | "branch_guid"
+            | "upstreams"
+            | "header"
+            | "api"
+            | "sign_with"
+            | "key_header"
+            | "remove"
+            | "deny"
+            | "algorithm"
+            | "key_encoding"
+            | "timestamp"
+            | "encoding"
+            | "lifetime"
+            | "grant"
+            | "token_url"
+            | "issuer"
+            | "client_id"
+            | "client_auth"
+            | "scope"
+            | "audience"
+            | "resource"
+            | "subject_token_type"
+            | "actor_token_type"
+            | "requested_token_type"
+            | "token_type",
+        ]
+        | [
+            "credential",
+            _,
+            "client_assertion" | "signed_assertion",
+            "algorithm" | "key_id" | "issuer" | "subject" | "audience" | "lifetime",
         ]
         | ["credential", _, "refresh" | "tls" | "expires", _]
         | ["credential", _, "base", ..]

@@ -2,11 +2,12 @@
 //! the kinds that need no example of their own.
 
 /// The kinds of credential that there is a starter for.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 11] = [
     "twinzo-device",
     "twinzo-api-key",
     "devo-token",
     "devo-signature",
+    "oauth2",
     "login",
     "hmac",
     "fields",
@@ -22,6 +23,7 @@ pub fn starter(kind: &str) -> Option<&'static str> {
         "twinzo-api-key" => include_str!("../../config/twinzo-api-key.toml"),
         "devo-token" => include_str!("../../config/devo-token.toml"),
         "devo-signature" => include_str!("../../config/devo-provisioning.toml"),
+        "oauth2" => include_str!("../../config/oauth-any-api.toml"),
         "login" => include_str!("../../config/login-any-api.toml"),
         "hmac" => include_str!("../../config/hmac-any-api.toml"),
         "fields" | "query" => include_str!("../../config/fields-and-query.toml"),

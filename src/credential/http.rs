@@ -47,6 +47,39 @@ pub struct TokenRequest {
     pub content: Zeroizing<Vec<u8>>,
 }
 
+/// An answer of a token endpoint, whatever its status.
+pub struct TokenAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields.
+    pub headers: HeaderMap,
+    /// Its content; empty where it was not wanted, or where that of a failure cannot be read.
+    pub content: Zeroizing<Vec<u8>>,
+    /// When it came.
+    pub time: ReplyTime,
+    received_at: SystemTime,
+}
+
+impl TokenAnswer {
+    /// What its status means for the next attempt, if it is no success.
+    pub fn failure(&self) -> FetchError {
+        error_of(self.status, &self.headers, self.received_at)
+    }
+
+    /// An answer that did not come over a network.
+    #[cfg(test)]
+    pub(super) fn of(status: StatusCode, headers: HeaderMap, content: &[u8], at: Now) -> Self {
+        let time = ReplyTime { sent: at, midpoint: at.wall, date: None };
+        let content = Zeroizing::new(content.to_vec());
+        Self { status, headers, content, time, received_at: at.wall }
+    }
+
+    /// How long it asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        retry_after(&self.headers, self.received_at)
+    }
+}
+
 /// A success answer of a token endpoint.
 pub struct TokenReply {
     /// Its content.
@@ -66,6 +99,22 @@ impl TokenClient {
     /// # Errors
     /// For every answer but a 2xx whose content is within [`MAX_REPLY`].
     pub async fn send(&self, request: TokenRequest) -> Result<TokenReply, FetchError> {
+        let answer = self.exchange(request, |status| status.is_success()).await?;
+        if !answer.status.is_success() {
+            return Err(answer.failure());
+        }
+        Ok(TokenReply { content: answer.content, time: answer.time })
+    }
+
+    /// Sends `request` and reads the answer, with its content where `wanted` says so of its status.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is a success whose content is not within [`MAX_REPLY`].
+    pub async fn exchange(
+        &self,
+        request: TokenRequest,
+        wanted: fn(StatusCode) -> bool,
+    ) -> Result<TokenAnswer, FetchError> {
         let authority = request.url.authority().map(ToString::to_string).unwrap_or_default();
         let broken = |error: &hyper::Error| FetchError::Broken {
             authority: authority.clone(),
@@ -87,7 +136,7 @@ impl TokenClient {
             let sent = self.clock.now();
             let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
             let received_at = self.clock.wall();
-            read(response, sent, received_at, &authority).await
+            read(response, sent, received_at, wanted, &authority).await
         };
         // The connection is driven here, so that it ends with the exchange.
         tokio::pin!(exchange, connection);
@@ -125,32 +174,45 @@ async fn read(
     response: http::Response<hyper::body::Incoming>,
     sent: Now,
     received_at: SystemTime,
+    wanted: fn(StatusCode) -> bool,
     authority: &str,
-) -> Result<TokenReply, FetchError> {
+) -> Result<TokenAnswer, FetchError> {
     let (head, body) = response.into_parts();
-    if !head.status.is_success() {
-        return Err(error_of(head.status, &head.headers, received_at));
-    }
-    if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        return Err(ReplyError::Compressed.into());
-    }
-    let content = match Limited::new(body, MAX_REPLY).collect().await {
-        Ok(collected) => Zeroizing::new(collected.to_bytes().to_vec()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            return Err(ReplyError::TooLarge(MAX_REPLY).into());
-        }
-        Err(error) => {
-            let reason = error.downcast_ref().map_or_else(|| error.to_string(), reason);
-            return Err(FetchError::Broken {
-                authority: authority.to_owned(),
-                reason: format!("in the middle of the answer: {reason}"),
-            });
-        }
-    };
     let half = received_at.duration_since(sent.wall).unwrap_or_default() / 2;
     let date = head.headers.get(DATE).and_then(|date| date.to_str().ok());
     let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
-    Ok(TokenReply { content, time: ReplyTime { sent, midpoint: sent.wall + half, date } })
+    let time = ReplyTime { sent, midpoint: sent.wall + half, date };
+    let content = if wanted(head.status) {
+        match read_content(&head.headers, body, authority).await {
+            // The status of a failure says enough.
+            Err(_) if !head.status.is_success() => Zeroizing::default(),
+            content => content?,
+        }
+    } else {
+        Zeroizing::default()
+    };
+    Ok(TokenAnswer { status: head.status, headers: head.headers, content, time, received_at })
+}
+
+async fn read_content(
+    headers: &HeaderMap,
+    body: hyper::body::Incoming,
+    authority: &str,
+) -> Result<Zeroizing<Vec<u8>>, FetchError> {
+    if headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Err(ReplyError::Compressed.into());
+    }
+    match Limited::new(body, MAX_REPLY).collect().await {
+        Ok(collected) => Ok(Zeroizing::new(collected.to_bytes().to_vec())),
+        Err(error) if error.is::<LengthLimitError>() => Err(ReplyError::TooLarge(MAX_REPLY).into()),
+        Err(error) => {
+            let reason = error.downcast_ref().map_or_else(|| error.to_string(), reason);
+            Err(FetchError::Broken {
+                authority: authority.to_owned(),
+                reason: format!("in the middle of the answer: {reason}"),
+            })
+        }
+    }
 }
 
 /// What went wrong with an exchange, in words for whoever has to mend it.
@@ -202,9 +264,12 @@ fn error_of(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> FetchEr
     if status.is_client_error() && !passing {
         return FetchError::Refused(Refusal::Status(status));
     }
-    let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let retry_after = retry_after.and_then(|value| parse_retry_after(value, now));
-    FetchError::Unavailable { status, retry_after }
+    FetchError::Unavailable { status, retry_after: retry_after(headers, now) }
+}
+
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    value.and_then(|value| parse_retry_after(value, now))
 }
 
 /// `Retry-After` (RFC 9110 §10.2.3): seconds or a date; a date in the past is zero.
@@ -227,6 +292,12 @@ impl std::fmt::Debug for TokenClient {
 impl std::fmt::Debug for TokenRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TokenRequest({} {})", self.method, self.url)
+    }
+}
+
+impl std::fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TokenAnswer({}, {} bytes)", self.status, self.content.len())
     }
 }
 

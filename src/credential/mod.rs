@@ -8,11 +8,13 @@ pub mod cache;
 pub mod fixed;
 pub mod http;
 pub mod login;
+pub mod oauth;
 pub mod refresher;
 pub mod reply;
 pub mod schedule;
 pub mod secret_ref;
 pub mod secrets;
+pub mod source;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -92,6 +94,9 @@ pub enum FetchError {
     /// The token endpoint understood and said no: trying the same again does not help.
     #[error("the token endpoint refused the login: {0}")]
     Refused(Refusal),
+    /// The metadata of an authorization server do not lead to its token endpoint.
+    #[error("the authorization server's metadata cannot be used: {0}")]
+    Discovery(oauth::DiscoveryError),
     /// The answer is not what the configuration says it would be.
     #[error("the token endpoint's answer cannot be used: {0}")]
     Reply(#[from] reply::ReplyError),
@@ -112,6 +117,12 @@ pub enum Refusal {
     /// By a success status with an answer that says otherwise.
     #[error("its answer reports a failure at '{0}'; check the login and password")]
     Condition(String),
+    /// By one of the codes of OAuth 2.0.
+    #[error("it answered {code}; {}", .code.hint())]
+    OAuth {
+        /// The code.
+        code: oauth::ErrorCode,
+    },
 }
 
 impl FetchError {
@@ -128,6 +139,7 @@ impl FetchError {
             | Self::Broken { .. }
             | Self::Timeout(_)
             | Self::Refused(_)
+            | Self::Discovery(_)
             | Self::Reply(_)
             | Self::Bind(_)
             | Self::Request(_) => None,
@@ -142,6 +154,7 @@ impl FetchError {
             Self::Timeout(_) => "timeout",
             Self::Unavailable { .. } => "unavailable",
             Self::Refused(_) => "refused",
+            Self::Discovery(_) => "discovery",
             Self::Reply(_) => "reply",
             Self::Bind(_) => "bind",
             Self::Request(_) => "request",

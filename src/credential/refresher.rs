@@ -73,6 +73,7 @@ where
         }
         let mut failures: u32 = 0;
         let mut renewal_hangs = false;
+        let mut warned = false;
         loop {
             self.cache.begin_attempt();
             self.secrets.mark_seen();
@@ -87,6 +88,15 @@ where
             let (wait, in_backoff) = match attempt {
                 Ok((credential, item)) => {
                     failures = 0;
+                    let exceeds = |lifetime| self.policy.margin_exceeds(lifetime);
+                    if !warned && credential.lifetime.is_some_and(exceeds) {
+                        warned = true;
+                        tracing::warn!(
+                            credential = %self.name,
+                            "it lives no longer than refresh.margin; renewing after a quarter of \
+                             its life"
+                        );
+                    }
                     let wait = self.published(&credential, item, took);
                     current = Some(credential);
                     (wait, false)

@@ -96,6 +96,20 @@ pub enum ReplyError {
     /// A redirect: following it would carry the login to another place.
     #[error("it is a redirect ({0}); redirects are not followed, so configure the final URL")]
     Redirect(http::StatusCode),
+    /// A success, but not the one that a token comes with.
+    #[error("its status is {0} instead of 200")]
+    Status(http::StatusCode),
+    /// A token that is no token.
+    #[error("the value at '{0}' holds characters that a token cannot have")]
+    NotVisible(String),
+    /// A kind of token that is not what the configuration expects.
+    #[error("the value at '{pointer}' is not '{expected}'")]
+    Type {
+        /// Where it was found.
+        pointer: String,
+        /// What the configuration expects.
+        expected: String,
+    },
     /// A value is missing, empty or not a text or a number.
     #[error("there is no usable value at '{0}'")]
     Value(String),
@@ -196,12 +210,7 @@ impl ReplySpec {
                 None => Err(ReplyError::Expiry(pointer.to_owned())),
             };
         };
-        let lifetime = Duration::try_from_secs_f64(milliseconds / 1000.0)
-            .ok()
-            .filter(|lifetime| !lifetime.is_zero() && *lifetime <= LONGEST_LIFETIME);
-        #[expect(clippy::cast_possible_truncation, reason = "saturates; it is only shown")]
-        let seconds = (milliseconds / 1000.0) as i64;
-        lifetime.map(Some).ok_or(ReplyError::Lifetime { pointer: pointer.to_owned(), seconds })
+        credible_lifetime(milliseconds / 1000.0, pointer).map(Some)
     }
 }
 
@@ -220,8 +229,21 @@ impl Condition {
     }
 }
 
+/// A lifetime that was found at `pointer`.
+///
+/// # Errors
+/// When it is over already, or longer than any that is believed.
+pub(super) fn credible_lifetime(seconds: f64, pointer: &str) -> Result<Duration, ReplyError> {
+    let lifetime = Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|lifetime| !lifetime.is_zero() && *lifetime <= LONGEST_LIFETIME);
+    #[expect(clippy::cast_possible_truncation, reason = "saturates; it is only shown")]
+    let seconds = seconds as i64;
+    lifetime.ok_or(ReplyError::Lifetime { pointer: pointer.to_owned(), seconds })
+}
+
 /// A non-empty text, or a number as text.
-fn text_at(reply: &Value, pointer: &str) -> Option<String> {
+pub(super) fn text_at(reply: &Value, pointer: &str) -> Option<String> {
     match reply.pointer(pointer)? {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -230,7 +252,7 @@ fn text_at(reply: &Value, pointer: &str) -> Option<String> {
 }
 
 /// A number, or a number written as text, as some servers do.
-fn number_at(reply: &Value, pointer: &str) -> Option<f64> {
+pub(super) fn number_at(reply: &Value, pointer: &str) -> Option<f64> {
     let number = match reply.pointer(pointer)? {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => text.trim().parse().ok()?,

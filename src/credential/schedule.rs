@@ -75,6 +75,11 @@ impl RefreshPolicy {
         // Margins longer than the lifetime would renew in a tight loop.
         renew_after.max(lifetime / 4)
     }
+
+    /// True if a credential lives no longer than the configured margin, which cannot be kept then.
+    pub fn margin_exceeds(&self, lifetime: Duration) -> bool {
+        self.margin.is_some_and(|margin| margin.of(lifetime) >= lifetime)
+    }
 }
 
 /// How long before its end a credential is no longer sent: it could end on the way.
@@ -131,6 +136,9 @@ mod tests {
             RefreshPolicy { margin, jitter: Some(Span::Share(0.0)), ..RefreshPolicy::default() };
         assert_eq!(window(&policy, 1_000), (900, 900));
         assert_eq!(window(&policy, 40), (10, 10));
+        let exceeds = |lifetime| policy.margin_exceeds(Duration::from_secs(lifetime));
+        assert!(exceeds(40) && exceeds(100) && !exceeds(101));
+        assert!(!RefreshPolicy::default().margin_exceeds(Duration::from_secs(1)));
     }
 
     #[test]

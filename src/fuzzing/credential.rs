@@ -128,10 +128,16 @@ pub fn times(bytes: &[u8]) {
 
 /// Secrets as files and commands hold them.
 pub fn secret(bytes: &[u8]) {
+    // The only secrets of several lines.
+    let is_pem = |text: &[u8]| {
+        let last = text.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+        text.starts_with(b"-----BEGIN ") && last.is_some_and(|line| line.starts_with(b"-----END "))
+    };
     let one_break_less = bytes.strip_suffix(b"\r\n").or(bytes.strip_suffix(b"\n")).unwrap_or(bytes);
     let usable = std::str::from_utf8(bytes).is_ok()
         && !one_break_less.is_empty()
-        && !one_break_less.iter().any(|byte| b"\r\n\0".contains(byte));
+        && !one_break_less.contains(&0)
+        && (is_pem(one_break_less) || !one_break_less.iter().any(|byte| b"\r\n".contains(byte)));
     match Secret::from_stored(bytes.to_vec()) {
         Ok(secret) => {
             assert!(usable, "{bytes:?} is taken");

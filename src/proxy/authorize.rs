@@ -12,6 +12,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body;
 
+use super::challenge::insufficient_scope;
 use super::content::{CallerContent, Copy, Kept, Progress, RequestContent, Streaming};
 use super::hold::{Held, HoldLimits, Reader};
 use super::interim::Interims;
@@ -138,7 +139,8 @@ pub async fn authorize(
                 attempt = again;
             }
             Ok(mut answer) => {
-                let refused = route.config.replay.statuses.contains(&answer.response.status());
+                let refused = route.config.replay.statuses.contains(&answer.response.status())
+                    && !insufficient_scope(answer.response.headers());
                 let again = original.as_ref().filter(|_| {
                     refused
                         && !replayed

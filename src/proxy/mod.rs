@@ -5,6 +5,7 @@
 //! [`mod@authorize`] sees credentials, and none reads the configuration's text.
 
 pub mod authorize;
+mod challenge;
 pub mod content;
 mod exchange;
 pub mod guard;

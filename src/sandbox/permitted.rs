@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Address, Config, RouteConfig, SourceSpec, Way};
 use crate::connect::ForwardProxy;
+use crate::credential::oauth::Endpoint;
 use crate::credential::secrets::file_of;
 use crate::tls::{ServerTls, TlsSettings};
 
@@ -86,9 +87,22 @@ fn ports(config: &Config) -> BTreeSet<u16> {
         ports.extend(route_ports(route));
     }
     for credential in &config.credentials {
-        let SourceSpec::Login(login) = &credential.source else { continue };
-        let requests = [&login.request].into_iter().chain(&login.refresh).chain(&login.logout);
-        for url in requests.map(|request| &request.url) {
+        let urls: Vec<&http::Uri> = match &credential.source {
+            SourceSpec::Fixed(_) => Vec::new(),
+            SourceSpec::Login(login) => {
+                let requests =
+                    [&login.request].into_iter().chain(&login.refresh).chain(&login.logout);
+                requests.map(|request| &request.url).collect()
+            }
+            SourceSpec::Oauth(oauth) => {
+                if let Endpoint::Discovered { .. } = oauth.endpoint {
+                    // Nobody knows yet where the token endpoint is; hardly ever elsewhere.
+                    ports.insert(443);
+                }
+                vec![oauth.url()]
+            }
+        };
+        for url in urls {
             let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
             ports.insert(url.port_u16().unwrap_or(default));
             ports.extend(environment_port(url));
@@ -171,6 +185,16 @@ mod tests {
             client = "acme"
             login = "gateway-01"
             password = {{ env = "PASSWORD" }}
+            [credential.d]
+            kind = "oauth2"
+            token_url = "https://id.example.com:7443/token"
+            client_id = "d"
+            client_secret = {{ env = "SECRET" }}
+            [credential.e]
+            kind = "oauth2"
+            issuer = "https://id.example.com:7444"
+            client_id = "e"
+            client_assertion = {{ key = {{ file = "/oauth/key.pem" }} }}
             [[route]]
             path = "/a"
             upstream = "https://api.example.com"
@@ -192,7 +216,8 @@ mod tests {
         let config = load(&text, &|_| None).config.unwrap();
         let Permitted { read, spool, sockets, ports } = Permitted::by(&config);
         let real = |path: &Path| path.canonicalize().unwrap();
-        let mut expected = BTreeSet::from(["/etc/tls", "/keys", "/token"].map(PathBuf::from));
+        let mut expected =
+            BTreeSet::from(["/etc/tls", "/keys", "/token", "/oauth"].map(PathBuf::from));
         expected.extend([Path::new("."), directory.path(), &inner].map(real));
         assert!(read.is_superset(&expected), "{read:?}");
         let resolver = RESOLVER.iter().map(|file| directory_of(Path::new(file)));
@@ -205,7 +230,7 @@ mod tests {
         }
         assert_eq!(spool, BTreeSet::from(["/var/spool/countersign".into()]));
         assert_eq!(sockets, BTreeSet::from(["/run/countersign".into()]));
-        let without_proxies_of_the_environment = [53, 443, 444, 3128, 8443, 9000];
+        let without_proxies_of_the_environment = [53, 443, 444, 3128, 7443, 7444, 8443, 9000];
         assert!(
             ports.is_superset(&BTreeSet::from(without_proxies_of_the_environment)),
             "{ports:?}"

@@ -18,6 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
+use crate::harness::authorization::{AuthorizationServer, Scripted};
 use crate::harness::client::{parse, raw, raw_head};
 use crate::harness::upstream::answer;
 use crate::harness::{
@@ -26,6 +27,8 @@ use crate::harness::{
 
 /// Part of every secret here.
 const CANARY: &str = "canary";
+/// But for this one.
+const KEY: &str = include_str!("../vectors/rsa-key.pem");
 
 /// `text` in the forms that encodings give it, wherever it stands in what is encoded. In lower case,
 /// except for Base64.
@@ -82,6 +85,7 @@ struct Setting {
     echo: Upstream,
     /// Says what it was told, as an error.
     mirror: Upstream,
+    authorization: [AuthorizationServer; 2],
     text: String,
 }
 
@@ -262,6 +266,39 @@ impl Setting {
                 echo.url(),
             ),
         ];
+        let granting = AuthorizationServer::answering(|_| {
+            Scripted::tokens("canary-access-token", "canary-refresh-token")
+        })
+        .await;
+        let refusing = AuthorizationServer::answering(|_| Scripted::error("invalid_grant")).await;
+        let credentials = credentials.into_iter().chain([
+            (
+                "oauth",
+                format!(
+                    "kind = \"oauth2\"\ngrant = \"refresh_token\"\ntoken_url = {}\n\
+                     client_id = \"x\"\nclient_secret = {}\nrefresh_token = {}\n\
+                     extra = {{ key = {} }}\nheaders = {{ X-Key = {} }}",
+                    quoted(&granting.token_url()),
+                    secret("canary-client-secret"),
+                    secret("canary-first-refresh-token"),
+                    secret("canary-extra"),
+                    secret("canary-field"),
+                ),
+                echo.url(),
+            ),
+            (
+                "oauth-refused",
+                format!(
+                    "kind = \"oauth2\"\ngrant = \"password\"\ntoken_url = {}\n\
+                     client_id = \"x\"\nusername = \"robot\"\npassword = {}\n\
+                     client_assertion = {{ key = {} }}",
+                    quoted(&refusing.token_url()),
+                    secret("canary-oauth-password"),
+                    secret(KEY),
+                ),
+                echo.url(),
+            ),
+        ]);
         let mut text = format!(
             "[limits]\nmemory_per_request = \"16KiB\"\nspool_directory = {}\n\
              [log]\nlevel = \"trace\"\nformat = \"json\"\naccess = \"json\"\nfile = {}\n\
@@ -282,7 +319,8 @@ impl Setting {
             )
             .unwrap();
         }
-        Self { directory, twinzo, devo, echo, mirror, text }
+        let authorization = [granting, refusing];
+        Self { directory, twinzo, devo, echo, mirror, authorization, text }
     }
 
     fn config(&self) -> PathBuf {
@@ -320,6 +358,7 @@ impl Setting {
         }
         assert!(derived.len() >= 6, "there was something to leak");
         derived.push("Y2FuYXJ5".to_owned());
+        derived.push(KEY.lines().nth(1).unwrap().to_owned());
         derived.push("eDpjYW5hcnk".to_owned());
         derived
     }
@@ -399,6 +438,8 @@ async fn requests(address: std::net::SocketAddr) -> Vec<Reply> {
         ("GET", "/login/x", "", 200),
         ("POST", "/hash/x", "canary-content", 200),
         ("POST", "/hash/x", &large, 200),
+        ("GET", "/oauth/x", "", 200),
+        ("GET", "/oauth-refused/x", "", 502),
         ("GET", "/nowhere", "", 404),
         ("GET", "/any/%00?token=canary-of-the-caller", "", 400),
     ] {
@@ -460,6 +501,7 @@ async fn nothing_that_the_program_writes_holds_a_secret() {
     if cfg!(target_os = "linux") {
         setting.check("the arguments", &String::from_utf8(arguments.unwrap()).unwrap());
     }
+    assert!(setting.authorization.iter().all(|server| server.count() == 1), "they were asked");
     // A new secret, and one that cannot be read.
     let password = setting.directory.path().join("password");
     fs::write(&password, "canary-new-password\n").unwrap();
@@ -510,6 +552,9 @@ async fn no_command_prints_a_secret() {
         (explain("/basic/x"), Some(0)),
         (vec!["fetch", "plant"], Some(0)),
         (vec!["fetch", "refused"], Some(1)),
+        (explain("/oauth/x"), Some(0)),
+        (vec!["fetch", "oauth"], Some(0)),
+        (vec!["fetch", "oauth-refused"], Some(1)),
     ];
     for (arguments, status) in commands {
         let output = finish(program(&config, &arguments).spawn().unwrap()).await;

@@ -53,6 +53,11 @@ mod login;
 mod loops;
 #[cfg(target_os = "linux")]
 mod memory;
+mod oauth;
+mod oauth_commands;
+mod oauth_discovery;
+mod oauth_refresh;
+mod oauth_servers;
 #[cfg(target_os = "linux")]
 mod process;
 mod proxy_connect;

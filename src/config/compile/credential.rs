@@ -54,6 +54,7 @@ pub(super) fn credential(
         RawCredential::Query(query) => builder.query(query),
         RawCredential::Bearer(bearer) => builder.bearer(bearer),
         RawCredential::Basic(basic) => builder.basic(basic),
+        RawCredential::Oauth2(oauth) => builder.oauth(oauth),
         RawCredential::Login(login) => builder.login(login),
         RawCredential::Hmac(hmac) => builder.hmac(hmac),
         RawCredential::TwinzoDevice(_)
@@ -74,6 +75,7 @@ fn kind(raw: &RawCredential) -> &'static str {
         RawCredential::Query(_) => "query",
         RawCredential::Bearer(_) => "bearer",
         RawCredential::Basic(_) => "basic",
+        RawCredential::Oauth2(_) => "oauth2",
         RawCredential::Login(_) => "login",
         RawCredential::Hmac(_) => "hmac",
     }

@@ -1,6 +1,6 @@
 //! The `login` kind: requests, the reply, and what uses its values.
 
-use http::Method;
+use http::{Method, Uri};
 use serde_json::Value;
 
 use super::credential::{Builder, Common, names};
@@ -70,16 +70,7 @@ impl Builder<'_, '_> {
         let at = format!("{path}.url");
         let hint = "url = \"https://api.example.com/login\"";
         let url = self.context.require(raw.url.as_deref(), &at, hint);
-        let url = url.and_then(|url| self.context.url(&at, url));
-        if let Some((origin, _)) = &url
-            && !origin.is_secure()
-            && !origin.is_loopback()
-            && !plaintext
-        {
-            let hint = Some("use https://, or allow_plaintext = true if the way is safe");
-            let message = format!("the login would go to {origin} unencrypted");
-            self.context.error(&at, message, hint);
-        }
+        let url = url.and_then(|url| self.token_url(&at, url, plaintext));
         let method = raw.method.as_deref().unwrap_or("POST");
         let at = format!("{path}.method");
         let method = self.context.parse(&at, Some(method), |method| {
@@ -114,8 +105,19 @@ impl Builder<'_, '_> {
                 ContentSpec::Empty
             }
         };
-        let url = url.map(|(_, url)| url).unwrap_or_default();
+        let url = url.unwrap_or_default();
         RequestSpec { method: method.unwrap_or_default(), url, headers, content }
+    }
+
+    /// A URL to which a login may be sent.
+    pub(super) fn token_url(&mut self, path: &str, url: &str, plaintext: bool) -> Option<Uri> {
+        let (origin, url) = self.context.url(path, url)?;
+        if !origin.is_secure() && !origin.is_loopback() && !plaintext {
+            let hint = Some("use https://, or allow_plaintext = true if the way is safe");
+            let message = format!("the login would go to {origin} unencrypted");
+            self.context.error(path, message, hint);
+        }
+        Some(url)
     }
 
     fn json_object<'v>(

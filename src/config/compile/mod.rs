@@ -5,6 +5,7 @@ mod credential;
 mod hmac;
 mod listen;
 mod login;
+mod oauth;
 mod route;
 
 use std::time::Duration;

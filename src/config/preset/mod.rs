@@ -28,6 +28,7 @@ pub(super) fn expand(
         | RawCredential::Query(_)
         | RawCredential::Bearer(_)
         | RawCredential::Basic(_)
+        | RawCredential::Oauth2(_)
         | RawCredential::Login(_)
         | RawCredential::Hmac(_)) => generic.clone(),
     }
@@ -45,6 +46,7 @@ pub(super) fn written_as(credential: &RawCredential) -> &'static [(&'static str,
         | RawCredential::Query(_)
         | RawCredential::Bearer(_)
         | RawCredential::Basic(_)
+        | RawCredential::Oauth2(_)
         | RawCredential::Login(_)
         | RawCredential::Hmac(_) => &[],
     }

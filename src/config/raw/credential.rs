@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RawSecret, RawTls};
+use super::{RawOauth, RawSecret, RawTls};
 use crate::sign::encoding::{Encoding, TimestampFormat};
 use crate::sign::hash::Algorithm;
 use crate::sign::hmac::KeyEncoding;
@@ -41,6 +41,8 @@ pub enum RawCredential {
     Bearer(RawBearer),
     /// Authorization: Basic.
     Basic(RawBasic),
+    /// OAuth 2.0: asks an authorization server for access tokens.
+    Oauth2(RawOauth),
     /// A declared login for any API that hands out a token.
     Login(RawLogin),
     /// A declared keyed hash over parts of the request.

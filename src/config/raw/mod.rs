@@ -4,6 +4,7 @@
 //! key is reported together with all other problems.
 
 mod credential;
+mod oauth;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use credential::*;
+pub use oauth::*;
 
 use crate::secret::Secret;
 
@@ -258,7 +260,8 @@ pub struct RawAdmin {
 pub struct RawSecret {
     /// The name of an environment variable.
     pub env: Option<String>,
-    /// The path of a file; one trailing line break is not part of the secret.
+    /// The path of a file; one trailing line break is not part of the secret. Other line breaks
+    /// only in PEM.
     pub file: Option<String>,
     /// A command and its arguments; what it prints is the secret.
     pub exec: Option<Vec<String>>,
@@ -370,7 +373,7 @@ pub struct RawPool {
 }
 
 /// A name or a list of names.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum RawNames {
     /// One.

@@ -3,6 +3,7 @@
 #[cfg(target_os = "linux")]
 pub(crate) mod abuse;
 pub(crate) mod authority;
+pub(crate) mod authorization;
 pub(crate) mod client;
 pub(crate) mod faulty;
 pub(crate) mod frames;
