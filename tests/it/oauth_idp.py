@@ -4,9 +4,13 @@ Argument: a directory for its configuration and keys. Refresh tokens are replace
 """
 
 import logging
+import os
 import pathlib
 import socket
 import sys
+
+# It writes keys into the directory that it runs in.
+os.chdir(sys.argv[1])
 
 from nanoidp.app import create_app
 from werkzeug.serving import WSGIRequestHandler, make_server
