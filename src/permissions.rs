@@ -43,6 +43,18 @@ impl Check {
             Self::Strict => exposed(path).map_or(Ok(()), Err),
         }
     }
+
+    /// Refuses the directory at `path` if others can write to it, and so put other files in the
+    /// place of those there, and this is strict. That all may read it says nothing.
+    ///
+    /// # Errors
+    /// With what others can do.
+    pub fn directory(self, path: &Path) -> Result<(), Exposed> {
+        match (self, exposed(path)) {
+            (Self::Strict, Some(exposed @ Exposed::Writable)) => Err(exposed),
+            (Self::Strict | Self::Off, _) => Ok(()),
+        }
+    }
 }
 
 /// How others can get at the file, if they can. Its group may read it: that is how a service is
@@ -110,6 +122,16 @@ mod tests {
             assert_eq!(exposed(&file), None, "{mode:o} in a directory of our own");
         }
         assert_eq!(exposed(&directory.path().join("missing")), None);
+        for (mode, expected) in [
+            (0o700, Ok(())),
+            (0o755, Ok(())),
+            (0o775, Err(Exposed::Writable)),
+            (0o1777, Err(Exposed::Writable)),
+        ] {
+            set(&inner, mode);
+            assert_eq!(Check::Strict.directory(&inner), expected, "{mode:o}");
+            assert_eq!(Check::Off.directory(&inner), Ok(()));
+        }
         set(&inner, 0o755);
         assert_eq!(Check::Strict.file(&file), Err(Exposed::Writable));
         assert_eq!(Check::Off.file(&file), Ok(()));

@@ -91,6 +91,7 @@ fn scene(answers: &[Answer], policy: RefreshPolicy, clock: &Clock) -> Scene {
         cache: cache.clone(),
         policy,
         clock: clock.clone(),
+        slot: Slot::default(),
         secrets: Changes::from_iter([secrets.subscribe()]),
         stop: stop.clone(),
     };
@@ -282,6 +283,7 @@ async fn a_source_that_hangs_is_given_up_and_tried_again() {
         cache: scene.cache.clone(),
         policy: RefreshPolicy { wait: Duration::from_secs(5), ..lazy() },
         clock: Clock::system(),
+        slot: Slot::default(),
         secrets: Changes::from_iter([scene.secrets.subscribe()]),
         stop: scene.stop.clone(),
     };
