@@ -234,7 +234,8 @@ async fn what_was_asked_for_before_the_end_is_written() {
     let mut writing = tokio::task::JoinSet::new();
     for n in 0..100 {
         let (store, place) = (store.clone(), place(n));
-        writing.spawn(async move { store.write(place, vec![1; n]).await });
+        let record = record(&sealer, place, None);
+        writing.spawn(async move { store.write(place, record).await });
     }
     while let Some(written) = writing.join_next().await {
         written.unwrap().unwrap();
@@ -243,6 +244,6 @@ async fn what_was_asked_for_before_the_end_is_written() {
     let (_, writer, _) = open_at(&path, KEY).unwrap();
     let mut engine = writer.engine.lock().unwrap();
     for n in 0..100 {
-        assert_eq!(engine.read(place(n)).unwrap().map(|record| record.len()), Some(n));
+        assert!(engine.read(place(n)).unwrap().is_some(), "{n}");
     }
 }

@@ -322,7 +322,7 @@ impl Stored {
     }
 
     /// The credential as of `now`. A wall clock that is behind the time when the token was fetched,
-    /// as on a machine that lost it, does not tell whether it has ended, so it has.
+    /// as on a machine that lost it, does not tell whether it has ended, so it has if it ever does.
     pub fn restore(self, now: Now) -> Restored {
         let untrusted = now.wall + TOLERANCE < self.fetched;
         let left = self.expires.map(|end| {
