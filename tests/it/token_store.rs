@@ -389,5 +389,24 @@ async fn the_store_needs_a_directory_of_its_own() {
     }
     let text = refused(&place, &inside(&open.join("tokens")));
     assert!(text.contains("others can write to it"), "{text}");
+    let live = |text: &str, path: &Path| {
+        let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
+        fs::write(place.path("live.toml"), text.to_owned() + listen).unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(["check", "--live", "--config"]).arg(place.path("live.toml"));
+        let output = command.env("NO_COLOR", "1").stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let store = format!("token store {}: ", path.display());
+        let line = text.lines().find(|line| line.contains(&store)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{text}"))
+    };
+    let bearer = "[credential.b]\nkind = \"bearer\"\ntoken = { value = \"t\" }\n\
+                  [[route]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"b\"\n";
+    let text = place.store(&place.file("key")) + bearer;
+    let path = place.path("tokens");
+    assert!(live(&text, &path).ends_with("the key is there; the file will be made"));
+    place.write("key", "canary-short");
+    let line = live(&text, &path);
+    assert!(line.starts_with("failed: ") && line.contains("openssl rand"), "{line}");
     assert!(!open.join("tokens").exists());
 }

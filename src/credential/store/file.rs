@@ -344,6 +344,37 @@ fn read_one(database: &Database, place: Place) -> Result<Option<Vec<u8>>, redb::
     Ok(table.get(place.as_bytes())?.map(|record| record.value().to_vec()))
 }
 
+/// Whether the store at `path` could be opened or made, as far as that shows without opening it: a
+/// process that runs has it locked. True if the file is there.
+///
+/// # Errors
+/// With the reason why not.
+pub fn inspect(path: &Path, key: &Secret, check: Check) -> Result<bool, OpenError> {
+    if key.expose().len() < MIN_KEY {
+        return Err(OpenError::ShortKey);
+    }
+    let directory = directory_of(path);
+    if !directory.is_dir() {
+        return Err(OpenError::NoDirectory(directory.to_owned()));
+    }
+    let ours = check.directory(directory);
+    ours.map_err(|exposed| OpenError::Directory(directory.to_owned(), exposed))?;
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(OpenError::Io(path.to_owned(), error)),
+        Ok(there) if !there.is_file() => Err(OpenError::NotAFile(path.to_owned())),
+        Ok(_) => match check.file(path) {
+            Ok(()) => Ok(true),
+            Err(exposed) => Err(OpenError::Exposed(path.to_owned(), exposed)),
+        },
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
 /// Opens the store at `path`, or makes one there. Blocks.
 ///
 /// # Errors
@@ -354,24 +385,10 @@ pub(super) fn open(
     check: Check,
     now: SystemTime,
 ) -> Result<(FileStore, Writer, Sealer), OpenError> {
-    if key.expose().len() < MIN_KEY {
-        return Err(OpenError::ShortKey);
+    if !inspect(path, key, check)? {
+        create(path, key)?;
     }
     let io = |error| OpenError::Io(path.to_owned(), error);
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
-    if !directory.is_dir() {
-        return Err(OpenError::NoDirectory(directory.to_owned()));
-    }
-    let directory_is_ours = check.directory(directory);
-    directory_is_ours.map_err(|exposed| OpenError::Directory(directory.to_owned(), exposed))?;
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, directory, key)?,
-        Err(error) => return Err(io(error)),
-        Ok(there) if !there.is_file() => return Err(OpenError::NotAFile(path.to_owned())),
-        Ok(_) => {}
-    }
-    check.file(path).map_err(|exposed| OpenError::Exposed(path.to_owned(), exposed))?;
     let file = open_file(path)?;
     // An empty one would be made a database.
     if file.metadata().map_err(io)?.len() == 0 {
@@ -411,7 +428,8 @@ fn database(file: File) -> Result<Database, DatabaseError> {
 
 /// Makes a store under another name and gives it its own when it is complete: a process that ends
 /// half-way leaves nothing that looks like one.
-fn create(path: &Path, directory: &Path, key: &Secret) -> Result<(), OpenError> {
+fn create(path: &Path, key: &Secret) -> Result<(), OpenError> {
+    let directory = directory_of(path);
     let io = |error| OpenError::Io(path.to_owned(), error);
     // A new file that only its owner can read and write.
     let mut making = tempfile::Builder::new();
