@@ -17,7 +17,7 @@ use crate::credential::Credential;
 use crate::credential::secret_ref::SecretRef;
 use crate::credential::secrets::Secrets;
 use crate::credential::store::StoreSpec;
-use crate::credential::store::file::{OpenError, inspect};
+use crate::credential::store::open::{OpenError, inspect};
 use crate::permissions::Check;
 
 pub(super) fn check(

@@ -8,7 +8,7 @@ use super::output::{Failure, say};
 use crate::app::StartError;
 use crate::config::problem::{Report, any_error};
 use crate::config::{Config, Loaded, load_with_process_environment};
-use crate::credential::store::file::OpenError;
+use crate::credential::store::open::OpenError;
 
 /// A configuration text and what came of it.
 pub(super) struct Source {

@@ -4,6 +4,7 @@ use crate::credential::cache::{CacheSettings, Rejection, Unavailable};
 use crate::credential::schedule::Span;
 use crate::credential::secret_ref::SecretRef;
 use crate::credential::secrets::Secrets;
+use crate::credential::store::file::{Command, FileStore};
 use crate::credential::store::{self, Definition, Slot, Store, StoreSpec};
 use crate::permissions::Check;
 use crate::secret::Secret;
@@ -431,4 +432,30 @@ async fn a_renewal_in_flight_at_the_end_is_waited_for_and_stored() {
     let stored = slot(&store).load().await.unwrap();
     assert_eq!(stored.values.text("token"), Some("t2"));
     running.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_durable_before_it_is_used_unless_the_store_takes_too_long() {
+    let (file, mut commands) = FileStore::unserved();
+    let store = Store::over(file);
+    let policy = RefreshPolicy { jitter: Some(Span::Share(0.0)), ..RefreshPolicy::default() };
+    let mut scene = scene(&[Answer::Lives(1000)], policy, &Clock::system());
+    scene.task.abort();
+    scene.task = with_slot(&scene, slot(&store), policy);
+    let Some(Command::Read(_, reply)) = commands.recv().await else { panic!("nothing is read") };
+    assert_eq!(scene.calls(), 0, "it is looked for first");
+    reply.send(Ok(None)).unwrap();
+    let Some(Command::Write(_, Some(_), reply)) = commands.recv().await else { panic!("no write") };
+    assert_eq!(scene.calls(), 1);
+    pass(4).await;
+    assert!(!scene.cache.is_ready(), "it is not durable yet");
+    reply.send(Ok(())).unwrap();
+    assert_eq!(scene.token().await, "t1");
+
+    pass(900).await;
+    let Some(Command::Write(_, Some(_), reply)) = commands.recv().await else { panic!("no write") };
+    assert_eq!(scene.token().await, "t1", "the former is still good");
+    pass(6).await;
+    assert_eq!(scene.token().await, "t2", "nobody waits for ever");
+    drop(reply);
 }

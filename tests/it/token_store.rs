@@ -9,7 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign::clock::Clock;
+use countersign::credential::Credential;
+use countersign::credential::secrets::Secrets;
+use countersign::credential::store::{Definition, Slot, Store};
 use countersign::mock::Failure;
+use countersign::sandbox::{self, SandboxError};
+use countersign::secret::Secret;
+use countersign::values::Values;
 use http::Response;
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -18,7 +25,8 @@ use tempfile::TempDir;
 use crate::harness::program::{BINARY, Program};
 use crate::harness::upstream::Seen;
 use crate::harness::{
-    Connection, Proxy, Reply, Upstream, private_directory, quoted, secret, twinzo, until,
+    Connection, Proxy, Reply, Upstream, load, private_directory, quoted, secret, skip, twinzo,
+    until,
 };
 
 /// A directory with the secrets and the store.
@@ -389,7 +397,7 @@ async fn the_store_needs_a_directory_of_its_own() {
     }
     let text = refused(&place, &inside(&open.join("tokens")));
     assert!(text.contains("others can write to it"), "{text}");
-    let live = |text: &str, path: &Path| {
+    let checked = |text: &str, path: &Path| {
         let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
         fs::write(place.path("live.toml"), text.to_owned() + listen).unwrap();
         let mut command = Command::new(BINARY);
@@ -404,9 +412,55 @@ async fn the_store_needs_a_directory_of_its_own() {
                   [[route]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"b\"\n";
     let text = place.store(&place.file("key")) + bearer;
     let path = place.path("tokens");
-    assert!(live(&text, &path).ends_with("the key is there; the file will be made"));
+    assert!(checked(&text, &path).ends_with("the key is there; the file will be made"));
     place.write("key", "canary-short");
-    let line = live(&text, &path);
+    let line = checked(&text, &path);
     assert!(line.starts_with("failed: ") && line.contains("openssl rand"), "{line}");
     assert!(!open.join("tokens").exists());
+}
+
+/// The file was opened before, so nothing has to be permitted for it.
+#[test]
+fn a_confined_process_can_let_the_file_grow_and_make_no_other() {
+    let place = Place::new();
+    let bearer = "[credential.b]\nkind = \"bearer\"\ntoken = { value = \"t\" }\n\
+                  [[route]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"b\"\n";
+    let require = "sandbox = \"require\"\n";
+    let config = load(&(require.to_owned() + &place.store(&place.file("key")) + bearer));
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let clock = Clock::system();
+    let (store, writer) = runtime().block_on(async {
+        let secrets = Secrets::resolve(config.secrets(), config.check_permissions).await.unwrap();
+        Store::open(&config.token_store, &secrets, &clock).await.unwrap()
+    });
+    let size = || place.path("tokens").metadata().unwrap().len();
+    let before = size();
+    let slot = |n: &str| Slot::new(&store, "plant", Some(n), Definition::default(), Vec::new);
+    std::thread::scope(|scope| {
+        let confined = scope.spawn(|| {
+            match sandbox::confine(&config) {
+                Err(SandboxError::Insufficient(_)) => return false,
+                other => other.unwrap(),
+            }
+            fs::write(place.path("other"), "").expect_err("another file");
+            runtime().block_on(async {
+                let running = writer.unwrap().start();
+                for n in 0..16 {
+                    let value = Secret::new("x".repeat(1 << 20));
+                    let values = Values::from_iter([("token", value)]);
+                    let credential = Credential { values, ..Credential::default() };
+                    let slot = slot(&n.to_string());
+                    slot.save(slot.fingerprint(), &credential, clock.now(), false).await;
+                    assert!(slot.load().await.is_some());
+                }
+                running.close().await;
+            });
+            true
+        });
+        if !confined.join().unwrap() {
+            let name = "a_confined_process_can_let_the_file_grow_and_make_no_other";
+            return skip(name, "this kernel cannot confine a process");
+        }
+        assert!(size() > before + (16 << 20), "it grew from {before} to {}", size());
+    });
 }

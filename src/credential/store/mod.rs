@@ -6,6 +6,7 @@
 //! of these fails a request: a store that is away costs logins after the next start, no more.
 
 pub mod file;
+pub mod open;
 pub mod seal;
 
 use std::fmt;
@@ -15,7 +16,8 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 
-use self::file::{FileStore, OpenError, Writer};
+use self::file::{FileStore, Writer};
+use self::open::OpenError;
 use self::seal::{Fingerprint, Place, Sealer};
 use super::Credential;
 use super::schedule::usable_guard;
@@ -105,7 +107,7 @@ impl Store {
         let (path, check, now) = (path.clone(), secrets.check(), clock.wall());
         // What is broken enough may make the database panic.
         let at = path.clone();
-        let opened = tokio::task::spawn_blocking(move || file::open(&path, &key, check, now));
+        let opened = tokio::task::spawn_blocking(move || open::open(&path, &key, check, now));
         let (store, writer, sealer) = opened
             .await
             .unwrap_or_else(|_| Err(OpenError::Broken(at, "it cannot be read".to_owned())))?;
@@ -113,9 +115,11 @@ impl Store {
         Ok((Self(Some(Arc::new(durable))), Some(writer)))
     }
 
-    /// True if tokens outlive the process.
-    pub fn is_durable(&self) -> bool {
-        self.0.is_some()
+    /// A store of records that go to `file`.
+    #[cfg(test)]
+    pub(crate) fn over(file: FileStore) -> Self {
+        let sealer = Sealer::new(&Secret::new("0123456789abcdef"), b"salt");
+        Self(sealer.map(|sealer| Arc::new(Durable { sealer, backend: Backend::File(file) })))
     }
 }
 
