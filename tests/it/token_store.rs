@@ -425,8 +425,12 @@ fn a_confined_process_can_let_the_file_grow_and_make_no_other() {
     let place = Place::new();
     let bearer = "[credential.b]\nkind = \"bearer\"\ntoken = { value = \"t\" }\n\
                   [[route]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"b\"\n";
-    let require = "sandbox = \"require\"\n";
-    let config = load(&(require.to_owned() + &place.store(&place.file("key")) + bearer));
+    let spool = private_directory();
+    let require = format!(
+        "sandbox = \"require\"\nlimits = {{ spool_directory = {} }}\n",
+        quoted(spool.path().to_str().unwrap()),
+    );
+    let config = load(&(require + &place.store(&place.file("key")) + bearer));
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let clock = Clock::system();
     let (store, writer) = runtime().block_on(async {
