@@ -25,6 +25,9 @@ use crate::credential::oauth::OauthSource;
 use crate::credential::refresher::Refresher;
 use crate::credential::secrets::{SecretError, Secrets};
 use crate::credential::source::Source;
+use crate::credential::store::file::{Running as RunningStore, Writer};
+use crate::credential::store::open::OpenError;
+use crate::credential::store::{Slot, Store};
 use crate::credential::{Credential, fixed};
 use crate::permissions::Check;
 use crate::proxy::guard::Gate;
@@ -51,6 +54,8 @@ pub struct App {
     proxy: Arc<Proxy>,
     /// The tasks that keep credentials fresh, not running yet.
     keepers: Keepers,
+    /// What runs for the store of tokens.
+    store: Option<Writer>,
 }
 
 /// Why the program cannot start.
@@ -75,6 +80,9 @@ pub enum StartError {
         /// Why not.
         reason: crate::sign::BindError,
     },
+    /// A store of tokens that cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
     /// An upstream without a usable host.
     #[error(transparent)]
     Host(#[from] InvalidHost),
@@ -110,10 +118,11 @@ impl App {
         let secrets = Secrets::resolve(config.secrets(), config.check_permissions).await;
         let secrets = secrets.map_err(StartError::Secrets)?;
         let secrets = Arc::new(secrets);
+        let (store, writer) = Store::open(&config.token_store, &secrets, &clock).await?;
         let mut keepers = Keepers::default();
         let mut identities = Vec::with_capacity(config.credentials.len());
         for credential in &config.credentials {
-            let cache = cache(credential, &secrets, &clock, &mut keepers)?;
+            let cache = cache(credential, &secrets, &store, &clock, &mut keepers)?;
             identities.push(Arc::new(identity(credential, cache)));
         }
         let snapshot = snapshot(&config, &identities)?;
@@ -141,7 +150,17 @@ impl App {
             None => None,
         };
         let proxy = Arc::new(Proxy::new(snapshot, clock.clone(), config.limits.clone()));
-        Ok(Self { config, secrets, clock, listeners, admin, identities, proxy, keepers })
+        Ok(Self {
+            config,
+            secrets,
+            clock,
+            listeners,
+            admin,
+            identities,
+            proxy,
+            keepers,
+            store: writer,
+        })
     }
 
     /// Where callers connect: the TCP addresses, with the ports the system chose.
@@ -163,6 +182,7 @@ impl App {
         let admin_address = self.admin_address();
         let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
+        let store = self.store.map(Writer::start);
         for keeper in self.keepers.0 {
             keeper(&tracker, stop.clone());
         }
@@ -213,6 +233,7 @@ impl App {
             server,
             tracker,
             stop,
+            store,
             drain: self.config.drain,
         })
     }
@@ -229,6 +250,7 @@ pub struct Running {
     server: Server,
     tracker: TaskTracker,
     stop: CancellationToken,
+    store: Option<RunningStore>,
     drain: Duration,
 }
 
@@ -265,6 +287,10 @@ impl Running {
         let cut_off = self.server.stop(self.drain).await;
         self.stop.cancel();
         self.tracker.wait().await;
+        // After all who have something to save.
+        if let Some(store) = self.store {
+            store.close().await;
+        }
         cut_off
     }
 }
@@ -287,6 +313,7 @@ fn listener_tls(
 fn cache(
     credential: &CredentialConfig,
     secrets: &Arc<Secrets>,
+    store: &Store,
     clock: &Clock,
     keepers: &mut Keepers,
 ) -> Result<CredentialCache<Signer>, StartError> {
@@ -319,6 +346,7 @@ fn cache(
             };
             let cache = CredentialCache::new(clock.clone(), settings);
             let published = cache.clone();
+            let slot = slot(credential, secrets, store);
             let (secrets, clock) = (Arc::clone(secrets), clock.clone());
             keepers.0.push(Box::new(move |tracker, stop| {
                 let refresher = Refresher {
@@ -328,6 +356,7 @@ fn cache(
                     cache: published,
                     policy,
                     clock,
+                    slot,
                     secrets: secrets.changes_of(&references),
                     stop,
                 };
@@ -336,6 +365,13 @@ fn cache(
             Ok(cache)
         }
     }
+}
+
+/// Where a credential with one identity is kept.
+fn slot(credential: &CredentialConfig, secrets: &Arc<Secrets>, store: &Store) -> Slot {
+    let (secrets, references) = (Arc::clone(secrets), credential.secrets());
+    let login = move || references.iter().map(|reference| secrets.get(reference)).collect();
+    Slot::new(store, &credential.name, None, credential.definition, login)
 }
 
 /// The source of a credential that is fetched.

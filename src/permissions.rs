@@ -63,6 +63,15 @@ impl Check {
             None => Ok(()),
         }
     }
+
+    /// Refuses the directory at `path` if others can write to it, and so put other files in the
+    /// place of those there, and this is strict. That all may read it says nothing.
+    ///
+    /// # Errors
+    /// With what others can do.
+    pub fn directory(self, path: &Path) -> Result<(), Exposed> {
+        std::fs::metadata(path).map_or(Ok(()), |opened| self.trusted(path, &opened))
+    }
 }
 
 /// How others can get at the file, if they can. Its group may read it: that is how a service is
@@ -143,6 +152,16 @@ mod tests {
             set(&file, 0o600);
             set(&inner, mode);
             assert_eq!(exposed(&file), expected, "{mode:o}");
+        }
+        for (mode, expected) in [
+            (0o700, Ok(())),
+            (0o755, Ok(())),
+            (0o775, Err(Exposed::Writable)),
+            (0o1777, Err(Exposed::Writable)),
+        ] {
+            set(&inner, mode);
+            assert_eq!(Check::Strict.directory(&inner), expected, "{mode:o}");
+            assert_eq!(Check::Off.directory(&inner), Ok(()));
         }
         set(&inner, 0o755);
         let check = |mode, check: Check| {

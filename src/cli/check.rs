@@ -14,6 +14,11 @@ use crate::config::Config;
 use crate::config::problem::any_error;
 use crate::connect::Stream;
 use crate::credential::Credential;
+use crate::credential::secret_ref::SecretRef;
+use crate::credential::secrets::Secrets;
+use crate::credential::store::StoreSpec;
+use crate::credential::store::open::{OpenError, inspect};
+use crate::permissions::Check;
 
 pub(super) fn check(
     path: Option<&Path>,
@@ -86,6 +91,12 @@ async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
         all_good &= outcome.is_ok();
         print(line(&what, &outcome))?;
     }
+    if let StoreSpec::File { path, key } = &config.token_store {
+        let what = format!("token store {}", path.display());
+        let outcome = token_store(path, key, config.check_permissions).await;
+        all_good &= outcome.is_ok();
+        print(line(&what, &outcome))?;
+    }
     let snapshot = snapshot(config, &[]);
     let snapshot = snapshot.map_err(super::load::start_failure)?;
     for route in &snapshot.routes {
@@ -98,6 +109,19 @@ async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
         print(line(&what, &outcome))?;
     }
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether the file of tokens and its key can be used. It is not opened: it may be in use.
+async fn token_store(path: &Path, key: &SecretRef, check: Check) -> Result<String, String> {
+    let secrets = Secrets::resolve(vec![key.clone()], check)
+        .await
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    let key = secrets.get(key).ok_or(OpenError::ShortKey).map_err(|error| error.to_string())?;
+    match inspect(path, &key, check) {
+        Ok(true) => Ok("the file and the key are there".to_owned()),
+        Ok(false) => Ok("the key is there; the file will be made".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn connected(stream: &Stream) -> String {

@@ -8,6 +8,7 @@ use super::output::{Failure, say};
 use crate::app::StartError;
 use crate::config::problem::{Report, any_error};
 use crate::config::{Config, Loaded, load_with_process_environment};
+use crate::credential::store::open::OpenError;
 
 /// A configuration text and what came of it.
 pub(super) struct Source {
@@ -65,7 +66,11 @@ pub(super) fn start_failure(error: StartError) -> Failure {
             }
             Failure::configuration(message)
         }
+        StartError::Store(error @ (OpenError::InUse(_) | OpenError::Io(..))) => {
+            Failure::runtime(&error)
+        }
         StartError::Tls { .. }
+        | StartError::Store(_)
         | StartError::Credential { .. }
         | StartError::Host(_)
         | StartError::Proxy(_) => Failure::configuration(super::output::chain(&error)),

@@ -1,5 +1,6 @@
 use super::problem::{Report, Severity};
 use super::*;
+use crate::credential::store::StoreSpec;
 use crate::sign::BodyCoverage;
 
 fn no_environment(_: &str) -> Option<String> {
@@ -57,6 +58,54 @@ fn a_report_never_repeats_a_literal_secret() {
 #[test]
 fn text_that_is_not_toml_is_reported_with_its_place() {
     insta::assert_snapshot!(report("[[listen]]\naddress = 127.0.0.1:8080\n[[route]\n"));
+}
+
+#[test]
+fn a_token_store_is_in_memory_or_says_where_and_with_which_key() {
+    let with_store = |store: &str| with_route("upstream = \"https://api.example.com\"") + store;
+    let store = |text: &str| {
+        let text = with_store(text);
+        let loaded = load(&text, &no_environment);
+        loaded.config.unwrap_or_else(|| panic!("{}", report(&text))).token_store
+    };
+    assert_eq!(store(""), StoreSpec::Memory);
+    assert_eq!(store("[token_store]\nkind = \"memory\"\n"), StoreSpec::Memory);
+    let file = "[token_store]\nkind = \"file\"\npath = \"/t\"\nkey = { env = \"KEY\" }\n";
+    let key = SecretRef::Env("KEY".to_owned());
+    assert_eq!(store(file), StoreSpec::File { path: "/t".into(), key: key.clone() });
+    let config = load(&with_store(file), &no_environment).config.unwrap();
+    assert!(config.secrets().contains(&key), "it is read like any other secret");
+    for (text, expected) in [
+        ("kind = \"file\"", &["'path' is missing", "'key' is missing", "openssl rand"][..]),
+        ("kind = \"file\"\npath = \"/var/\"", &["this is not the path of a file"]),
+        ("kind = \"fiel\"", &["did you mean \"file\"?"]),
+        ("kind = \"memory\"\npath = \"/t\"", &["unknown key 'path'"]),
+        ("path = \"/t\"", &["'kind' is missing", "one of: memory, file"]),
+        ("kind = \"file\"\nkey = \"canary\"", &["a secret cannot stand in the file itself", "***"]),
+        ("kind = \"file\"\nkey = { value = \"canary\" }", &["key = { value = *** }"]),
+    ] {
+        let shown = report(&with_store(&format!("[token_store]\n{text}\n")));
+        for expected in expected {
+            assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+        }
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}
+
+#[test]
+fn a_definition_changes_with_all_that_identifies_a_token_and_with_nothing_else() {
+    let definition = |more: &str| {
+        let text = with_credential(&format!(
+            "kind = \"twinzo-device\"\nbase_url = \"https://api.example.com\"\n\
+             login = \"a\"\npassword = {{ env = \"P\" }}\n{more}"
+        ));
+        load(&text, &no_environment).config.unwrap().credentials[0].definition
+    };
+    let plain = definition("");
+    assert_eq!(definition("refresh = { eager = false, margin = \"5%\" }"), plain);
+    assert_eq!(definition("tls = {}"), plain, "what says nothing");
+    assert_ne!(definition("client = \"acme\""), plain);
+    assert_ne!(definition("tls = { ca = \"ca.pem\" }"), plain);
 }
 
 #[test]

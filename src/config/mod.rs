@@ -28,6 +28,7 @@ use crate::credential::login::LoginSpec;
 use crate::credential::oauth::OauthSpec;
 use crate::credential::schedule::RefreshPolicy;
 use crate::credential::secret_ref::SecretRef;
+use crate::credential::store::{Definition, StoreSpec};
 use crate::permissions::Check;
 use crate::sign::Scheme;
 use crate::sign::owned::OwnedFields;
@@ -58,6 +59,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// The admin listener.
     pub admin: Option<AdminConfig>,
+    /// Where tokens are kept.
+    pub token_store: StoreSpec,
     /// What authenticates requests.
     pub credentials: Vec<CredentialConfig>,
     /// Which requests go where; at least one.
@@ -206,6 +209,8 @@ pub struct CredentialConfig {
     pub refresh: RefreshPolicy,
     /// TLS to the token endpoint.
     pub tls: TlsSettings,
+    /// What its stored tokens belong to.
+    pub definition: Definition,
 }
 
 /// Where values come from.
@@ -396,8 +401,9 @@ impl Config {
             listener.access.caller_token.as_ref().map(|token| token.secret.clone())
         });
         let admin = self.admin.iter().filter_map(|admin| admin.token.clone());
+        let store = self.token_store.secret().cloned();
         let credentials = self.credentials.iter().flat_map(CredentialConfig::secrets);
-        tokens.chain(admin).chain(credentials).collect()
+        tokens.chain(admin).chain(store).chain(credentials).collect()
     }
 }
 

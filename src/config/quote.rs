@@ -108,7 +108,8 @@ fn is_open(path: &[&str], text: &str) -> bool {
             | "lenient",
         ]
         | ["listen", "tls", _]
-        | ["admin", "address" | "hosts"] => true,
+        | ["admin", "address" | "hosts"]
+        | ["token_store", "kind" | "path"] => true,
         [
             "route",
             "name" | "host" | "path" | "methods" | "clients" | "upstream" | "credential" | "deny"
@@ -162,8 +163,10 @@ fn is_open(path: &[&str], text: &str) -> bool {
         | ["credential", _, "request" | "renew" | "logout", "method" | "url"] => true,
         // JSON pointers of a login.
         ["credential", _, "values", _] => text.starts_with('/'),
-        ["credential" | "listen" | "admin", .., "env" | "file" | "systemd"] => true,
-        ["credential" | "listen" | "admin", .., "exec"] => !text.contains(char::is_whitespace),
+        ["credential" | "listen" | "admin" | "token_store", .., "env" | "file" | "systemd"] => true,
+        ["credential" | "listen" | "admin" | "token_store", .., "exec"] => {
+            !text.contains(char::is_whitespace)
+        }
         _ => false,
     }
 }

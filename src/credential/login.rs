@@ -33,6 +33,8 @@ pub struct LoginSpec {
     pub secrets: Vec<(String, SecretRef)>,
     /// The names of secrets that become values of the credential beside those of the reply.
     pub carried: Vec<String>,
+    /// True if renewals use a value of the reply that requests do not, which may live longer.
+    pub renews_ended: bool,
 }
 
 /// A request with templates.
@@ -291,6 +293,10 @@ impl CredentialSource for LoginSource {
             }
         }
         self.exchange(&self.spec.request, &values).await
+    }
+
+    fn renews_ended(&self) -> bool {
+        self.spec.renews_ended
     }
 
     async fn give_up(&self, current: &Credential) {

@@ -15,6 +15,7 @@ pub mod schedule;
 pub mod secret_ref;
 pub mod secrets;
 pub mod source;
+pub mod store;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -51,6 +52,12 @@ pub trait CredentialSource: Debug + Send + Sync + 'static {
         &self,
         current: Option<&Credential>,
     ) -> impl Future<Output = Result<Credential, FetchError>> + Send;
+
+    /// True if a credential that has ended is of use for [`fetch`](Self::fetch), because it holds a
+    /// value for renewals that lives longer.
+    fn renews_ended(&self) -> bool {
+        false
+    }
 
     /// Tells the endpoint that `current` will not be used any more, where it wants to know. One
     /// attempt, whose failure changes nothing.

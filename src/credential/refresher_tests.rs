@@ -1,6 +1,12 @@
 use super::*;
 use crate::credential::Refusal;
 use crate::credential::cache::{CacheSettings, Rejection, Unavailable};
+use crate::credential::schedule::Span;
+use crate::credential::secret_ref::SecretRef;
+use crate::credential::secrets::Secrets;
+use crate::credential::store::file::{Command, FileStore};
+use crate::credential::store::{self, Definition, Slot, Store, StoreSpec};
+use crate::permissions::Check;
 use crate::secret::Secret;
 use crate::values::Values;
 use http::StatusCode;
@@ -91,6 +97,7 @@ fn scene(answers: &[Answer], policy: RefreshPolicy, clock: &Clock) -> Scene {
         cache: cache.clone(),
         policy,
         clock: clock.clone(),
+        slot: Slot::default(),
         secrets: Changes::from_iter([secrets.subscribe()]),
         stop: stop.clone(),
     };
@@ -282,6 +289,7 @@ async fn a_source_that_hangs_is_given_up_and_tried_again() {
         cache: scene.cache.clone(),
         policy: RefreshPolicy { wait: Duration::from_secs(5), ..lazy() },
         clock: Clock::system(),
+        slot: Slot::default(),
         secrets: Changes::from_iter([scene.secrets.subscribe()]),
         stop: scene.stop.clone(),
     };
@@ -323,4 +331,131 @@ async fn stopping_ends_the_task_and_gives_up_the_last_credential() {
     scene.stop.cancel();
     (&mut scene.task).await.unwrap();
     assert_eq!(*scene.source.given_up.lock().unwrap(), ["t1"]);
+}
+
+/// A store in a file, with the refresher's own idea of what it logs in with.
+async fn store(directory: &std::path::Path) -> (Store, store::file::Running) {
+    let key = SecretRef::Value(Secret::new("0123456789abcdef"));
+    let spec = StoreSpec::File { path: directory.join("tokens"), key: key.clone() };
+    let secrets = Secrets::resolve(vec![key], Check::Off).await.unwrap();
+    let (store, writer) = Store::open(&spec, &secrets, &Clock::system()).await.unwrap();
+    (store, writer.unwrap().start())
+}
+
+fn slot(store: &Store) -> Slot {
+    Slot::new(store, "x", None, Definition::default(), Vec::new)
+}
+
+fn with_slot(scene: &Scene, slot: Slot, policy: RefreshPolicy) -> tokio::task::JoinHandle<()> {
+    let refresher = Refresher {
+        name: "x".to_owned(),
+        source: scene.source.clone(),
+        prepare: |credential: &Credential| {
+            Ok(credential.values.text("token").unwrap_or_default().to_owned())
+        },
+        cache: scene.cache.clone(),
+        policy,
+        clock: Clock::system(),
+        slot,
+        secrets: Changes::from_iter([scene.secrets.subscribe()]),
+        stop: scene.stop.clone(),
+    };
+    tokio::spawn(refresher.run())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_token_serves_at_once_and_is_renewed_when_it_would_have_been() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, running) = store(directory.path()).await;
+    let minutes = Duration::from_mins;
+    let now = Clock::system().now();
+    let credential = Credential {
+        values: Values::from_iter([("token", Secret::new("stored"))]),
+        expires: Some(now.after(minutes(10))),
+        lifetime: Some(minutes(60)),
+        clock_skew_ms: None,
+    };
+    let fetched = crate::clock::Now { wall: now.wall - minutes(50), ..now };
+    let slot_of_former = slot(&store);
+    let fingerprint = slot_of_former.fingerprint();
+    slot_of_former.save(fingerprint, &credential, fetched, false).await;
+
+    let policy = RefreshPolicy { jitter: Some(Span::Share(0.0)), ..lazy() };
+    let mut scene = scene(&[Answer::Lives(3600)], policy, &Clock::system());
+    scene.task.abort();
+    scene.task = with_slot(&scene, slot(&store), policy);
+    assert_eq!(scene.token().await, "stored");
+    // After 54 of its 60 minutes.
+    pass(3 * 60 + 50).await;
+    assert_eq!(scene.calls(), 0);
+    pass(20).await;
+    assert_eq!((scene.calls(), scene.source.renewals.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!(scene.token().await, "t1");
+    let stored = slot(&store).load().await.unwrap();
+    assert_eq!(stored.values.text("token"), Some("t1"), "what is used is stored");
+    scene.stop.cancel();
+    (&mut scene.task).await.unwrap();
+    assert!(scene.source.given_up.lock().unwrap().is_empty(), "it is kept");
+    running.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_leaves_the_store_before_another_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, running) = store(directory.path()).await;
+    let mut scene = scene(&[Answer::Lives(3600), unavailable(None)], lazy(), &Clock::system());
+    scene.task.abort();
+    scene.task = with_slot(&scene, slot(&store), lazy());
+    assert_eq!(scene.token().await, "t1");
+    assert!(slot(&store).load().await.is_some());
+    let current = scene.cache.get().await.unwrap();
+    assert_eq!(scene.cache.reject(&current), Rejection::Renewing);
+    assert!(scene.cache.get().await.is_err());
+    assert!(slot(&store).load().await.is_none());
+    running.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_in_flight_at_the_end_is_waited_for_and_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, running) = store(directory.path()).await;
+    let policy = RefreshPolicy { jitter: Some(Span::Share(0.0)), ..lazy() };
+    let mut scene = scene(&[Answer::Lives(1000)], policy, &Clock::system());
+    scene.task.abort();
+    scene.source.takes = Duration::from_secs(3);
+    scene.task = with_slot(&scene, slot(&store), policy);
+    assert_eq!(scene.token().await, "t1");
+    pass(901).await;
+    assert_eq!(scene.calls(), 2, "it is being renewed");
+    scene.stop.cancel();
+    (&mut scene.task).await.unwrap();
+    let stored = slot(&store).load().await.unwrap();
+    assert_eq!(stored.values.text("token"), Some("t2"));
+    running.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_durable_before_it_is_used_unless_the_store_takes_too_long() {
+    let (file, mut commands) = FileStore::unserved();
+    let store = Store::over(file);
+    let policy = RefreshPolicy { jitter: Some(Span::Share(0.0)), ..RefreshPolicy::default() };
+    let mut scene = scene(&[Answer::Lives(1000)], policy, &Clock::system());
+    scene.task.abort();
+    scene.task = with_slot(&scene, slot(&store), policy);
+    let Some(Command::Read(_, reply)) = commands.recv().await else { panic!("nothing is read") };
+    assert_eq!(scene.calls(), 0, "it is looked for first");
+    reply.send(Ok(None)).unwrap();
+    let Some(Command::Write(_, Some(_), reply)) = commands.recv().await else { panic!("no write") };
+    assert_eq!(scene.calls(), 1);
+    pass(4).await;
+    assert!(!scene.cache.is_ready(), "it is not durable yet");
+    reply.send(Ok(())).unwrap();
+    assert_eq!(scene.token().await, "t1");
+
+    pass(900).await;
+    let Some(Command::Write(_, Some(_), reply)) = commands.recv().await else { panic!("no write") };
+    assert_eq!(scene.token().await, "t1", "the former is still good");
+    pass(6).await;
+    assert_eq!(scene.token().await, "t2", "nobody waits for ever");
+    drop(reply);
 }

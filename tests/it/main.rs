@@ -73,4 +73,6 @@ mod slow_callers;
 mod streaming;
 mod targets;
 mod tls;
+#[cfg(target_os = "linux")]
+mod token_store;
 mod websocket;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::HeaderName;
+use serde_json::{Map, Value};
 
 use crate::config::context::Context;
 use crate::config::document::join;
@@ -15,6 +16,7 @@ use crate::config::{CredentialConfig, DenyPattern, Origin, SourceSpec, preset, u
 use crate::credential::fixed::{BasicPair, FixedSpec};
 use crate::credential::schedule::RefreshPolicy;
 use crate::credential::secret_ref::SecretRef;
+use crate::credential::store::Definition;
 use crate::sign::fields::FieldsScheme;
 use crate::sign::hmac::{SIGNATURE, TIMESTAMP};
 use crate::sign::owned::OwnedFields;
@@ -62,7 +64,30 @@ pub(super) fn credential(
         | RawCredential::DevoToken(_)
         | RawCredential::DevoSignature(_) => return (generic, None),
     };
-    (generic, Some(compiled))
+    let definition = definition(compiled.kind.as_str(), &generic);
+    (generic, Some(CredentialConfig { definition, ..compiled }))
+}
+
+/// What identifies the credential's tokens: everything it says but when they are renewed. What it
+/// does not say is left out, so that a later version with more keys comes to the same.
+fn definition(kind: &str, generic: &RawCredential) -> Definition {
+    fn said(value: Value) -> Option<Value> {
+        match value {
+            Value::Null => None,
+            Value::Object(all) => {
+                let all = all.into_iter().filter_map(|(key, value)| Some((key, said(value)?)));
+                Some(Value::Object(all.collect())).filter(|all| *all != Value::Object(Map::new()))
+            }
+            Value::Array(all) => Some(all.into_iter().filter_map(said).collect()),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) => Some(value),
+        }
+    }
+    let mut value = serde_json::to_value(generic).unwrap_or_default();
+    if let Some(all) = value.as_object_mut() {
+        all.remove("refresh");
+    }
+    let text = said(value).map(|value| value.to_string()).unwrap_or_default();
+    Definition::of(format!("{kind}\n{text}").as_bytes())
 }
 
 fn kind(raw: &RawCredential) -> &'static str {
@@ -145,6 +170,7 @@ impl Builder<'_, '_> {
             upstreams,
             refresh,
             tls,
+            definition: Definition::default(),
         }
     }
 

@@ -53,9 +53,22 @@ impl Builder<'_, '_> {
             .filter(|name| set.iter().any(|(_, template)| template.names().any(|n| n == **name)))
             .map(|name| (*name).to_owned())
             .collect();
+        let is_sent =
+            |name: &str| set.iter().any(|(_, template)| template.names().any(|n| n == name));
+        let renewing = refresh.iter().flat_map(RequestSpec::templates);
+        let renews_ended = renewing
+            .flat_map(|(_, template)| template.names())
+            .any(|name| reply.values.iter().any(|(known, _)| known == name) && !is_sent(name));
         let request = request.unwrap_or_default();
-        let source =
-            SourceSpec::Login(LoginSpec { request, refresh, logout, reply, secrets, carried });
+        let source = SourceSpec::Login(LoginSpec {
+            request,
+            refresh,
+            logout,
+            reply,
+            secrets,
+            carried,
+            renews_ended,
+        });
         let common = Common {
             remove: raw.remove.as_deref(),
             deny: raw.deny.as_deref(),

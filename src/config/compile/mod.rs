@@ -7,6 +7,7 @@ mod listen;
 mod login;
 mod oauth;
 mod route;
+mod store;
 
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ pub fn compile(
     let workers = raw.workers.and_then(|n| usize::try_from(n).ok()).unwrap_or(cores);
     let listeners = listen::listeners(&mut context, &raw.listen);
     let admin = raw.admin.as_ref().and_then(|admin| listen::admin(&mut context, admin, &listeners));
+    let token_store = store::token_store(&mut context, raw.token_store.as_ref());
     let mut expanded = Vec::new();
     let mut credentials = Vec::new();
     for (name, credential) in &raw.credential {
@@ -71,6 +73,7 @@ pub fn compile(
         log,
         listeners,
         admin,
+        token_store,
         credentials,
         routes,
     };

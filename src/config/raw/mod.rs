@@ -39,6 +39,8 @@ pub struct RawConfig {
     pub listen: Vec<RawListen>,
     /// The admin listener; off unless configured.
     pub admin: Option<RawAdmin>,
+    /// Where the tokens of credentials that log in are kept. Default: in memory only.
+    pub token_store: Option<RawTokenStore>,
     /// What authenticates requests, by name.
     pub credential: BTreeMap<String, RawCredential>,
     /// Which requests go where, and with which credential.
@@ -251,6 +253,31 @@ pub struct RawAdmin {
     pub hosts: Option<Vec<String>>,
     /// A token that is asked for on everything but /livez and /readyz.
     pub token: Option<RawSecret>,
+}
+
+/// Where the tokens of credentials that log in are kept.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum RawTokenStore {
+    /// In memory: they end with the process.
+    Memory(RawMemoryStore),
+    /// In a file of this process, sealed: a restart logs in only where a token has ended.
+    File(RawFileStore),
+}
+
+/// Tokens in memory.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawMemoryStore {}
+
+/// Tokens in a file.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawFileStore {
+    /// The file, in a directory that others cannot write to. Made if it is not there.
+    pub path: Option<String>,
+    /// What tokens are sealed with: at least 16 random bytes, as of "openssl rand -base64 32".
+    pub key: Option<RawSecret>,
 }
 
 /// Where a secret is. Exactly one key.

@@ -1,0 +1,19 @@
+//! The store of tokens.
+
+use super::credential::placeholder;
+use crate::config::context::Context;
+use crate::config::raw::RawTokenStore;
+use crate::credential::store::StoreSpec;
+
+pub(super) fn token_store(context: &mut Context<'_>, raw: Option<&RawTokenStore>) -> StoreSpec {
+    let Some(RawTokenStore::File(raw)) = raw else { return StoreSpec::Memory };
+    let hint = "path = \"/var/lib/countersign/tokens\"";
+    let path = context.require(raw.path.as_deref(), "token_store.path", hint).unwrap_or_default();
+    if raw.path.as_ref().is_some_and(|path| path.is_empty() || path.ends_with('/')) {
+        context.error("token_store.path", "this is not the path of a file", Some(hint));
+    }
+    let hint = "key = { file = \"PATH\" }, with what this prints: openssl rand -base64 32";
+    let key = context.require(raw.key.as_ref(), "token_store.key", hint);
+    let key = key.and_then(|key| context.secret("token_store.key", key));
+    StoreSpec::File { path: path.into(), key: key.unwrap_or_else(placeholder) }
+}

@@ -1,0 +1,295 @@
+//! Records in a file of this process: an embedded database, whose commits are atomic and durable.
+//!
+//! The file is opened before the process confines itself and stays open; one task hands what is to
+//! be read and written to a thread for blocking work, in batches, so that tokens that come together
+//! cost one commit. The file belongs to one process: the database holds a lock on it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redb::{Database, DatabaseError, ReadableDatabase as _, TableDefinition};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::StoreError;
+use super::seal::Place;
+
+/// Sealed records by place.
+pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
+
+/// Requests that wait for the task. More wait to be taken.
+const QUEUE: usize = 256;
+/// How long after a failure it is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What can be asked of the task.
+pub(crate) enum Command {
+    Read(Place, oneshot::Sender<Result<Option<Vec<u8>>, StoreError>>),
+    /// `None` removes.
+    Write(Place, Option<Vec<u8>>, oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// The way to the task.
+#[derive(Debug, Clone)]
+pub struct FileStore(mpsc::Sender<Command>);
+
+impl FileStore {
+    pub(super) async fn read(&self, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
+        self.ask(|reply| Command::Read(place, reply)).await
+    }
+
+    pub(super) async fn write(&self, place: Place, record: Vec<u8>) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Write(place, Some(record), reply)).await
+    }
+
+    pub(super) async fn remove(&self, place: Place) -> Result<(), StoreError> {
+        self.ask(|reply| Command::Write(place, None, reply)).await
+    }
+
+    /// A way to a task that does not run: what is asked can be seen, and answered.
+    #[cfg(test)]
+    pub(crate) fn unserved() -> (Self, mpsc::Receiver<Command>) {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        (Self(sender), commands)
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(command(reply)).await.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+/// The task, not running yet.
+#[derive(Debug)]
+pub struct Writer {
+    commands: mpsc::Receiver<Command>,
+    engine: Arc<Mutex<Engine>>,
+}
+
+/// The task, running.
+#[derive(Debug)]
+pub struct Running {
+    close: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Writes what is still to be written, and closes the file.
+    pub async fn close(self) {
+        self.close.cancel();
+        // It ends by itself, or has panicked, which was said then.
+        let _ = self.task.await;
+    }
+}
+
+impl Writer {
+    /// The way to a task for `database`, and the task.
+    pub(super) fn new(database: Database, reopen: Opening) -> (FileStore, Self) {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let engine = Arc::new(Mutex::new(Engine::new(database, reopen)));
+        (FileStore(sender), Self { commands, engine })
+    }
+
+    /// Starts the task on the runtime of the caller.
+    pub fn start(self) -> Running {
+        let close = CancellationToken::new();
+        let task = tokio::spawn(self.run(close.clone()));
+        Running { close, task }
+    }
+
+    async fn run(mut self, close: CancellationToken) {
+        let mut retry_at = None;
+        loop {
+            let mut batch = Vec::new();
+            let retry = retry_at.unwrap_or_else(Instant::now);
+            tokio::select! {
+                count = self.commands.recv_many(&mut batch, QUEUE) => {
+                    // Closed, and everything was taken.
+                    if count == 0 {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep_until(retry), if retry_at.is_some() => {}
+                () = close.cancelled(), if !self.commands.is_closed() => {
+                    self.commands.close();
+                    continue;
+                }
+            }
+            let engine = Arc::clone(&self.engine);
+            let patient = retry_at.is_some_and(|at| Instant::now() < at);
+            let applied = tokio::task::spawn_blocking(move || {
+                let mut engine = engine.lock().unwrap_or_else(PoisonError::into_inner);
+                engine.apply(batch, patient)
+            });
+            match applied.await {
+                Ok(Applied::Saved) => retry_at = None,
+                Ok(Applied::Waiting) => {}
+                Ok(Applied::Failed) | Err(_) => retry_at = Some(Instant::now() + RETRY),
+            }
+        }
+        let engine = Arc::clone(&self.engine);
+        let closed = tokio::task::spawn_blocking(move || {
+            engine.lock().unwrap_or_else(PoisonError::into_inner).close();
+        });
+        let _ = closed.await;
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applied {
+    Saved,
+    /// The last failure is too short a time ago to try again.
+    Waiting,
+    Failed,
+}
+
+/// How the database is opened again.
+pub(super) type Opening = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
+
+/// The database, and what it does not have yet.
+struct Engine {
+    /// Opens it again: a database that failed to write once is of no more use.
+    open: Opening,
+    database: Option<Database>,
+    /// What is still to be written, by place, so there is no more of it than there are places.
+    unsaved: HashMap<Place, Option<Vec<u8>>>,
+    failing: bool,
+}
+
+impl Engine {
+    fn new(database: Database, open: Opening) -> Self {
+        Self { open, database: Some(database), unsaved: HashMap::new(), failing: false }
+    }
+
+    /// Reads and writes. `patient`: does not try to write now.
+    fn apply(&mut self, batch: Vec<Command>, patient: bool) -> Applied {
+        let mut waiting = Vec::new();
+        for command in batch {
+            match command {
+                Command::Read(place, reply) => {
+                    let record = match self.unsaved.get(&place) {
+                        Some(record) => Ok(record.clone()),
+                        None => self.read(place),
+                    };
+                    // Whoever asked may have gone.
+                    let _ = reply.send(record);
+                }
+                Command::Write(place, record, reply) => {
+                    self.unsaved.insert(place, record);
+                    waiting.push(reply);
+                }
+            }
+        }
+        let (applied, result) = self.write(patient);
+        for reply in waiting {
+            let _ = reply.send(result.clone());
+        }
+        applied
+    }
+
+    fn write(&mut self, patient: bool) -> (Applied, Result<(), StoreError>) {
+        if patient {
+            return (Applied::Waiting, Err(StoreError::Failed("it failed lately".to_owned())));
+        }
+        let result = self.commit();
+        match &result {
+            Ok(()) if self.failing => {
+                tracing::info!("the token store can be written to again");
+                self.failing = false;
+            }
+            Err(error) if !self.failing => {
+                tracing::warn!(
+                    %error,
+                    "the token store cannot be written to; tokens are used all the same, and it is \
+                     tried again"
+                );
+                self.failing = true;
+            }
+            Ok(()) | Err(_) => {}
+        }
+        (if result.is_ok() { Applied::Saved } else { Applied::Failed }, result)
+    }
+
+    /// Writes everything that is to be written, durably.
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if self.unsaved.is_empty() {
+            return Ok(());
+        }
+        // Taken, so that it is closed if this fails or panics.
+        let database = self.take()?;
+        write_all(&database, &self.unsaved).map_err(|error| failed(&error))?;
+        self.database = Some(database);
+        self.unsaved.clear();
+        Ok(())
+    }
+
+    fn read(&mut self, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
+        let database = self.take()?;
+        let record = read_one(&database, place).map_err(|error| failed(&error))?;
+        self.database = Some(database);
+        Ok(record)
+    }
+
+    fn take(&mut self) -> Result<Database, StoreError> {
+        match self.database.take() {
+            Some(database) => Ok(database),
+            None => (self.open)().map_err(|error| failed(&error.into())),
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.unsaved.is_empty() && self.commit().is_err() {
+            let lost = self.unsaved.len();
+            tracing::warn!(lost, "the token store ends without the last changes");
+        }
+        if let Some(Err(error)) = self.database.take().map(Database::close) {
+            tracing::warn!(%error, "the token store was not closed in order");
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("unsaved", &self.unsaved.len()).finish_non_exhaustive()
+    }
+}
+
+fn failed(error: &redb::Error) -> StoreError {
+    StoreError::Failed(error.to_string())
+}
+
+fn write_all(
+    database: &Database,
+    records: &HashMap<Place, Option<Vec<u8>>>,
+) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(RECORDS)?;
+        for (place, record) in records {
+            match record {
+                Some(record) => table.insert(place.as_bytes(), record.as_slice())?,
+                None => table.remove(place.as_bytes())?,
+            };
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn read_one(database: &Database, place: Place) -> Result<Option<Vec<u8>>, redb::Error> {
+    let table = database.begin_read()?.open_table(RECORDS)?;
+    Ok(table.get(place.as_bytes())?.map(|record| record.value().to_vec()))
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

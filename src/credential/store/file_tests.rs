@@ -1,0 +1,89 @@
+use super::*;
+use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::credential::store::seal::Sealer;
+use crate::secret::Secret;
+
+const KEY: &str = "0123456789abcdef";
+
+/// A disk that can be full.
+#[derive(Debug, Clone)]
+struct Disk {
+    bytes: Arc<InMemoryBackend>,
+    full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn room(&self) -> io::Result<()> {
+        let full = self.full.load(Ordering::SeqCst);
+        if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.bytes.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.bytes.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.room()?;
+        self.bytes.set_len(length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.room()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.room()?;
+        self.bytes.write(offset, data)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_full_disk_nobody_waits_and_what_was_to_be_written_is_written_later() {
+    let disk = Disk { bytes: Arc::default(), full: Arc::default() };
+    let at = disk.clone();
+    let reopen: Opening = Box::new(move || Database::builder().create_with_backend(at.clone()));
+    let database = reopen().unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(RECORDS).unwrap();
+    transaction.commit().unwrap();
+    let (store, writer) = Writer::new(database, reopen);
+    let engine = Arc::clone(&writer.engine);
+    let running = writer.start();
+    let sealer = Sealer::new(&Secret::new(KEY), b"salt").unwrap();
+    let [first, second, third] = ["1", "2", "3"].map(|name| sealer.place(name, None));
+
+    store.write(first, b"one".to_vec()).await.unwrap();
+    disk.full.store(true, Ordering::SeqCst);
+    assert!(matches!(store.write(second, b"two".to_vec()).await, Err(StoreError::Failed(_))));
+    assert!(matches!(store.remove(first).await, Err(StoreError::Failed(_))));
+    assert_eq!(store.read(second).await, Ok(Some(b"two".to_vec())), "as if it were written");
+    assert_eq!(store.read(first).await, Ok(None));
+    tokio::time::sleep(3 * RETRY).await;
+    assert!(engine.lock().unwrap().failing);
+
+    disk.full.store(false, Ordering::SeqCst);
+    tokio::time::sleep(2 * RETRY).await;
+    // Behind whatever is being tried.
+    store.read(first).await.unwrap();
+    {
+        let mut engine = engine.lock().unwrap();
+        assert!(!engine.failing && engine.unsaved.is_empty(), "{engine:?}");
+        assert_eq!(engine.read(second), Ok(Some(b"two".to_vec())));
+        assert_eq!(engine.read(first), Ok(None));
+    }
+    store.write(third, b"three".to_vec()).await.unwrap();
+    running.close().await;
+    assert_eq!(store.read(third).await, Err(StoreError::Closed));
+    let database = Database::builder().create_with_backend(disk).unwrap();
+    assert_eq!(read_one(&database, third).unwrap(), Some(b"three".to_vec()));
+}

@@ -1,0 +1,353 @@
+//! Stores of tokens: what is left of a credential when the process ends.
+//!
+//! A store keeps sealed records by place ([`seal`]) and knows nothing of what is in them. A
+//! [`Slot`] is the place of one credential, or of one of its devices, and all that those who fetch
+//! have to do with: load at the start, save before a token is used, remove what was refused. None
+//! of these fails a request: a store that is away costs logins after the next start, no more.
+
+pub mod file;
+pub mod open;
+pub mod seal;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest as _, Sha256};
+
+use self::file::{FileStore, Writer};
+use self::open::OpenError;
+use self::seal::{Fingerprint, Place, Sealer};
+use super::Credential;
+use super::schedule::usable_guard;
+use super::secret_ref::SecretRef;
+use super::secrets::Secrets;
+use crate::clock::{Clock, Now};
+use crate::secret::Secret;
+use crate::values::Values;
+
+/// How long anybody waits for a store. What is to be written is written later, then.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How far the wall clock may seem to be behind the time when a token was fetched.
+const TOLERANCE: Duration = Duration::from_mins(1);
+/// How long after its end a token with a value for renewals is kept.
+const RENEWABLE: Duration = Duration::from_hours(24 * 90);
+
+/// Which store, as configured.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum StoreSpec {
+    /// None: tokens end with the process.
+    #[default]
+    Memory,
+    /// A file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// The key that records are sealed with.
+        key: SecretRef,
+    },
+}
+
+impl StoreSpec {
+    /// The secret that it refers to.
+    pub fn secret(&self) -> Option<&SecretRef> {
+        match self {
+            Self::Memory => None,
+            Self::File { key, .. } => Some(key),
+        }
+    }
+}
+
+/// A store, open. Clones are of the same.
+#[derive(Debug, Clone, Default)]
+pub struct Store(Option<Arc<Durable>>);
+
+/// What outlives the process.
+#[derive(Debug)]
+struct Durable {
+    sealer: Sealer,
+    backend: Backend,
+}
+
+/// Where records are. Each knows three things to do with them, all of which may take a while and
+/// fail; what is shared between processes will know a lease as well.
+#[derive(Debug)]
+enum Backend {
+    File(FileStore),
+}
+
+/// A store could not do what it was asked. It says so in the log itself, once.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
+    /// It did not answer in time.
+    #[error("it did not answer within {} s", PATIENCE.as_secs())]
+    Timeout,
+    /// The process ends.
+    #[error("it is closed")]
+    Closed,
+}
+
+impl Store {
+    /// Opens the store, and what has to run for it.
+    ///
+    /// # Errors
+    /// When it cannot be used at all. A store of tokens of thousands of devices is not silently
+    /// done without.
+    pub async fn open(
+        spec: &StoreSpec,
+        secrets: &Secrets,
+        clock: &Clock,
+    ) -> Result<(Self, Option<Writer>), OpenError> {
+        let StoreSpec::File { path, key } = spec else { return Ok((Self(None), None)) };
+        let key = secrets.get(key).ok_or(OpenError::ShortKey)?;
+        let (path, check, now) = (path.clone(), secrets.check(), clock.wall());
+        // What is broken enough may make the database panic.
+        let at = path.clone();
+        let opened = tokio::task::spawn_blocking(move || open::open(&path, &key, check, now));
+        let (store, writer, sealer) = opened
+            .await
+            .unwrap_or_else(|_| Err(OpenError::Broken(at, "it cannot be read".to_owned())))?;
+        let durable = Durable { sealer, backend: Backend::File(store) };
+        Ok((Self(Some(Arc::new(durable))), Some(writer)))
+    }
+
+    /// A store of records that go to `file`.
+    #[cfg(test)]
+    pub(crate) fn over(file: FileStore) -> Self {
+        let sealer = Sealer::new(&Secret::new("0123456789abcdef"), b"salt");
+        Self(sealer.map(|sealer| Arc::new(Durable { sealer, backend: Backend::File(file) })))
+    }
+}
+
+impl Durable {
+    async fn read(&self, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = async {
+            match &self.backend {
+                Backend::File(file) => file.read(place).await,
+            }
+        };
+        tokio::time::timeout(PATIENCE, read).await.unwrap_or(Err(StoreError::Timeout))
+    }
+
+    /// Returns when it is durable.
+    async fn write(&self, place: Place, record: Vec<u8>) -> Result<(), StoreError> {
+        let write = async {
+            match &self.backend {
+                Backend::File(file) => file.write(place, record).await,
+            }
+        };
+        tokio::time::timeout(PATIENCE, write).await.unwrap_or(Err(StoreError::Timeout))
+    }
+
+    async fn remove(&self, place: Place) -> Result<(), StoreError> {
+        let remove = async {
+            match &self.backend {
+                Backend::File(file) => file.remove(place).await,
+            }
+        };
+        tokio::time::timeout(PATIENCE, remove).await.unwrap_or(Err(StoreError::Timeout))
+    }
+}
+
+/// What a credential's definition comes to: its kind, URLs, requests and references of secrets,
+/// without what only says when it is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Definition([u8; 32]);
+
+impl Definition {
+    /// Of a text that says all of it.
+    pub fn of(text: &[u8]) -> Self {
+        Self(Sha256::digest(text).into())
+    }
+}
+
+/// The secrets that a credential logs in with, as they are now.
+type Login = Box<dyn Fn() -> Vec<Option<Secret>> + Send + Sync>;
+
+/// The place of one credential, or of one of its devices, in a store. The default keeps nothing.
+#[derive(Default)]
+pub struct Slot {
+    credential: String,
+    device: Option<String>,
+    /// `None` if nothing outlives the process.
+    durable: Option<Bound>,
+}
+
+struct Bound {
+    store: Arc<Durable>,
+    place: Place,
+    definition: Definition,
+    login: Login,
+}
+
+impl Slot {
+    /// The place of `credential`, or of its `device`. `login` yields the secrets that it logs in
+    /// with, always in the same order: what was stored with others is not used.
+    pub fn new(
+        store: &Store,
+        credential: &str,
+        device: Option<&str>,
+        definition: Definition,
+        login: impl Fn() -> Vec<Option<Secret>> + Send + Sync + 'static,
+    ) -> Self {
+        let durable = store.0.as_ref().map(|store| Bound {
+            store: Arc::clone(store),
+            place: store.sealer.place(credential, device),
+            definition,
+            login: Box::new(login),
+        });
+        Self { credential: credential.to_owned(), device: device.map(str::to_owned), durable }
+    }
+
+    /// True if what is saved here outlives the process.
+    pub fn is_durable(&self) -> bool {
+        self.durable.is_some()
+    }
+
+    /// What a token that is fetched from now on will be bound to. To be taken before it is
+    /// fetched: the secrets may change meanwhile.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.durable.as_ref().map(Bound::fingerprint)
+    }
+
+    /// What was saved, if it fits the definition and the secrets of today. Never fails: what cannot
+    /// be read is as good as absent.
+    pub async fn load(&self) -> Option<Stored> {
+        let bound = self.durable.as_ref()?;
+        let device = self.device.as_deref();
+        let record = match bound.store.read(bound.place).await {
+            Ok(record) => record?,
+            Err(error) => {
+                let credential = &self.credential;
+                tracing::warn!(%credential, device, %error, "the token store cannot be read");
+                return None;
+            }
+        };
+        match bound.store.sealer.open(bound.place, bound.fingerprint(), &record) {
+            Ok(stored) => Some(stored),
+            Err(error) => {
+                let credential = &self.credential;
+                tracing::info!(%credential, device, reason = %error, "the stored token is not used");
+                None
+            }
+        }
+    }
+
+    /// Saves `credential`, fetched at `now`; returns when it is durable, or when there is no sense
+    /// in waiting for that. `renews_ended`: it is of use after its end.
+    pub async fn save(
+        &self,
+        fingerprint: Option<Fingerprint>,
+        credential: &Credential,
+        now: Now,
+        renews_ended: bool,
+    ) {
+        let (Some(bound), Some(fingerprint)) = (&self.durable, fingerprint) else { return };
+        let stored = Stored::of(credential, now);
+        let longer = if renews_ended { RENEWABLE } else { Duration::ZERO };
+        let keep_until = stored.expires.map(|end| end + longer);
+        let saved = match bound.store.sealer.seal(bound.place, fingerprint, &stored, keep_until) {
+            Ok(record) => bound.store.write(bound.place, record).await,
+            Err(error) => Err(StoreError::Failed(error.to_string())),
+        };
+        if let Err(error) = saved {
+            let (credential, device) = (&self.credential, self.device.as_deref());
+            tracing::debug!(%credential, device, %error, "a token is used that is not stored");
+        }
+    }
+
+    /// Removes what was saved: it was refused.
+    pub async fn remove(&self) {
+        let Some(bound) = &self.durable else { return };
+        if let Err(error) = bound.store.remove(bound.place).await {
+            let (credential, device) = (&self.credential, self.device.as_deref());
+            tracing::debug!(%credential, device, %error, "a refused token is not removed yet");
+        }
+    }
+}
+
+impl Bound {
+    fn fingerprint(&self) -> Fingerprint {
+        let secrets = (self.login)();
+        let secrets = secrets.iter().map(|secret| secret.as_ref().map(Secret::expose));
+        self.store.sealer.fingerprint(&self.definition.0, secrets)
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("credential", &self.credential)
+            .field("device", &self.device)
+            .field("durable", &self.is_durable())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A credential as it is stored: by the wall clock alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The values.
+    pub values: Values,
+    /// When it was fetched.
+    pub fetched: SystemTime,
+    /// When it ends; `None` if it does not.
+    pub expires: Option<SystemTime>,
+    /// The whole lifetime; `None` if it does not end.
+    pub lifetime: Option<Duration>,
+    /// How far the clock of the token endpoint was ahead of ours, if it said.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// A credential that came out of a store.
+#[derive(Debug)]
+pub struct Restored {
+    /// The credential, on the clocks of this process.
+    pub credential: Credential,
+    /// How long ago it was fetched.
+    pub age: Duration,
+    /// False if it has ended, or may have: of use for a renewal at most.
+    pub usable: bool,
+}
+
+impl Stored {
+    fn of(credential: &Credential, now: Now) -> Self {
+        Self {
+            values: credential.values.clone(),
+            fetched: now.wall,
+            expires: credential.expires.map(|end| end.wall),
+            lifetime: credential.lifetime,
+            clock_skew_ms: credential.clock_skew_ms,
+        }
+    }
+
+    /// The credential as of `now`. A wall clock that is behind the time when the token was fetched,
+    /// as on a machine that lost it, does not tell whether it has ended, so it has if it ever does.
+    pub fn restore(self, now: Now) -> Restored {
+        let untrusted = now.wall + TOLERANCE < self.fetched;
+        let left = self.expires.map(|end| {
+            let left = end.duration_since(now.wall).unwrap_or_default();
+            self.lifetime.map_or(left, |lifetime| left.min(lifetime))
+        });
+        let guard = self.lifetime.map(usable_guard).unwrap_or_default();
+        let usable = left.is_none_or(|left| left > guard && !untrusted);
+        Restored {
+            credential: Credential {
+                values: self.values,
+                expires: left.map(|left| now.after(left)),
+                lifetime: self.lifetime,
+                clock_skew_ms: self.clock_skew_ms,
+            },
+            age: now.wall.duration_since(self.fetched).unwrap_or_default(),
+            usable,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
