@@ -1,5 +1,7 @@
 //! Wiring: from a [`Config`] to a running program.
 
+mod devices;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,8 +21,10 @@ use crate::config::{
 };
 use crate::connect::{Dialer, ForwardProxy, InvalidHost, InvalidProxy};
 use crate::credential::cache::{CacheSettings, CredentialCache};
+use crate::credential::devices::DevicesError;
+use crate::credential::devices::gate::EndpointGate;
 use crate::credential::http::TokenClient;
-use crate::credential::login::LoginSource;
+use crate::credential::login::{LoginSource, LoginSpec};
 use crate::credential::oauth::OauthSource;
 use crate::credential::refresher::Refresher;
 use crate::credential::secrets::{SecretError, Secrets};
@@ -31,16 +35,19 @@ use crate::credential::store::{Slot, Store};
 use crate::credential::{Credential, fixed};
 use crate::permissions::Check;
 use crate::proxy::guard::Gate;
+use crate::proxy::identity::Cache;
 use crate::proxy::route::RouteTable;
 use crate::proxy::upstream::Target;
 use crate::proxy::{Identity, Proxy, Route, Snapshot};
 use crate::server::bind::{BindError, Socket};
 use crate::server::tls::ListenerTls;
 use crate::server::{Listener, Server, Syntax};
-use crate::sign::{BodyCoverage, Scheme, Signer};
+use crate::sign::{BodyCoverage, Scheme};
 use crate::stamp::POLL_INTERVAL;
 use crate::tls::{TlsError, TlsSettings, client_config, offering};
 use crate::values::Values;
+use devices::pool;
+pub use devices::tables;
 
 /// Everything that runs, put together but not started.
 #[derive(Debug)]
@@ -64,6 +71,9 @@ pub enum StartError {
     /// Secrets that cannot be read; all of them.
     #[error("{} cannot be read", if .0.len() == 1 { "a secret" } else { "secrets" })]
     Secrets(Vec<SecretError>),
+    /// Files of devices that cannot be used; all of them.
+    #[error("devices cannot be read")]
+    Devices(Vec<DevicesError>),
     /// TLS files that cannot be used.
     #[error("TLS for {what} cannot be set up: {reason}")]
     Tls {
@@ -99,7 +109,10 @@ pub enum StartError {
 
 /// The tasks that keep credentials fresh.
 #[derive(Default)]
-struct Keepers(Vec<Keeper>);
+struct Keepers(Vec<Keeper>, Gates);
+
+/// What those share whose token endpoint is the same, by its URL.
+type Gates = HashMap<String, Arc<EndpointGate>>;
 
 type Keeper = Box<dyn FnOnce(&TaskTracker, CancellationToken) + Send>;
 
@@ -118,11 +131,17 @@ impl App {
         let secrets = Secrets::resolve(config.secrets(), config.check_permissions).await;
         let secrets = secrets.map_err(StartError::Secrets)?;
         let secrets = Arc::new(secrets);
+        let mut tables = tables(&config)?;
         let (store, writer) = Store::open(&config.token_store, &secrets, &clock).await?;
         let mut keepers = Keepers::default();
         let mut identities = Vec::with_capacity(config.credentials.len());
         for credential in &config.credentials {
-            let cache = cache(credential, &secrets, &store, &clock, &mut keepers)?;
+            let cache = match tables.remove(&credential.name) {
+                Some(table) => {
+                    Cache::Devices(pool(credential, table, &secrets, &clock, &mut keepers)?)
+                }
+                None => cache(credential, &secrets, &store, &clock, &mut keepers)?,
+            };
             identities.push(Arc::new(identity(credential, cache)));
         }
         let snapshot = snapshot(&config, &identities)?;
@@ -171,6 +190,12 @@ impl App {
     /// Where the admin listener is.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().and_then(|socket| socket.local_addr().ok())
+    }
+
+    /// The files that the devices of credentials name as their secrets.
+    pub fn device_files(&self) -> Vec<std::path::PathBuf> {
+        let pools = self.identities.iter().filter_map(|identity| identity.cache.devices());
+        pools.flat_map(|pool| pool.table().directories()).collect()
     }
 
     /// Starts everything. Must be called on the control plane's runtime.
@@ -316,7 +341,7 @@ fn cache(
     store: &Store,
     clock: &Clock,
     keepers: &mut Keepers,
-) -> Result<CredentialCache<Signer>, StartError> {
+) -> Result<Cache, StartError> {
     let name = credential.name.clone();
     let scheme = credential.scheme.clone();
     let references = credential.secrets();
@@ -334,7 +359,7 @@ fn cache(
                 tracker
                     .spawn(fixed::follow(name, spec, secrets, changes, published, prepare, stop));
             }));
-            Ok(cache)
+            Ok(Cache::One(cache))
         }
         SourceSpec::Login(_) | SourceSpec::Oauth(_) => {
             let source = source(credential, secrets, clock)?;
@@ -362,7 +387,7 @@ fn cache(
                 };
                 tracker.spawn(refresher.run());
             }));
-            Ok(cache)
+            Ok(Cache::One(cache))
         }
     }
 }
@@ -383,25 +408,33 @@ pub fn source(
     secrets: &Arc<Secrets>,
     clock: &Clock,
 ) -> Result<Source, StartError> {
-    let name = credential.name.clone();
-    let client = |secure| token_client(credential, secrets, clock, secure);
     match &credential.source {
         SourceSpec::Fixed(_) => {
             Err(StartError::System(std::io::Error::other("this credential is not fetched")))
         }
         SourceSpec::Login(spec) => {
-            let mut requests =
-                std::iter::once(&spec.request).chain(&spec.refresh).chain(&spec.logout);
-            let secure = requests.any(|request| request.url.scheme_str() == Some("https"));
-            let (spec, secrets) = (spec.clone(), Arc::clone(secrets));
-            Ok(Source::Login(LoginSource::new(name, spec, secrets, client(secure)?)))
+            Ok(Source::Login(login_source(credential, spec, secrets, clock)?))
         }
         SourceSpec::Oauth(spec) => {
-            let client = client(spec.may_be_secure())?;
-            let (spec, secrets) = (spec.clone(), Arc::clone(secrets));
+            let client = token_client(credential, secrets, clock, spec.may_be_secure())?;
+            let (name, spec) = (credential.name.clone(), spec.clone());
+            let secrets = Arc::clone(secrets);
             Ok(Source::Oauth(OauthSource::new(name, spec, secrets, client, clock.clone())))
         }
     }
+}
+
+fn login_source(
+    credential: &CredentialConfig,
+    spec: &LoginSpec,
+    secrets: &Arc<Secrets>,
+    clock: &Clock,
+) -> Result<LoginSource, StartError> {
+    let mut requests = std::iter::once(&spec.request).chain(&spec.refresh).chain(&spec.logout);
+    let secure = requests.any(|request| request.url.scheme_str() == Some("https"));
+    let client = token_client(credential, secrets, clock, secure)?;
+    let (name, secrets) = (credential.name.clone(), Arc::clone(secrets));
+    Ok(LoginSource::new(name, spec.clone(), secrets, client))
 }
 
 fn token_client(
@@ -424,7 +457,7 @@ fn token_client(
 }
 
 /// A credential as routes use it, read from `cache`.
-pub fn identity(credential: &CredentialConfig, cache: CredentialCache<Signer>) -> Identity {
+pub fn identity(credential: &CredentialConfig, cache: Cache) -> Identity {
     let scheme: &Scheme = &credential.scheme;
     Identity {
         name: credential.name.clone(),

@@ -1,5 +1,6 @@
 //! `countersign check`: every problem of a configuration, and, live, of what it talks to.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,12 +9,14 @@ use super::load::Source;
 use super::output::{BAD, Failure, GOOD, print, say, styled};
 use super::routes::upstream;
 use super::run::runtime;
-use crate::app::snapshot;
+use crate::app::{snapshot, tables};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::problem::any_error;
 use crate::connect::Stream;
 use crate::credential::Credential;
+use crate::credential::devices::source::unreadable;
+use crate::credential::devices::table::Table;
 use crate::credential::secret_ref::SecretRef;
 use crate::credential::secrets::Secrets;
 use crate::credential::store::StoreSpec;
@@ -47,13 +50,18 @@ pub(super) fn check(
     let Some(config) = source.loaded.config else {
         return Err(Failure::silent(2));
     };
+    let tables = tables(&config).map_err(super::load::start_failure)?;
     if report.is_empty() {
         let (routes, credentials) = (config.routes.len(), config.credentials.len());
-        let counts = format!("{routes} route(s), {credentials} credential(s)");
+        let mut counts = format!("{routes} route(s), {credentials} credential(s)");
+        let devices: usize = tables.values().map(Table::len).sum();
+        if devices > 0 {
+            counts.push_str(&format!(", {devices} device(s)"));
+        }
         print(format!("{}: {name}: {counts}\n", styled(GOOD, "ok")))?;
     }
     if live {
-        return runtime()?.block_on(check_live(&config));
+        return runtime()?.block_on(check_live(&config, &tables));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -73,13 +81,32 @@ fn expansion(source: &Source) -> Result<String, Failure> {
     Ok(text)
 }
 
-async fn check_live(config: &Config) -> Result<ExitCode, Failure> {
+async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<ExitCode, Failure> {
     let mut all_good = true;
     let clock = Clock::system();
     for credential in &config.credentials {
         let what = format!("credential {}", credential.name);
+        if let Some(table) = tables.get(&credential.name) {
+            let unreadable = unreadable(table, config.check_permissions).await;
+            for (place, reason) in &unreadable {
+                let file = credential.devices.as_ref().map(|spec| spec.file.display());
+                let file = file.map(|file| file.to_string()).unwrap_or_default();
+                print(line(&what, &Err(format!("{file}: {place}: {reason}"))))?;
+            }
+            all_good &= unreadable.is_empty();
+            if unreadable.is_empty() {
+                let name = &credential.name;
+                let detail = format!(
+                    "the secrets of {} device(s) are there; none was logged in, which \
+                     `countersign fetch {name} --device ID` does",
+                    table.len()
+                );
+                print(line(&what, &Ok(detail)))?;
+            }
+            continue;
+        }
         let logs_in = credential.source.is_fetched();
-        let outcome = match fetch_once(credential, &clock, config.check_permissions).await {
+        let outcome = match fetch_once(credential, None, &clock, config.check_permissions).await {
             Ok(fetched) => {
                 if let Some(warning) = used_up(credential, &fetched) {
                     say(warning);

@@ -1,5 +1,6 @@
 //! `countersign explain`: what would happen to a request, step by step. Sends nothing.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,18 +15,23 @@ use super::load::{Source, start_failure};
 use super::output::{FAINT, Failure, STRONG, print, say, styled};
 use super::routes::upstream;
 use super::run::runtime;
-use crate::app::{identity, snapshot};
+use crate::app::{identity, snapshot, tables};
 use crate::clock::Clock;
 use crate::config::{Address, Config, CredentialConfig, ListenerConfig, SourceSpec};
-use crate::credential::cache::CredentialCache;
+use crate::credential::cache::{CacheSettings, CredentialCache};
+use crate::credential::devices::pool::DevicePool;
+use crate::credential::devices::table::Table;
 use crate::credential::oauth::ACCESS_TOKEN;
-use crate::credential::secrets::Secrets;
+use crate::credential::secrets::{Secrets, read};
+use crate::permissions::Check;
 use crate::proxy::guard::{Ends, Gate};
+use crate::proxy::identity::Cache;
 use crate::proxy::respond::ProxyError;
-use crate::proxy::{Route, find, headers, retarget};
+use crate::proxy::{Identity, Route, find, headers, retarget};
 use crate::secret::Secret;
 use crate::sign::hmac::BasePart;
 use crate::sign::{SignableRequest, Signer};
+use crate::tls::PeerNames;
 use crate::values::Values;
 
 /// How much of a part is shown.
@@ -47,6 +53,9 @@ pub(super) struct Explain {
     /// The time of signing, in milliseconds since 1970; default: now
     #[arg(long, value_name = "UNIX_MS")]
     at: Option<u64>,
+    /// The device that calls, where its address or certificate says so
+    #[arg(long, value_name = "ID")]
+    device: Option<String>,
     /// Show secrets and signatures instead of masking them
     #[arg(long)]
     reveal: bool,
@@ -74,7 +83,10 @@ impl Explain {
             say(format!("note: {error}; a stand-in is used"));
         }
         let secrets = Arc::new(secrets);
-        match explain(&config, &secrets, parts, &content, self.time(), self.reveal)? {
+        let mut tables = tables(&config).map_err(start_failure)?;
+        let time = self.time();
+        let device = self.device.as_deref();
+        match explain(&config, &secrets, &mut tables, parts, device, &content, time, self.reveal)? {
             Ok(text) => {
                 print(text)?;
                 Ok(ExitCode::SUCCESS)
@@ -168,22 +180,18 @@ fn default_host(config: &Config) -> String {
 }
 
 /// What would happen, or the answer that would be given instead.
+#[expect(clippy::too_many_arguments, reason = "all that the answer depends on")]
 fn explain(
     config: &Config,
     secrets: &Arc<Secrets>,
+    tables: &mut HashMap<String, Table>,
     mut parts: Parts,
+    device: Option<&str>,
     content: &[u8],
     at: SystemTime,
     reveal: bool,
 ) -> Result<Result<String, ProxyError>, Failure> {
-    let mut identities = Vec::new();
-    let mut signers = Vec::new();
-    for credential in &config.credentials {
-        let signer = signer(credential, secrets).map_err(|error| Failure::runtime(&error))?;
-        let cache = CredentialCache::fixed(Clock::system(), signer.clone());
-        identities.push(Arc::new(identity(credential, cache)));
-        signers.push((credential, signer));
-    }
+    let identities = identities(config, tables);
     let snapshot = snapshot(config, &identities).map_err(start_failure)?;
     let mut out = Page { text: String::new(), reveal };
     out.row("request", format!("{} {}", parts.method, parts.uri));
@@ -203,7 +211,16 @@ fn explain(
     };
     let gate = Gate::new(rules, bound, &config.limits, Arc::clone(secrets));
     let secure = listener.is_some_and(|listener| listener.tls.is_some());
-    let ends = Ends { secure, ..Ends::default() };
+    // These two cannot be seen in the request.
+    let ends = Ends {
+        secure,
+        peer: device.and_then(|device| device.parse().ok()),
+        client: device.map(|device| {
+            let name = device.to_owned();
+            Arc::new(PeerNames { common_name: Some(name.clone()), alternative: vec![name] })
+        }),
+        ..Ends::default()
+    };
     let admitted = match gate.admit(&parts, &ends, &snapshot.table) {
         Ok(admitted) => admitted,
         Err(refusal) => return Ok(Err(refusal)),
@@ -219,6 +236,13 @@ fn explain(
         out.row("only for", format!("certificates of {}", route.config.clients.join(", ")));
     }
 
+    let device = match route.device(&mut parts, &ends) {
+        Ok(device) => device,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    if let Some(device) = &device {
+        out.row("device", device);
+    }
     let before: Vec<HeaderName> = parts.headers.keys().cloned().collect();
     headers::strip_request(&mut parts.headers, &[&route.strip]);
     let removed: Vec<&str> = before
@@ -244,9 +268,14 @@ fn explain(
         added: Vec::new(),
         secret_query: false,
     };
-    let used = route.config.credentials.iter().filter_map(|index| signers.get(*index));
-    for (credential, signer) in used {
-        if let Err(refusal) = out.credential(credential, signer, &route, &mut request, content, at)
+    for (index, identity) in route.config.credentials.iter().zip(&route.identities) {
+        let Some(credential) = config.credentials.get(*index) else { continue };
+        let own = match (identity.cache.devices(), device.as_deref()) {
+            (Some(pool), Some(device)) => own(pool, device, config.check_permissions)?,
+            _ => Values::default(),
+        };
+        let signer = signer(credential, secrets, &own).map_err(|error| Failure::runtime(&error))?;
+        if let Err(refusal) = out.credential(credential, &signer, &route, &mut request, content, at)
         {
             return Ok(Err(refusal));
         }
@@ -263,13 +292,47 @@ fn explain(
     Ok(Ok(out.text))
 }
 
+/// The credentials, of which nothing is read but which devices there are.
+fn identities(config: &Config, tables: &mut HashMap<String, Table>) -> Vec<Arc<Identity>> {
+    let settings =
+        CacheSettings { renewable: false, wait: Duration::ZERO, min_interval: Duration::ZERO };
+    let of = |credential: &CredentialConfig| {
+        let cache = match tables.remove(&credential.name) {
+            Some(table) => {
+                let gate = Arc::default();
+                Cache::Devices(DevicePool::new(table, Clock::system(), settings, gate))
+            }
+            None => Cache::One(CredentialCache::new(Clock::system(), settings)),
+        };
+        Arc::new(identity(credential, cache))
+    };
+    config.credentials.iter().map(of).collect()
+}
+
+/// The values of a device, with a stand-in for what cannot be read.
+fn own(pool: &DevicePool<Signer>, device: &str, check: Check) -> Result<Values, Failure> {
+    let table = pool.table();
+    let cells = table.find(device).into_iter().flat_map(|row| table.cells(row));
+    let mut own = Values::default();
+    for (column, reference) in cells {
+        let secret = runtime()?.block_on(read(&reference, check)).unwrap_or_else(|reason| {
+            let what = format!("the secret in the {reference} cannot be read: {reason}");
+            say(format!("note: {what}; a stand-in is used"));
+            Secret::new("missing")
+        });
+        own.insert(column.value.clone(), secret);
+    }
+    Ok(own)
+}
+
 /// The signer of a credential. What a login would return stands in as its name.
 fn signer(
     credential: &CredentialConfig,
     secrets: &Secrets,
+    own: &Values,
 ) -> Result<Signer, crate::sign::BindError> {
     let values = match &credential.source {
-        SourceSpec::Fixed(spec) => spec.read(secrets)?,
+        SourceSpec::Fixed(spec) => spec.read_with(secrets, own)?,
         SourceSpec::Login(login) => {
             let fetched =
                 login.reply.values.iter().map(|(name, _)| {
@@ -279,7 +342,8 @@ fn signer(
                 .secrets
                 .iter()
                 .filter_map(|(name, reference)| Some((name.clone(), secrets.get(reference)?)));
-            fetched.chain(carried).collect()
+            let shared: Values = fetched.chain(carried).collect();
+            shared.and(own)
         }
         SourceSpec::Oauth(_) => {
             let token = Secret::new("<access token from the authorization server>");

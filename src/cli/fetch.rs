@@ -12,13 +12,20 @@ use super::run::runtime;
 use crate::app::{StartError, source};
 use crate::clock::Clock;
 use crate::config::shape::nearest;
-use crate::config::{CredentialConfig, SourceSpec};
+use crate::config::{CredentialConfig, SourceSpec, devices};
+use crate::credential::devices::source::own_values;
+use crate::credential::devices::table::Table;
 use crate::credential::oauth::{Grant, REFRESH_TOKEN};
 use crate::credential::secrets::Secrets;
-use crate::credential::{Credential, CredentialSource, FetchError};
+use crate::credential::{Credential, FetchError};
 use crate::permissions::Check;
+use crate::values::Values;
 
-pub(super) fn fetch(name: &str, path: Option<&Path>) -> Result<ExitCode, Failure> {
+pub(super) fn fetch(
+    name: &str,
+    device: Option<&str>,
+    path: Option<&Path>,
+) -> Result<ExitCode, Failure> {
     let config = Source::read(path)?.config()?;
     let Some(credential) = config.credentials.iter().find(|credential| credential.name == name)
     else {
@@ -30,8 +37,10 @@ pub(super) fn fetch(name: &str, path: Option<&Path>) -> Result<ExitCode, Failure
         let message = format!("there is no credential '{name}'; {hint}");
         return Err(Failure::configuration(message));
     };
-    let fetched =
-        runtime()?.block_on(fetch_once(credential, &Clock::system(), config.check_permissions))?;
+    let own = own(credential, device, config.check_permissions)?;
+    let clock = Clock::system();
+    let fetched = fetch_once(credential, own, &clock, config.check_permissions);
+    let fetched = runtime()?.block_on(fetched)?;
     print(describe(&fetched))?;
     if let Some(warning) = used_up(credential, &fetched) {
         say(warning);
@@ -39,24 +48,66 @@ pub(super) fn fetch(name: &str, path: Option<&Path>) -> Result<ExitCode, Failure
     Ok(ExitCode::SUCCESS)
 }
 
+/// The table and the row of the device, where the credential has devices.
+fn own(
+    credential: &CredentialConfig,
+    device: Option<&str>,
+    check: Check,
+) -> Result<Option<(Table, usize)>, Failure> {
+    let name = &credential.name;
+    match (&credential.devices, device) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => {
+            let message = format!("the credential '{name}' has no devices; leave --device out");
+            Err(Failure::configuration(message))
+        }
+        (Some(spec), device) => {
+            let table = devices::read(spec, check);
+            let table = table.map_err(|error| start_failure(StartError::Devices(vec![error])))?;
+            let Some(device) = device else {
+                let count = table.len();
+                let message = format!(
+                    "the credential '{name}' has {count} device(s); say which with --device ID"
+                );
+                return Err(Failure::configuration(message));
+            };
+            let Some(row) = table.find(device) else {
+                let file = spec.file.display();
+                let message = format!("there is no device '{device}' in {file}");
+                return Err(Failure::configuration(message));
+            };
+            Ok(Some((table, row)))
+        }
+    }
+}
+
 /// One attempt, within the credential's time limit. Bound to its scheme, so that values that could
 /// not be used are an error here and not later.
 pub(super) async fn fetch_once(
     credential: &CredentialConfig,
+    own: Option<(Table, usize)>,
     clock: &Clock,
     check: Check,
 ) -> Result<Credential, Failure> {
     let secrets = Secrets::resolve(credential.secrets(), check).await;
     let secrets = Arc::new(secrets.map_err(|errors| start_failure(StartError::Secrets(errors)))?);
+    let own = match own {
+        Some((table, row)) => {
+            let own = own_values(&table, row, check).await;
+            own.map_err(|error| Failure::configuration(error.to_string()))?
+        }
+        None => Values::default(),
+    };
     let fetched = match &credential.source {
         SourceSpec::Fixed(spec) => {
-            let values = spec.read(&secrets).map_err(|error| Failure::runtime(&error))?;
+            let values =
+                spec.read_with(&secrets, &own).map_err(|error| Failure::runtime(&error))?;
             Credential { values, ..Credential::default() }
         }
         SourceSpec::Login(_) | SourceSpec::Oauth(_) => {
             let source = source(credential, &secrets, clock).map_err(start_failure)?;
             let limit = credential.refresh.timeout;
-            let fetched = tokio::time::timeout(limit, source.fetch(None)).await;
+            let fetched = tokio::time::timeout(limit, source.fetch_with(&own, None)).await;
             let fetched = fetched.unwrap_or(Err(FetchError::Timeout(limit)));
             fetched.map_err(|error| Failure::runtime(&error))?
         }

@@ -69,6 +69,15 @@ pub(super) fn start_failure(error: StartError) -> Failure {
         StartError::Store(error @ (OpenError::InUse(_) | OpenError::Io(..))) => {
             Failure::runtime(&error)
         }
+        StartError::Devices(errors) => {
+            let mut message = "devices cannot be read".to_owned();
+            for error in errors {
+                for problem in &error.problems {
+                    let _ = write!(message, "\n  {}: {problem}", error.file.display());
+                }
+            }
+            Failure::configuration(message)
+        }
         StartError::Tls { .. }
         | StartError::Store(_)
         | StartError::Credential { .. }

@@ -21,6 +21,9 @@ pub(super) struct Mock {
     /// How long its tokens live (twinzo)
     #[arg(long, value_name = "DURATION")]
     lifetime: Option<Period>,
+    /// How many devices have an account of their own, each with a login (twinzo)
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    devices: usize,
     /// How long its answers take
     #[arg(long, value_name = "DURATION")]
     latency: Option<Period>,
@@ -51,7 +54,8 @@ impl Mock {
     }
 
     async fn serve_twinzo(&self, signals: &mut Signals) -> Result<ExitCode, Failure> {
-        let options = mock::twinzo::Options::default();
+        let accounts = (1..=self.devices).map(mock::twinzo::Account::of_device).collect();
+        let options = mock::twinzo::Options { accounts, ..mock::twinzo::Options::default() };
         let started = mock::twinzo::start(self.listen, options.clone()).await;
         let stand_in = started.map_err(|error| Failure::runtime(&error))?;
         let facts = [
@@ -62,6 +66,13 @@ impl Mock {
             ("branch_guid", options.branch_guid),
             ("api_key", options.api_key),
         ];
+        let mut facts = facts.to_vec();
+        if self.devices > 0 {
+            let last = mock::twinzo::Account::of_device(self.devices);
+            let first = mock::twinzo::Account::of_device(1);
+            facts.push(("devices", format!("{} to {}", first.login, last.login)));
+            facts.push(("their passwords", format!("{} to {}", first.password, last.password)));
+        }
         self.serve(stand_in, &facts, signals).await
     }
 

@@ -96,10 +96,15 @@ enum Command {
         application/json' --data '{\"name\":\"x\"}'")]
     Explain(explain::Explain),
     /// Fetch a credential once; print the names of its values and their lifetime
-    #[command(after_help = "Example: countersign fetch plant")]
+    #[command(
+        after_help = "Example: countersign fetch plant\n         countersign fetch gateways --device line-07"
+    )]
     Fetch {
         /// The credential's name
         credential: String,
+        /// The device, for a credential with devices
+        #[arg(long, value_name = "ID")]
+        device: Option<String>,
         #[command(flatten)]
         config: ConfigFile,
     },
@@ -163,8 +168,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Routes { config } => routes::routes(config.config.as_deref()),
         Command::Explain(explain) => explain.run(),
-        Command::Fetch { credential, config } => {
-            fetch::fetch(&credential, config.config.as_deref())
+        Command::Fetch { credential, device, config } => {
+            fetch::fetch(&credential, device.as_deref(), config.config.as_deref())
         }
         Command::Healthcheck { address } => Ok(healthcheck::healthcheck(address)),
         Command::Schema => {

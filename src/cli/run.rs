@@ -22,7 +22,7 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     raise_file_descriptor_limit();
     let Some(app) = build(&config)? else { return Ok(ExitCode::FAILURE) };
     // Before there are threads that it would not reach.
-    sandbox::confine(&config).map_err(|error| Failure::runtime(&error))?;
+    sandbox::confine(&config, &app.device_files()).map_err(|error| Failure::runtime(&error))?;
     runtime()?.block_on(async {
         let mut signals = Signals::new().map_err(|error| Failure::runtime(&error))?;
         let running = start(&config, app)?;

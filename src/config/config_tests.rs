@@ -536,6 +536,104 @@ fn listeners_beyond_this_machine_say_who_may_call() {
     );
 }
 
+#[test]
+fn devices_and_identity_belong_together() {
+    let with = |credential: &str, route: &str| {
+        problems(&format!(
+            "[[listen]]\naddress = \"127.0.0.1:8080\"\n[credential.a]\n{credential}\n\
+             [[route]]\nupstream = \"https://h.test\"\ncredential = \"a\"\n{route}\n"
+        ))
+    };
+    let bearer = "kind = \"bearer\"\ndevices = \"d.csv\"";
+    let by_header = "identity = { header = \"X-Device\" }";
+    let none: [&str; 0] = [];
+    assert_eq!(with(bearer, by_header), none);
+    let twinzo = "kind = \"twinzo-device\"\nbase_url = \"https://h.test\"\ndevices = \"d.csv\"";
+    assert_eq!(with(twinzo, by_header), none);
+    let single = "kind = \"bearer\"\ntoken = { env = \"T\" }";
+    for (credential, route, expected) in [
+        (bearer, "", "route[0].credential: the credential 'a' has devices"),
+        (single, by_header, "route[0].identity: no credential of this route has devices"),
+        (bearer, "identity = {}", "route[0].identity: it does not say who the caller is"),
+        (
+            bearer,
+            "identity = { header = \"X-A\", source_ip = true }",
+            "route[0].identity: it does not say who the caller is",
+        ),
+        (
+            bearer,
+            "identity = { client_certificate = \"cn\" }",
+            "route[0].identity: no listener asks for certificates, so no device could call",
+        ),
+        (
+            bearer,
+            "identity = { header = \"Host\" }",
+            "route[0].identity.header: the field 'Host' cannot be set",
+        ),
+        (bearer, "identity = { query = \"\" }", "route[0].identity.query: a query parameter"),
+        (
+            "kind = \"bearer\"\ntoken = { env = \"T\" }\ndevices = \"d.csv\"",
+            by_header,
+            "credential.a.devices: nothing differs from device to device",
+        ),
+        ("kind = \"bearer\"\ndevices = \"\"", by_header, "credential.a.devices: 'devices' needs"),
+    ] {
+        let problems = with(credential, route);
+        assert_eq!(problems.len(), 1, "{route}: {problems:?}");
+        assert!(problems[0].starts_with(expected), "{problems:?}");
+    }
+    let hmac = "kind = \"hmac\"\ndevices = \"d.csv\"\nbase = [\"body\"]\n\
+                set = { X-S = \"{signature}\", X-K = \"{key}\" }";
+    assert_eq!(with(hmac, by_header), ["credential.a.set.X-K: there is no value 'key'"]);
+    let eager = format!("{twinzo}\n[credential.a.refresh]\neager = true");
+    let problems_of_eager = with(&eager, by_header);
+    assert_eq!(problems_of_eager, ["credential.a.refresh.eager: devices are not fetched at start"]);
+    let single = "kind = \"twinzo-device\"\nbase_url = \"https://h.test\"\nlogin = \"l\"\n\
+                  password = { env = \"P\" }\n[credential.a.refresh]\nidle_after = \"1h\"";
+    let expected = "credential.a.refresh.idle_after: this is for credentials with devices";
+    assert_eq!(with(single, ""), [expected]);
+}
+
+#[test]
+fn each_kind_has_the_columns_of_what_differs() {
+    let columns = |credential: &str| {
+        let text = format!(
+            "[[listen]]\naddress = \"127.0.0.1:8080\"\n[credential.a]\ndevices = \"d.csv\"\n\
+             {credential}\n[[route]]\nupstream = \"https://h.test\"\ncredential = \"a\"\n\
+             identity = {{ source_ip = true }}\n"
+        );
+        let config = valid(&text);
+        let spec = config.credentials[0].devices.clone().unwrap();
+        let shown = |column: &crate::credential::devices::Column| {
+            let required = if column.required { "" } else { "?" };
+            format!("{}{required}", column.name)
+        };
+        spec.columns.iter().map(shown).collect::<Vec<_>>().join(" ")
+    };
+    let twinzo = "kind = \"twinzo-device\"\nbase_url = \"https://h.test\"\nclient = \"acme\"\n";
+    assert_eq!(columns(twinzo), "login password branch_guid? client_guid?");
+    let guid = "client_guid = \"0c3a6f52-5d0e-4a7b-9a61-2f6f1c9d7e10\"\n";
+    let password = "password = { env = \"P\" }\n";
+    assert_eq!(columns(&format!("{twinzo}{guid}{password}")), "login branch_guid?");
+    assert_eq!(columns("kind = \"basic\""), "password username");
+    assert_eq!(columns("kind = \"basic\"\nusername = \"u\""), "password");
+    assert_eq!(
+        columns(
+            "kind = \"hmac\"\nbase = [{ value = \"id\" }, \"body\"]\n\
+             set = { X-S = \"{signature}\", X-T = \"{timestamp}\", X-I = \"{id}{more}\" }"
+        ),
+        "key id more"
+    );
+    assert_eq!(
+        columns(
+            "kind = \"login\"\nlifetime = \"1h\"\nvalues = { token = \"/t\" }\n\
+             request = { url = \"https://h.test/l\", json = { u = \"{user}\", p = \"{pass}\" } }\n\
+             secrets = { pass = { env = \"P\" } }\nset = { A = \"{token}{zone}\" }"
+        ),
+        "user zone token?"
+    );
+}
+
 /// Each example is complete: it loads without a single remark, and without the secrets.
 #[test]
 fn every_example_in_config_loads() {
@@ -551,6 +649,13 @@ fn every_example_in_config_loads() {
         let name = path.display().to_string();
         let report = Report { name: &name, text: &text, loaded: &loaded };
         assert!(loaded.problems.is_empty(), "{report}");
+        let config = loaded.config.unwrap();
+        for spec in config.credentials.iter().filter_map(|credential| credential.devices.as_ref()) {
+            let file = path.with_file_name(spec.file.file_name().unwrap());
+            let spec = DevicesSpec { file, ..spec.clone() };
+            let table = devices::read(&spec, Check::Strict).unwrap();
+            assert!(table.len() >= 3, "{table:?}");
+        }
         seen += 1;
     }
     assert!(seen >= 8, "{seen}");

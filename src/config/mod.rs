@@ -6,6 +6,7 @@
 
 pub mod compile;
 mod context;
+pub mod devices;
 pub mod document;
 pub mod preset;
 pub mod problem;
@@ -23,6 +24,7 @@ use http::uri::{Authority, Scheme as UriScheme};
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use ipnet::IpNet;
 
+use crate::credential::devices::DevicesSpec;
 use crate::credential::fixed::FixedSpec;
 use crate::credential::login::LoginSpec;
 use crate::credential::oauth::OauthSpec;
@@ -36,8 +38,8 @@ use crate::tls::{ServerTls, TlsSettings};
 use problem::Problem;
 pub use raw::{RawAccess as AccessLog, RawLevel as Level, RawLogFormat as LogFormat};
 pub use raw::{
-    RawAnswers as Answers, RawHeaderCase as HeaderCase, RawHttp2 as Http2, RawProtocol as Protocol,
-    RawSandbox as Sandbox,
+    RawAnswers as Answers, RawCertificateName as CertificateName, RawHeaderCase as HeaderCase,
+    RawHttp2 as Http2, RawProtocol as Protocol, RawSandbox as Sandbox,
 };
 
 /// A configuration that can run.
@@ -211,6 +213,25 @@ pub struct CredentialConfig {
     pub tls: TlsSettings,
     /// What its stored tokens belong to.
     pub definition: Definition,
+    /// Those who each have one of their own.
+    pub devices: Option<DevicesSpec>,
+}
+
+/// Which device a caller is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// The value of a field, which is removed.
+    Header(HeaderName),
+    /// A segment of the path after the prefix, counted from 0, which is removed.
+    PathSegment(usize),
+    /// The value of a query parameter, which is removed.
+    Query(String),
+    /// The user of `Authorization: Basic`.
+    BasicUser,
+    /// The caller's address.
+    SourceIp,
+    /// A name in the caller's certificate.
+    ClientCertificate(CertificateName),
 }
 
 /// Where values come from.
@@ -290,6 +311,8 @@ pub struct RouteConfig {
     pub upstream: UpstreamConfig,
     /// Indices into [`Config::credentials`].
     pub credentials: Vec<usize>,
+    /// Which device the caller is, where a credential has devices.
+    pub identity: Option<IdentitySource>,
     /// Path prefixes that are answered 403, as callers write them.
     pub deny: Vec<DenyPattern>,
     /// The largest content of a request, in bytes.

@@ -116,12 +116,13 @@ fn is_open(path: &[&str], text: &str) -> bool {
             | "max_body" | "remove" | "http2" | "websocket" | "header_case" | "lenient"
             | "rewrite_location" | "max_in_flight" | "proxy",
         ]
-        | ["route", "timeouts" | "tls" | "replay" | "pool", _] => true,
+        | ["route", "timeouts" | "tls" | "replay" | "pool" | "identity", _] => true,
         [
             "credential",
             _,
             "kind"
             | "base_url"
+            | "devices"
             | "client"
             | "login"
             | "client_guid"

@@ -69,6 +69,24 @@ pub struct Issued<T> {
 }
 
 impl<T> Issued<T> {
+    /// A credential published at `obtained`. `guard` is how long before its end it is no longer
+    /// sent; `forced` marks the fruit of a rejection.
+    pub(super) fn new(
+        item: T,
+        expires: Option<Deadline>,
+        guard: Duration,
+        obtained: Now,
+        forced: bool,
+    ) -> Self {
+        let usable_until = expires.map(|end| end.earlier_by(guard));
+        Self { item, usable_until, expires, obtained, forced }
+    }
+
+    /// When it stops being used.
+    pub(super) fn usable_until(&self) -> Option<Deadline> {
+        self.usable_until
+    }
+
     /// True until shortly before its end: it may be sent.
     pub fn is_usable(&self, now: Now) -> bool {
         self.usable_until.is_none_or(|end| !end.is_over(now))
@@ -111,6 +129,62 @@ pub enum Rejection {
     TooSoon,
     /// Nobody can renew this credential.
     Fixed,
+}
+
+/// What somebody who asks for a credential gets.
+pub(super) enum Standing<'s, T> {
+    /// This one.
+    Ready(&'s Arc<Issued<T>>),
+    /// Nothing, before the next attempt.
+    Failed(Unavailable),
+    /// Whatever the next attempt, or the one in flight, brings.
+    Wanting,
+}
+
+/// What somebody who asks at `now` gets.
+pub(super) fn standing<'s, T>(
+    issued: Option<&'s Arc<Issued<T>>>,
+    failure: Option<&Failure>,
+    renewing: bool,
+    now: Now,
+) -> Standing<'s, T> {
+    if let Some(issued) = issued
+        && issued.is_usable(now)
+    {
+        return Standing::Ready(issued);
+    }
+    match failure {
+        Some(failure) if failure.retry_at > now.monotonic && !renewing => {
+            let retry_in = failure.retry_at - now.monotonic;
+            Standing::Failed(Unavailable::Failed { error: failure.error.clone(), retry_in })
+        }
+        _ => Standing::Wanting,
+    }
+}
+
+/// What an upstream's refusal of `refused` leads to, where `current` is the credential now.
+pub(super) fn judge_rejection<T>(
+    refused: &Arc<Issued<T>>,
+    current: Option<&Arc<Issued<T>>>,
+    failure: Option<&Failure>,
+    last_forced: Option<Instant>,
+    now: Instant,
+    min_interval: Duration,
+) -> Rejection {
+    if !current.is_some_and(|current| Arc::ptr_eq(current, refused)) {
+        return Rejection::Replaced;
+    }
+    // Nothing better can be had before the next attempt: a refusal by one path must not take
+    // the credential from all others.
+    if failure.is_some_and(|failure| failure.retry_at > now) {
+        return Rejection::TooSoon;
+    }
+    let pause =
+        if refused.forced { min_interval.max(REPEATED_REJECTION_PAUSE) } else { min_interval };
+    if last_forced.is_some_and(|last| now < last + pause) {
+        return Rejection::TooSoon;
+    }
+    Rejection::Renewing
 }
 
 /// A credential's state, for people.
@@ -190,17 +264,10 @@ impl<T> CredentialCache<T> {
             changed.mark_unchanged();
             let slot = self.shared.slot.load_full();
             let now = self.shared.clock.now();
-            if let Some(issued) = &slot.issued
-                && issued.is_usable(now)
-            {
-                return Ok(Arc::clone(issued));
-            }
-            if let Some(failure) = &slot.failure
-                && failure.retry_at > now.monotonic
-                && !slot.renewing
-            {
-                let retry_in = failure.retry_at - now.monotonic;
-                return Err(Unavailable::Failed { error: failure.error.clone(), retry_in });
+            match standing(slot.issued.as_ref(), slot.failure.as_ref(), slot.renewing, now) {
+                Standing::Ready(issued) => return Ok(Arc::clone(issued)),
+                Standing::Failed(unavailable) => return Err(unavailable),
+                Standing::Wanting => {}
             }
             self.shared.demand.notify_one();
             if tokio::time::timeout_at(give_up_at, changed.changed()).await.is_err() {
@@ -216,22 +283,17 @@ impl<T> CredentialCache<T> {
         }
         let mut writer = self.writer();
         let slot = self.shared.slot.load_full();
-        if !slot.issued.as_ref().is_some_and(|current| Arc::ptr_eq(current, refused)) {
-            return Rejection::Replaced;
-        }
         let now = self.shared.clock.now();
-        // Nothing better can be had before the next attempt: a refusal by one path must not take
-        // the credential from all others.
-        if slot.failure.as_ref().is_some_and(|failure| failure.retry_at > now.monotonic) {
-            return Rejection::TooSoon;
-        }
-        let pause = if refused.forced {
-            self.shared.settings.min_interval.max(REPEATED_REJECTION_PAUSE)
-        } else {
-            self.shared.settings.min_interval
-        };
-        if writer.last_forced.is_some_and(|last| now.monotonic < last + pause) {
-            return Rejection::TooSoon;
+        let judged = judge_rejection(
+            refused,
+            slot.issued.as_ref(),
+            slot.failure.as_ref(),
+            writer.last_forced,
+            now.monotonic,
+            self.shared.settings.min_interval,
+        );
+        if judged != Rejection::Renewing {
+            return judged;
         }
         writer.last_forced = Some(now.monotonic);
         // An attempt that is under way is not the fruit of this rejection.
@@ -268,13 +330,8 @@ impl<T> CredentialCache<T> {
     /// Publishes a fresh credential. `guard` is how long before its end it is no longer sent.
     pub(super) fn publish(&self, item: T, expires: Option<Deadline>, guard: Duration) {
         let mut writer = self.writer();
-        let issued = Issued {
-            item,
-            usable_until: expires.map(|end| end.earlier_by(guard)),
-            expires,
-            obtained: self.shared.clock.now(),
-            forced: std::mem::take(&mut writer.forcing),
-        };
+        let forced = std::mem::take(&mut writer.forcing);
+        let issued = Issued::new(item, expires, guard, self.shared.clock.now(), forced);
         self.store(Slot { issued: Some(Arc::new(issued)), failure: None, renewing: false });
         drop(writer);
         self.shared.changed.send_replace(());

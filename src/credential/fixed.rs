@@ -40,11 +40,20 @@ impl FixedSpec {
     /// # Errors
     /// When a secret was not resolved.
     pub fn read(&self, secrets: &Secrets) -> Result<Values, MissingValue> {
+        self.read_with(secrets, &Values::default())
+    }
+
+    /// The same for a device, which has values of its `own`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and when a value is nobody's.
+    pub fn read_with(&self, secrets: &Secrets, own: &Values) -> Result<Values, MissingValue> {
         let mut values = Values::default();
         for (name, reference) in &self.values {
             let secret = secrets.get(reference).ok_or_else(|| MissingValue(name.clone()))?;
             values.insert(name.clone(), secret);
         }
+        let mut values = values.and(own);
         if let Some(BasicPair { name, username, password }) = &self.basic {
             let text = |name: &str| values.text(name).ok_or_else(|| MissingValue(name.to_owned()));
             let pair = zeroize::Zeroizing::new(format!("{}:{}", text(username)?, text(password)?));

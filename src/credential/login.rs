@@ -259,29 +259,25 @@ impl LoginSource {
         Ok(values)
     }
 
-    async fn exchange(
-        &self,
-        request: &RequestSpec,
-        values: &Values,
-    ) -> Result<Credential, FetchError> {
-        let reply = self.client.send(request.fill(values)?).await?;
-        let mut credential = self.spec.reply.read(&reply.content, reply.time)?;
-        for name in &self.spec.carried {
-            if let Some(secret) = values.get(name) {
-                credential.values.insert(name.clone(), secret.clone());
-            }
-        }
-        Ok(credential)
+    /// True if the API can renew a token that is still good.
+    pub fn renews(&self) -> bool {
+        self.spec.refresh.is_some()
     }
-}
 
-impl CredentialSource for LoginSource {
-    /// Renews `current` where the API can, else logs in.
-    async fn fetch(&self, current: Option<&Credential>) -> Result<Credential, FetchError> {
-        let values = self.secret_values()?;
+    /// Renews `current` where the API can, else logs in; with values of a device's `own`, which take
+    /// the place of those that the reply has under the same names.
+    ///
+    /// # Errors
+    /// With the reason, as [`CredentialSource::fetch`].
+    pub async fn fetch_with(
+        &self,
+        own: &Values,
+        current: Option<&Credential>,
+    ) -> Result<Credential, FetchError> {
+        let values = self.secret_values()?.and(own);
         if let (Some(refresh), Some(current)) = (&self.spec.refresh, current) {
             let with_current = values.clone().and(&current.values);
-            match self.exchange(refresh, &with_current).await {
+            match self.exchange(refresh, &with_current, own).await {
                 Ok(renewed) => return Ok(renewed),
                 // Told to come back later: a login would ask the same endpoint even more of it.
                 Err(error @ FetchError::Unavailable { retry_after: Some(_), .. }) => {
@@ -292,7 +288,34 @@ impl CredentialSource for LoginSource {
                 ),
             }
         }
-        self.exchange(&self.spec.request, &values).await
+        self.exchange(&self.spec.request, &values, own).await
+    }
+
+    async fn exchange(
+        &self,
+        request: &RequestSpec,
+        values: &Values,
+        own: &Values,
+    ) -> Result<Credential, FetchError> {
+        let reply = self.client.send(request.fill(values)?).await?;
+        let mut credential = self.spec.reply.read(&reply.content, reply.time)?;
+        for (name, secret) in own.iter() {
+            if credential.values.get(name).is_some() {
+                credential.values.insert(name, secret.clone());
+            }
+        }
+        for name in &self.spec.carried {
+            if let Some(secret) = values.get(name) {
+                credential.values.insert(name.clone(), secret.clone());
+            }
+        }
+        Ok(credential)
+    }
+}
+
+impl CredentialSource for LoginSource {
+    async fn fetch(&self, current: Option<&Credential>) -> Result<Credential, FetchError> {
+        self.fetch_with(&Values::default(), current).await
     }
 
     fn renews_ended(&self) -> bool {

@@ -5,6 +5,7 @@
 //! whatever a function makes of it.
 
 pub mod cache;
+pub mod devices;
 pub mod fixed;
 pub mod http;
 pub mod login;
@@ -110,6 +111,9 @@ pub enum FetchError {
     /// The values do not fit the scheme that is to use them.
     #[error("the fetched values cannot be used: {0}")]
     Bind(#[from] crate::sign::BindError),
+    /// A secret of a device cannot be read.
+    #[error("a secret of this device cannot be read: {0}")]
+    Secret(String),
     /// A request to the token endpoint could not be put together.
     #[error("the login request cannot be built: {0}")]
     Request(String),
@@ -149,6 +153,7 @@ impl FetchError {
             | Self::Discovery(_)
             | Self::Reply(_)
             | Self::Bind(_)
+            | Self::Secret(_)
             | Self::Request(_) => None,
         }
     }
@@ -164,6 +169,7 @@ impl FetchError {
             Self::Discovery(_) => "discovery",
             Self::Reply(_) => "reply",
             Self::Bind(_) => "bind",
+            Self::Secret(_) => "secret",
             Self::Request(_) => "request",
         }
     }

@@ -226,7 +226,11 @@ fn credentials_directory() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
-async fn read(reference: &SecretRef, check: Check) -> Result<Secret, SecretReason> {
+/// Reads one secret, now.
+///
+/// # Errors
+/// With the reason why it cannot be read.
+pub async fn read(reference: &SecretRef, check: Check) -> Result<Secret, SecretReason> {
     let stored = match reference {
         SecretRef::Value(secret) => return Ok(secret.clone()),
         SecretRef::Env(name) => match std::env::var_os(name) {

@@ -3,6 +3,7 @@
 use super::login::LoginSource;
 use super::oauth::OauthSource;
 use super::{Credential, CredentialSource, FetchError};
+use crate::values::Values;
 
 /// A source that asks a token endpoint.
 #[derive(Debug)]
@@ -13,11 +14,35 @@ pub enum Source {
     Oauth(OauthSource),
 }
 
+impl Source {
+    /// One attempt, with values of a device's `own`, which only a login has use for.
+    ///
+    /// # Errors
+    /// With the reason.
+    pub async fn fetch_with(
+        &self,
+        own: &Values,
+        current: Option<&Credential>,
+    ) -> Result<Credential, FetchError> {
+        match self {
+            Self::Login(login) => login.fetch_with(own, current).await,
+            Self::Oauth(oauth) => oauth.fetch(current).await,
+        }
+    }
+}
+
 impl CredentialSource for Source {
     async fn fetch(&self, current: Option<&Credential>) -> Result<Credential, FetchError> {
         match self {
             Self::Login(login) => login.fetch(current).await,
             Self::Oauth(oauth) => oauth.fetch(current).await,
+        }
+    }
+
+    fn renews_ended(&self) -> bool {
+        match self {
+            Self::Login(login) => login.renews_ended(),
+            Self::Oauth(oauth) => oauth.renews_ended(),
         }
     }
 

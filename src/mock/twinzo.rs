@@ -6,7 +6,7 @@
 //! its own end), the answers of `man-down` and of the sensor calls, and what a data call answers to
 //! an API key alone.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, fmt, io, net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use serde_json::{Map, Value, json};
@@ -44,6 +44,8 @@ pub async fn start(listen: SocketAddr, options: Options) -> io::Result<StandIn> 
 pub struct Twinzo {
     /// The account of the options first, then the further ones.
     accounts: Vec<Arc<Account>>,
+    /// Indices of `accounts` by login: there may be very many.
+    by_login: HashMap<String, Vec<usize>>,
     api_key: ApiKey,
     tokens: Tokens,
 }
@@ -71,11 +73,14 @@ impl Twinzo {
             client_guid: options.client_guid,
             branch_guid: options.branch_guid,
         };
-        Self {
-            accounts: std::iter::once(main).chain(options.accounts).map(Arc::new).collect(),
-            api_key: ApiKey(options.api_key),
-            tokens: Tokens::default(),
+        let accounts: Vec<Arc<Account>> =
+            std::iter::once(main).chain(options.accounts).map(Arc::new).collect();
+        let mut by_login: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, account) in accounts.iter().enumerate() {
+            by_login.entry(account.login.clone()).or_default().push(index);
         }
+        let tokens = Tokens::for_accounts(accounts.len());
+        Self { accounts, by_login, api_key: ApiKey(options.api_key), tokens }
     }
 
     fn log_in(&self, head: &Parts, content: &Content, switches: &Switches) -> Answer {
@@ -92,9 +97,10 @@ impl Twinzo {
             return problem(head, Fault::BadRequest, "Login and Password are required.");
         };
         let client = key(&login, "Client");
-        let account = self.accounts.iter().find(|account| {
-            client == Some(&account.client) && name == account.login && password == account.password
-        });
+        let indices = self.by_login.get(name).into_iter().flatten();
+        let account = indices
+            .filter_map(|index| self.accounts.get(*index))
+            .find(|account| client == Some(&account.client) && password == account.password);
         match account {
             Some(account) => {
                 let verdict = "client, login and password are right";

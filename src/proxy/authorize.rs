@@ -47,6 +47,8 @@ pub struct Unsigned {
     pub trailers: bool,
     /// Where interim answers go, if the caller takes them.
     pub interims: Option<Rc<Interims>>,
+    /// The device that sent it, where a credential asks.
+    pub device: Option<Arc<str>>,
 }
 
 /// Method and path only: a query credential ends up in the target.
@@ -87,6 +89,7 @@ pub async fn authorize(
     incoming: CallerContent,
 ) -> Result<Answer, ProxyError> {
     let resends = resends(route, &request.method);
+    let device = request.device.clone();
     // Whoever waits to be asked for the content is asked by the upstream.
     let hold = resends && !request.needs.go_ahead;
     let mut content = match arrange(proxy, route, hold, incoming)? {
@@ -109,7 +112,7 @@ pub async fn authorize(
     let (mut broke, mut replayed, mut unprocessed) = (false, false, 0);
     loop {
         let now = proxy.clock.now();
-        let issued = credentials(route, now).await?;
+        let issued = credentials(route, device.as_deref(), now).await?;
         let method = attempt.method.clone();
         let signed = sign(proxy, route, now, &issued, attempt, &mut content, &mut scrub).await?;
         let progress = Progress::new(tokio::time::Instant::now());
@@ -145,7 +148,7 @@ pub async fn authorize(
                     refused
                         && !replayed
                         && replays(route)
-                        && reject(route, &issued)
+                        && reject(route, device.as_deref(), &issued)
                         && keep_for_replay(&mut content, &progress)
                 });
                 let Some(again) = again.cloned() else {
@@ -175,10 +178,14 @@ fn resends(route: &Route, method: &Method) -> bool {
 }
 
 /// The credentials of the route, one per identity.
-async fn credentials(route: &Route, now: Now) -> Result<Vec<Arc<Issued<Signer>>>, ProxyError> {
+async fn credentials(
+    route: &Route,
+    device: Option<&str>,
+    now: Now,
+) -> Result<Vec<Arc<Issued<Signer>>>, ProxyError> {
     let mut issued = Vec::with_capacity(route.identities.len());
     for identity in &route.identities {
-        issued.push(identity.cache.get_at(now).await.map_err(ProxyError::Credential)?);
+        issued.push(identity.cache.get_at(device, now).await?);
     }
     Ok(issued)
 }
@@ -342,7 +349,7 @@ fn outgoing(
     progress: &Arc<Progress>,
 ) -> Result<Outgoing, ProxyError> {
     let shared = Arc::clone(progress);
-    let Unsigned { method, target, headers, spelling, needs, trailers, interims } = request;
+    let Unsigned { method, target, headers, spelling, needs, trailers, interims, .. } = request;
     let outgoing = match std::mem::replace(content, Content::Gone) {
         Content::Empty => {
             *content = Content::Empty;
@@ -381,13 +388,14 @@ fn outgoing(
 }
 
 /// True if another try may fare better: somebody has replaced, or is replacing, a credential.
-fn reject(route: &Route, issued: &[Arc<Issued<Signer>>]) -> bool {
+fn reject(route: &Route, device: Option<&str>, issued: &[Arc<Issued<Signer>>]) -> bool {
     let mut again = false;
     for (identity, issued) in route.identities.iter().zip(issued) {
-        match identity.cache.reject(issued) {
+        match identity.cache.reject(device, issued) {
             Rejection::Renewing => {
                 tracing::warn!(
                     credential = %identity.name,
+                    device,
                     route = %route.config.name,
                     "the upstream refused the credential; fetching another"
                 );

@@ -32,6 +32,8 @@ struct Line {
     path: String,
     /// What its certificate calls the caller; empty without one.
     client: String,
+    /// The device that the caller is; empty where nobody asks.
+    device: String,
     status: u16,
     bytes: u64,
     reason: &'static str,
@@ -51,6 +53,7 @@ impl Exchange {
                 method: head.map(|head| head.method.to_string()).unwrap_or_default(),
                 path: head.map(|head| head.uri.path().to_owned()).unwrap_or_default(),
                 client: client.and_then(PeerNames::first).unwrap_or_default().to_owned(),
+                device: String::new(),
                 status: 0,
                 bytes: 0,
                 reason: "",
@@ -63,6 +66,12 @@ impl Exchange {
     pub(super) fn found(&mut self, route: &Arc<Route>) {
         route.in_flight.fetch_add(1, Ordering::Relaxed);
         self.route = Some(Arc::clone(route));
+    }
+
+    pub(super) fn identified(&mut self, device: Option<&str>) {
+        if let (Some(line), Some(device)) = (&mut self.line, device) {
+            device.clone_into(&mut line.device);
+        }
     }
 
     /// True if the route has more requests in flight than it may have.
@@ -134,6 +143,7 @@ impl Drop for Exchange {
                 method = %line.method,
                 path = %line.path,
                 client = (!line.client.is_empty()).then_some(line.client.as_str()),
+                device = (!line.device.is_empty()).then_some(line.device.as_str()),
                 route = self.route(),
                 status = line.status,
                 reason = line.reason,

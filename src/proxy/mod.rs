@@ -11,6 +11,7 @@ mod exchange;
 pub mod guard;
 pub mod headers;
 pub mod hold;
+pub mod identity;
 pub mod interim;
 pub mod isolate;
 pub mod path;
@@ -36,10 +37,8 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{DenyPattern, HeaderCase, Limits, RouteConfig};
-use crate::credential::cache::CredentialCache;
+use crate::config::{DenyPattern, HeaderCase, IdentitySource, Limits, RouteConfig};
 use crate::http1::Spelling;
-use crate::sign::Signer;
 use crate::sign::owned::OwnedFields;
 use authorize::{Unsigned, authorize};
 use content::{CallerContent, ResponseContent};
@@ -47,6 +46,7 @@ pub use exchange::Exchange;
 use guard::{Admitted, Ends, Gate};
 use headers::Via;
 use hold::Budget;
+use identity::{Cache, identify};
 use interim::Interims;
 use isolate::{isolated, isolated_future};
 use respond::ProxyError;
@@ -64,7 +64,7 @@ pub struct Identity {
     /// The credential's name.
     pub name: String,
     /// Where it is read.
-    pub cache: CredentialCache<Signer>,
+    pub cache: Cache,
     /// True if its signature covers the content.
     pub covers_body: bool,
     /// True if a refused one can be replaced.
@@ -107,6 +107,10 @@ impl Route {
         for identity in &identities {
             strip.extend(&identity.owned);
         }
+        // It has been read by then; in trailers it has no business either.
+        if let Some(IdentitySource::Header(name)) = &config.identity {
+            strip.insert(name);
+        }
         let sets_authorization = identities.iter().any(|identity| identity.sets_authorization);
         if config.keep_caller_authorization && !sets_authorization {
             strip.remove(&http::header::AUTHORIZATION);
@@ -128,6 +132,32 @@ impl Route {
     /// True if `path`, as callers write it, is closed.
     fn denies(&self, path: &str) -> bool {
         self.config.deny.iter().any(|pattern| pattern.covers("", path))
+    }
+
+    /// Which device sent the request, where a credential asks. What said so is taken out of `head`.
+    ///
+    /// # Errors
+    /// With the answer to give.
+    pub fn device(&self, head: &mut Parts, ends: &Ends) -> Result<Option<Arc<str>>, ProxyError> {
+        let Some(source) = &self.config.identity else { return Ok(None) };
+        let is_known =
+            |device: &str| self.identities.iter().all(|identity| identity.cache.knows(device));
+        let device = identify(source, head, self.config.prefix.len(), ends, is_known)?;
+        if matches!(source, IdentitySource::PathSegment(_)) {
+            // What is closed must not be reached by what stood in front of it.
+            let path = head.uri.path();
+            let rest = path.get(self.config.prefix.len()..).unwrap_or_default();
+            let mut closed = self.denies_there(rest) || self.denies(path);
+            path::each_reading(rest, |rest| {
+                closed |= self.denies_there(rest);
+                Ok(())
+            })
+            .map_err(ProxyError::Path)?;
+            if closed {
+                return Err(ProxyError::Denied);
+            }
+        }
+        Ok(Some(device))
     }
 
     /// True if `rest`, what follows the prefix, is closed at the upstream.
@@ -280,6 +310,10 @@ impl Proxy {
             return Err(ProxyError::NeverForwarded);
         }
 
+        // Before fields are removed: a caller may name in Connection what says who it is.
+        let device = route.device(&mut head, ends)?;
+        exchange.identified(device.as_deref());
+
         let needs = Needs {
             upgrade: route.config.websocket && websocket::is_handshake(&head),
             // Callers of HTTP/1.0 know no interim answers (RFC 9110 §10.1.1).
@@ -308,6 +342,7 @@ impl Proxy {
             spelling: None,
             needs,
             interims: None,
+            device,
         };
         Ok((route, Box::new(unsigned)))
     }

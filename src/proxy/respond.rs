@@ -47,6 +47,12 @@ pub enum ProxyError {
     /// The certificate is of none of the route's callers.
     #[error("this route is not open to callers with this certificate; 'clients' lists them")]
     Client,
+    /// Nothing says which device the caller is.
+    #[error("the request does not say which device sends it; 'identity' of the route says where")]
+    DeviceMissing,
+    /// There is no such device.
+    #[error("this device is not known")]
+    Device,
     /// The path is not for callers.
     #[error("this path is not open to callers")]
     Denied,
@@ -160,6 +166,10 @@ impl ProxyError {
                 verdict(S::FORBIDDEN, "caller-token", "Caller token not accepted", denied)
             }
             Self::Client => verdict(S::FORBIDDEN, "client", "Certificate not accepted", denied),
+            Self::DeviceMissing => {
+                verdict(S::FORBIDDEN, "device-missing", "Device not named", denied)
+            }
+            Self::Device => verdict(S::FORBIDDEN, "device", "Device not known", denied),
             Self::Denied => verdict(S::FORBIDDEN, "denied", "Path not open to callers", denied),
             Self::Malformed(_) => {
                 verdict(S::BAD_REQUEST, "malformed", "Malformed request", invalid)

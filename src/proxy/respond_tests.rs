@@ -19,6 +19,8 @@ fn all() -> Vec<ProxyError> {
         ProxyError::Peer,
         ProxyError::CallerTokenMissing,
         ProxyError::CallerToken,
+        ProxyError::DeviceMissing,
+        ProxyError::Device,
         ProxyError::Denied,
         ProxyError::Malformed("there is no Host field"),
         ProxyError::Path(AmbiguousPath::Routes),

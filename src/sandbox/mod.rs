@@ -10,6 +10,8 @@ mod landlock;
 #[cfg(any(target_os = "linux", test))]
 mod permitted;
 
+use std::path::PathBuf;
+
 use crate::config::{Config, Sandbox};
 
 /// How far the kernel goes along.
@@ -39,18 +41,21 @@ pub enum SandboxError {
 }
 
 /// Confines the calling thread and all that it starts from now on, so that it has to be called
-/// before there are others. Nothing of it can be taken back.
+/// before there are others. Nothing of it can be taken back. `more` are files that the configuration
+/// names by way of another file.
 ///
 /// # Errors
 /// When the configuration asks for more than the system can, or the system refuses.
-pub fn confine(config: &Config) -> Result<(), SandboxError> {
+pub fn confine(config: &Config, more: &[PathBuf]) -> Result<(), SandboxError> {
     let required = match config.sandbox {
         Sandbox::Off => return Ok(()),
         Sandbox::Auto => false,
         Sandbox::Require => true,
     };
     #[cfg(target_os = "linux")]
-    let confinement = landlock::enforce(&permitted::Permitted::by(config))?;
+    let confinement = landlock::enforce(&permitted::Permitted::by(config, more))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = more;
     #[cfg(not(target_os = "linux"))]
     let confinement = Confinement::None;
     if required && confinement != Confinement::Full {

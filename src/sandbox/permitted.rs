@@ -31,11 +31,14 @@ pub(super) struct Permitted {
 }
 
 impl Permitted {
-    /// What `config` needs.
-    pub(super) fn by(config: &Config) -> Self {
+    /// What `config` needs, and `more` files that it names by way of another.
+    pub(super) fn by(config: &Config, more: &[PathBuf]) -> Self {
         let mut permitted = Self { ports: ports(config), ..Self::default() };
         for file in config.secrets().iter().filter_map(file_of) {
             permitted.add_file(&file);
+        }
+        for spec in config.credentials.iter().filter_map(|credential| credential.devices.as_ref()) {
+            permitted.add_file(&spec.file);
         }
         let listeners = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let routes = config.routes.iter().map(|route| &route.upstream.tls);
@@ -43,6 +46,9 @@ impl Permitted {
         let named =
             listeners.flat_map(ServerTls::files).chain(clients.flat_map(TlsSettings::files));
         for file in named {
+            permitted.add_file(file);
+        }
+        for file in more {
             permitted.add_file(file);
         }
         for file in RESOLVER {
@@ -214,7 +220,7 @@ mod tests {
             directory.path().join("token"),
         );
         let config = load(&text, &|_| None).config.unwrap();
-        let Permitted { read, spool, sockets, ports } = Permitted::by(&config);
+        let Permitted { read, spool, sockets, ports } = Permitted::by(&config, &[]);
         let real = |path: &Path| path.canonicalize().unwrap();
         let mut expected =
             BTreeSet::from(["/etc/tls", "/keys", "/token", "/oauth"].map(PathBuf::from));

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use http::{HeaderName, HeaderValue};
 
+use super::shared::SharedValues;
 use super::{AuthFields, BindError, sensitive_value};
 use crate::template::Template;
 use crate::values::Values;
@@ -41,6 +42,12 @@ impl FieldsSigner {
     /// The fields.
     pub fn fields(&self) -> &[(HeaderName, HeaderValue)] {
         &self.fields
+    }
+
+    /// The same with values that share their memory with equal ones of others.
+    pub(super) fn sharing(self, shared: &SharedValues) -> Self {
+        let fields = self.fields.into_iter();
+        Self { fields: fields.map(|(name, value)| (name, shared.shared(value))).collect() }
     }
 
     pub(super) fn sign(&self) -> AuthFields<'_> {

@@ -12,6 +12,7 @@ pub mod hash;
 pub mod hmac;
 pub mod owned;
 pub mod query;
+pub mod shared;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -127,24 +128,32 @@ impl Scheme {
         Ok(match self {
             Self::Fields(scheme) => Signer::Fields(scheme.bind(values)?),
             Self::Query(scheme) => Signer::Query(scheme.bind(values)?),
-            Self::Hmac(scheme) => Signer::Hmac(scheme.bind(values)?),
+            Self::Hmac(scheme) => Signer::Hmac(Box::new(scheme.bind(values)?)),
         })
     }
 }
 
 /// A scheme bound to one credential: ready to sign.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there is one per live credential, behind an Arc")]
 pub enum Signer {
     /// Fields that do not change from request to request.
     Fields(FieldsSigner),
     /// Query parameters that do not change from request to request.
     Query(QuerySigner),
-    /// A keyed hash over parts of the request.
-    Hmac(HmacSigner),
+    /// A keyed hash over parts of the request. Boxed: there may be one of the others per device.
+    Hmac(Box<HmacSigner>),
 }
 
 impl Signer {
+    /// The same, but what it has in common with others is in memory once.
+    #[must_use]
+    pub fn sharing(self, shared: &shared::SharedValues) -> Self {
+        match self {
+            Self::Fields(signer) => Self::Fields(signer.sharing(shared)),
+            other @ (Self::Query(_) | Self::Hmac(_)) => other,
+        }
+    }
+
     /// Begins to read the content of a request; `None` if the signature does not cover it.
     ///
     /// `at` is the time of signing for schemes whose base has the timestamp before the content.

@@ -26,6 +26,9 @@ mod chunks;
 mod connections;
 #[cfg(target_os = "linux")]
 mod descriptors;
+#[cfg(target_os = "linux")]
+mod device_commands;
+mod devices;
 mod devo;
 mod devo_sdk;
 mod early;

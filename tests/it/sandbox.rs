@@ -38,7 +38,7 @@ fn a_confined_thread_can_do_what_its_configuration_names_and_nothing_else() {
     };
     std::thread::scope(|scope| {
         let confined = scope.spawn(|| {
-            match sandbox::confine(&config) {
+            match sandbox::confine(&config, &[]) {
                 Err(SandboxError::Insufficient(_)) => return false,
                 other => other.unwrap(),
             }
@@ -158,7 +158,9 @@ async fn the_program_serves_and_rotates_but_cannot_be_led_elsewhere() {
 /// True if this kernel can do all of it.
 fn full(text: &str) -> bool {
     let config = load(&text.replace("\"auto\"", "\"require\""));
-    std::thread::scope(|scope| scope.spawn(|| sandbox::confine(&config)).join().unwrap().is_ok())
+    std::thread::scope(|scope| {
+        scope.spawn(|| sandbox::confine(&config, &[])).join().unwrap().is_ok()
+    })
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::config::raw::{
 };
 use crate::config::shape::nearest;
 use crate::config::{CredentialConfig, DenyPattern, Origin, SourceSpec, preset, units};
+use crate::credential::devices::{Column, DevicesSpec, Fleet, Form};
 use crate::credential::fixed::{BasicPair, FixedSpec};
 use crate::credential::schedule::RefreshPolicy;
 use crate::credential::secret_ref::SecretRef;
@@ -122,15 +123,21 @@ pub(super) struct Common<'r> {
     pub(super) upstreams: Option<&'r [String]>,
     pub(super) refresh: Option<&'r RawRefresh>,
     pub(super) tls: Option<&'r RawTls>,
+    /// The file of devices, and what differs between them.
+    pub(super) devices: Option<(&'r str, Vec<Column>)>,
 }
 
 impl Builder<'_, '_> {
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     pub(super) fn at(&self, key: &str) -> String {
         format!("{}.{key}", self.path)
     }
 
     pub(super) fn finish(
-        self,
+        mut self,
         source: SourceSpec,
         scheme: Scheme,
         common: &Common<'_>,
@@ -157,7 +164,11 @@ impl Builder<'_, '_> {
         let upstreams =
             upstreams.filter(|known| common.upstreams.is_none_or(|urls| known.len() == urls.len()));
         let at = self.at("refresh");
-        let refresh = refresh(self.context, &at, common.refresh);
+        let refresh = refresh(self.context, &at, common.refresh, common.devices.is_some());
+        let at = self.at("refresh");
+        let fleet = fleet(self.context, &at, common.refresh, common.devices.is_some());
+        let devices =
+            common.devices.as_ref().map(|(file, columns)| self.devices(file, columns, fleet));
         let at = self.at("tls");
         let tls = common.tls.map_or_else(TlsSettings::default, |tls| self.context.tls(&at, tls));
         CredentialConfig {
@@ -171,7 +182,31 @@ impl Builder<'_, '_> {
             refresh,
             tls,
             definition: Definition::default(),
+            devices,
         }
+    }
+
+    fn devices(&mut self, file: &str, columns: &[Column], fleet: Fleet) -> DevicesSpec {
+        let at = self.at("devices");
+        if file.is_empty() {
+            self.context.error(&at, "'devices' needs a path", Some("devices = \"devices.csv\""));
+        }
+        if !columns.iter().any(|column| column.required) {
+            let hint = Some("leave out of the configuration what is different for each device");
+            self.context.error(&at, "nothing differs from device to device", hint);
+        }
+        DevicesSpec { file: file.into(), columns: columns.to_vec(), fleet }
+    }
+
+    /// A column that every device needs a cell of.
+    pub(super) fn column(&self, name: &str) -> Column {
+        let form = match (self.kind, name) {
+            ("twinzo-device", "login") => Form::Text,
+            ("twinzo-device", "client_guid" | "branch_guid") => Form::Guid,
+            ("basic", "username") => Form::User,
+            _ => Form::Secret,
+        };
+        Column { name: name.to_owned(), value: name.to_owned(), form, required: true }
     }
 
     fn fields(mut self, raw: &RawFields) -> CredentialConfig {
@@ -213,34 +248,74 @@ impl Builder<'_, '_> {
     fn bearer(mut self, raw: &RawBearer) -> CredentialConfig {
         let path = self.at("token");
         let hint = "token = { env = \"API_TOKEN\" }";
-        let token = self.required_secret(raw.token.as_ref(), &path, hint);
-        let fixed = FixedSpec { values: vec![("token".to_owned(), token)], basic: None };
-        let common = Common { upstreams: raw.upstreams.as_deref(), ..Common::default() };
-        let scheme = authorization("Bearer {token}");
-        self.finish(SourceSpec::Fixed(fixed), scheme, &common)
+        let mut columns = Vec::new();
+        let mut values = Vec::new();
+        if raw.token.is_none() && raw.devices.is_some() {
+            columns.push(self.column("token"));
+        } else {
+            values
+                .push(("token".to_owned(), self.required_secret(raw.token.as_ref(), &path, hint)));
+        }
+        let common = Common {
+            upstreams: raw.upstreams.as_deref(),
+            devices: raw.devices.as_deref().map(|file| (file, columns)),
+            ..Common::default()
+        };
+        let source = SourceSpec::Fixed(FixedSpec { values, basic: None });
+        self.finish(source, authorization("Bearer {token}"), &common)
     }
 
     fn basic(mut self, raw: &RawBasic) -> CredentialConfig {
+        let many = raw.devices.is_some();
+        let mut columns = Vec::new();
+        let mut values = Vec::new();
         let path = self.at("password");
         let hint = "password = { env = \"API_PASSWORD\" }";
-        let password = self.required_secret(raw.password.as_ref(), &path, hint);
-        let path = self.at("username");
-        let username = self.context.require(raw.username.as_ref(), &path, "username = \"…\"");
-        let username = username.map(String::as_str).unwrap_or_default();
-        if username.contains(':') || username.chars().any(char::is_control) {
-            let hint = Some("RFC 7617 has no way to write it");
-            self.context.error(&path, "a user name must not hold ':'", hint);
+        if raw.password.is_none() && many {
+            columns.push(self.column("password"));
+        } else {
+            let password = self.required_secret(raw.password.as_ref(), &path, hint);
+            values.push(("password".to_owned(), password));
         }
-        let username = SecretRef::Value(crate::secret::Secret::new(username));
-        let values = vec![("username".to_owned(), username), ("password".to_owned(), password)];
+        let path = self.at("username");
+        if raw.username.is_none() && many {
+            columns.push(self.column("username"));
+        } else {
+            let username = self.context.require(raw.username.as_ref(), &path, "username = \"…\"");
+            let username = username.map(String::as_str).unwrap_or_default();
+            if username.contains(':') || username.chars().any(char::is_control) {
+                let hint = Some("RFC 7617 has no way to write it");
+                self.context.error(&path, "a user name must not hold ':'", hint);
+            }
+            let username = SecretRef::Value(crate::secret::Secret::new(username));
+            values.push(("username".to_owned(), username));
+        }
         let pair = BasicPair {
             name: "basic".to_owned(),
             username: "username".to_owned(),
             password: "password".to_owned(),
         };
         let source = SourceSpec::Fixed(FixedSpec { values, basic: Some(pair) });
-        let common = Common { upstreams: raw.upstreams.as_deref(), ..Common::default() };
+        let common = Common {
+            upstreams: raw.upstreams.as_deref(),
+            devices: raw.devices.as_deref().map(|file| (file, columns)),
+            ..Common::default()
+        };
         self.finish(source, authorization("Basic {basic}"), &common)
+    }
+
+    /// A column for each of `names` that is not `known` otherwise.
+    pub(super) fn add_columns<'n>(
+        &self,
+        names: impl Iterator<Item = &'n str>,
+        known: &[&str],
+        columns: &mut Vec<Column>,
+    ) {
+        for name in names {
+            if !known.contains(&name) && !columns.iter().any(|column| column.name == name) {
+                columns.push(self.column(name));
+            }
+        }
     }
 
     /// A secret that has to be there.
@@ -372,14 +447,25 @@ pub(super) fn names(secrets: &NamedSecrets) -> Vec<&str> {
     secrets.iter().map(|(name, _)| name.as_str()).collect()
 }
 
-fn refresh(context: &mut Context<'_>, path: &str, raw: Option<&RawRefresh>) -> RefreshPolicy {
+fn refresh(
+    context: &mut Context<'_>,
+    path: &str,
+    raw: Option<&RawRefresh>,
+    devices: bool,
+) -> RefreshPolicy {
     let default = RefreshPolicy::default();
+    // Devices are many, and not all of them come.
+    let default = RefreshPolicy { eager: default.eager && !devices, ..default };
     let Some(raw) = raw else { return default };
     let at = |key: &str| format!("{path}.{key}");
+    if devices && raw.eager == Some(true) {
+        let hint = Some("leave it out: a device is fetched when its first request comes");
+        context.error(&at("eager"), "devices are not fetched at start", hint);
+    }
     RefreshPolicy {
         margin: context.parse(&at("margin"), raw.margin.as_deref(), units::span),
         jitter: context.parse(&at("jitter"), raw.jitter.as_deref(), units::span),
-        eager: raw.eager.unwrap_or(default.eager),
+        eager: raw.eager.unwrap_or(default.eager) && !devices,
         timeout: context.duration(&at("timeout"), raw.timeout.as_deref(), default.timeout),
         min_interval: context.duration(
             &at("min_interval"),
@@ -387,5 +473,32 @@ fn refresh(context: &mut Context<'_>, path: &str, raw: Option<&RawRefresh>) -> R
             default.min_interval,
         ),
         wait: context.duration(&at("wait"), raw.wait.as_deref(), default.wait),
+    }
+}
+
+fn fleet(context: &mut Context<'_>, path: &str, raw: Option<&RawRefresh>, devices: bool) -> Fleet {
+    let default = Fleet::default();
+    let Some(raw) = raw else { return default };
+    let at = |key: &str| format!("{path}.{key}");
+    let given = [
+        ("max_concurrent_logins", raw.max_concurrent_logins.is_some()),
+        ("max_logins_per_second", raw.max_logins_per_second.is_some()),
+        ("idle_after", raw.idle_after.is_some()),
+    ];
+    for (key, _) in given.iter().filter(|(_, given)| *given && !devices) {
+        let hint = "leave it out, or set 'devices'";
+        context.warning(&at(key), "this is for credentials with devices", hint);
+    }
+    let count = |given: Option<u64>| given.and_then(|count| usize::try_from(count).ok());
+    let rate = raw.max_logins_per_second.and_then(|rate| u32::try_from(rate).ok());
+    Fleet {
+        max_concurrent_logins: count(raw.max_concurrent_logins)
+            .unwrap_or(default.max_concurrent_logins),
+        max_logins_per_second: rate.map_or(default.max_logins_per_second, f64::from),
+        idle_after: context.duration(
+            &at("idle_after"),
+            raw.idle_after.as_deref(),
+            default.idle_after,
+        ),
     }
 }

@@ -5,6 +5,7 @@ use http::HeaderName;
 use super::credential::{Builder, Common, names};
 use crate::config::raw::{RawHmac, RawNamedPart, RawPart};
 use crate::config::{CredentialConfig, SourceSpec};
+use crate::credential::devices::Column;
 use crate::credential::fixed::FixedSpec;
 use crate::sign::Scheme;
 use crate::sign::base::Part;
@@ -15,11 +16,40 @@ impl Builder<'_, '_> {
         let mut values = self.secrets("values", raw.values.as_ref());
         let path = self.at("key");
         let hint = "key = { env = \"API_SECRET\" }";
-        let key = self.required_secret(raw.key.as_ref(), &path, hint);
+        let mut columns = Vec::new();
+        // No template can reach this name, so the key never ends up in a field by mistake.
+        let key_name = "(key)".to_owned();
+        let key = if raw.key.is_none() && raw.devices.is_some() {
+            columns.push(Column { value: key_name.clone(), ..self.column("key") });
+            None
+        } else {
+            Some(self.required_secret(raw.key.as_ref(), &path, hint))
+        };
         let base = self.base(raw.base.as_deref());
         let set = self.set(raw.set.as_ref(), &mut values);
+        if raw.devices.is_some() {
+            let in_fields = set.iter().flat_map(|(_, template)| template.names());
+            let in_base = base.iter().filter_map(|part| match part {
+                Part::Value(name) => Some(name.as_str()),
+                Part::Literal(_)
+                | Part::Method
+                | Part::Path
+                | Part::Query
+                | Part::Host
+                | Part::Header(_)
+                | Part::Timestamp
+                | Part::Body
+                | Part::BodyHash { .. } => None,
+            });
+            let known = [names(&values), vec![SIGNATURE, TIMESTAMP]].concat();
+            self.add_columns(in_fields.chain(in_base), &known, &mut columns);
+        }
         let mut known = names(&values);
         known.extend([SIGNATURE, TIMESTAMP]);
+        // The column of the key is no value that templates could reach.
+        let values_of = columns.iter().filter(|column| column.value == column.name);
+        let values_of: Vec<&str> = values_of.map(|column| column.name.as_str()).collect();
+        known.extend(&values_of);
         self.names_known(raw.set.as_ref(), &set, &known);
         let signed = set.iter().any(|(_, template)| template.names().any(|name| name == SIGNATURE));
         if !signed && !set.is_empty() {
@@ -30,14 +60,13 @@ impl Builder<'_, '_> {
         for (index, part) in base.iter().enumerate() {
             if let Part::Value(name) = part
                 && !values.iter().any(|(known, _)| known == name)
+                && !values_of.contains(&name.as_str())
             {
                 let path = format!("{}[{index}]", self.at("base"));
                 self.unknown_name(&path, name, &names(&values));
             }
         }
-        // No template can reach this name, so the key never ends up in a field by mistake.
-        let key_name = "(key)".to_owned();
-        values.push((key_name.clone(), key));
+        values.extend(key.map(|key| (key_name.clone(), key)));
         let scheme = Scheme::Hmac(HmacScheme {
             algorithm: raw.algorithm.unwrap_or_default(),
             key: key_name,
@@ -51,6 +80,7 @@ impl Builder<'_, '_> {
             remove: raw.remove.as_deref(),
             deny: raw.deny.as_deref(),
             upstreams: raw.upstreams.as_deref(),
+            devices: raw.devices.as_deref().map(|file| (file, columns)),
             ..Common::default()
         };
         self.finish(SourceSpec::Fixed(FixedSpec { values, basic: None }), scheme, &common)

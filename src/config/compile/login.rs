@@ -7,10 +7,12 @@ use super::credential::{Builder, Common, names};
 use crate::config::document::join;
 use crate::config::raw::{RawCondition, RawExpires, RawLogin, RawRequest};
 use crate::config::{CredentialConfig, SourceSpec, units};
+use crate::credential::devices::{Column, Form};
 use crate::credential::login::{ContentSpec, JsonTemplate, LoginSpec, RequestSpec};
 use crate::credential::reply::{Condition, Expires, ReplySpec, Test};
 use crate::sign::Scheme;
 use crate::sign::fields::FieldsScheme;
+use crate::template::Template;
 
 impl Builder<'_, '_> {
     pub(super) fn login(mut self, raw: &RawLogin) -> CredentialConfig {
@@ -34,7 +36,23 @@ impl Builder<'_, '_> {
         let reply_names: Vec<&str> = reply.values.iter().map(|(name, _)| name.as_str()).collect();
         // What was misshapen is a name all the same.
         let misshapen = self.context.removed_below(&self.at("values"));
-        let misshapen = misshapen.iter().map(String::as_str).collect();
+        let misshapen: Vec<&str> = misshapen.iter().map(String::as_str).collect();
+        let mut columns = Vec::new();
+        if raw.devices.is_some() {
+            let requests = [&request, &refresh, &logout].into_iter().flatten();
+            let templates = requests.flat_map(RequestSpec::templates).map(|(_, template)| template);
+            let templates = templates.chain(set.iter().map(|(_, template)| template));
+            let known = [secret_names.clone(), reply_names.clone(), misshapen.clone()].concat();
+            self.add_columns(templates.flat_map(Template::names), &known, &mut columns);
+            // What a device has takes the place of what the reply says.
+            columns.extend(reply_names.iter().map(|name| self.column(name)).filter_map(|column| {
+                let own = self.kind() != "twinzo-device" || column.form == Form::Guid;
+                own.then_some(Column { required: false, ..column })
+            }));
+        }
+        let of_devices = columns.iter().filter(|column| column.required);
+        let of_devices: Vec<&str> = of_devices.map(|column| column.name.as_str()).collect();
+        let secret_names = [secret_names, of_devices].concat();
         let both = [secret_names.clone(), reply_names, misshapen].concat();
         let requests = [
             ("request", &request, &secret_names),
@@ -75,6 +93,7 @@ impl Builder<'_, '_> {
             upstreams: raw.upstreams.as_deref(),
             refresh: raw.refresh.as_ref(),
             tls: raw.tls.as_ref(),
+            devices: raw.devices.as_deref().map(|file| (file, columns)),
         };
         self.finish(source, Scheme::Fields(FieldsScheme { set }), &common)
     }

@@ -3,6 +3,7 @@
 
 mod credential;
 mod hmac;
+mod identity;
 mod listen;
 mod login;
 mod oauth;

@@ -9,8 +9,8 @@ use crate::config::context::Context;
 use crate::config::raw::{RawNames, RawReplay, RawRoute, RawTimeouts};
 use crate::config::shape::nearest;
 use crate::config::{
-    Address, ConnectionSettings, CredentialConfig, HeaderCase, Http2, ListenerConfig, Origin,
-    Replay, RouteConfig, Scheme, SourceSpec, Timeouts, UpstreamConfig, Way,
+    Address, ConnectionSettings, CredentialConfig, HeaderCase, Http2, IdentitySource,
+    ListenerConfig, Origin, Replay, RouteConfig, Scheme, SourceSpec, Timeouts, UpstreamConfig, Way,
 };
 use crate::connect::ForwardProxy;
 use crate::sign::BodyCoverage;
@@ -45,6 +45,12 @@ pub(super) fn routes(
         let certified = |listener: &ListenerConfig| {
             listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
         };
+        let by_certificate = matches!(route.identity, Some(IdentitySource::ClientCertificate(_)));
+        if by_certificate && !listeners.iter().any(certified) && !listeners.is_empty() {
+            let hint = Some("set client_ca in tls of a listener");
+            let message = "no listener asks for certificates, so no device could call";
+            context.error(&format!("{path}.identity"), message, hint);
+        }
         if !route.clients.is_empty() && !listeners.iter().any(certified) && !listeners.is_empty() {
             let hint = Some("set client_ca in tls of a listener");
             let message = "no listener asks for certificates, so nobody could call";
@@ -115,15 +121,15 @@ fn leads_to(listener: &ListenerConfig, origin: &Origin) -> bool {
     }
 }
 
-struct Builder<'b, 'c> {
-    context: &'b mut Context<'c>,
+pub(super) struct Builder<'b, 'c> {
+    pub(super) context: &'b mut Context<'c>,
     path: String,
     declared: &'b [&'b str],
     credentials: &'b [CredentialConfig],
 }
 
 impl Builder<'_, '_> {
-    fn at(&self, key: &str) -> String {
+    pub(super) fn at(&self, key: &str) -> String {
         format!("{}.{key}", self.path)
     }
 
@@ -147,10 +153,13 @@ impl Builder<'_, '_> {
         let remove = self.context.field_patterns(&at, raw.remove.as_deref().unwrap_or_default());
         let at = self.at("deny");
         let deny = self.context.path_patterns(&at, raw.deny.as_deref().unwrap_or_default());
+        let identity = self.identity(raw.identity.as_ref());
         let found = credentials.clone().unwrap_or_default();
         let used: Vec<&CredentialConfig> =
             found.iter().filter_map(|index| self.credentials.get(*index)).collect();
         let set = self.set(raw, &used);
+        let complete = credentials.is_some();
+        self.identified(raw, identity.as_ref(), &used, complete);
         let (upstream, prefix, mut credentials) = (upstream?, prefix?, credentials?);
         self.bound(&upstream.origin, &used);
         if !used.is_empty()
@@ -188,6 +197,7 @@ impl Builder<'_, '_> {
             clients,
             upstream,
             credentials,
+            identity,
             deny,
             max_body,
             timeouts,

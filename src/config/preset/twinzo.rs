@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use super::{fields, secrets, stand_in, template, texts, verbatim};
 use crate::config::context::Context;
+use crate::config::devices::is_guid;
 use crate::config::raw::{
-    RawCondition, RawCredential, RawExpires, RawFields, RawLogin, RawRequest, RawTwinzoApiKey,
-    RawTwinzoDevice, RawValue,
+    RawCondition, RawCredential, RawExpires, RawFields, RawLogin, RawRequest, RawSecret,
+    RawTwinzoApiKey, RawTwinzoDevice, RawValue,
 };
 
 /// What devices send by themselves, some of them empty. `mApi-Key` is the vendor's own tooling's.
@@ -40,10 +41,8 @@ pub(super) fn device(
 ) -> RawCredential {
     let hint = "base_url = \"https://api.platform.twinzo.eu\"";
     let base = context.require(raw.base_url.as_deref(), &format!("{path}.base_url"), hint);
-    let hint = "the device's login, such as login = \"gateway-01\"";
-    let login = context.require(raw.login.as_deref(), &format!("{path}.login"), hint);
-    let hint = "password = { env = \"TWINZO_PASSWORD\" }";
-    let password = context.require(raw.password.as_ref(), &format!("{path}.password"), hint);
+    let many = raw.devices.is_some();
+    let (login, password) = login_and_password(context, path, raw);
     let base = base.and_then(|base| {
         context.url(&format!("{path}.base_url"), base)?;
         Some(base.trim_end_matches('/'))
@@ -57,16 +56,15 @@ pub(super) fn device(
         }
     }
     let base = base.unwrap_or("https://missing.invalid");
-    let login = login.unwrap_or_default();
-    let password = password.cloned().unwrap_or_else(stand_in);
-
     let guid = |configured: &Option<String>, from_reply: &str| match configured {
         // The vendor writes them in lower case.
         Some(guid) => verbatim(&guid.to_ascii_lowercase()),
         None => template(from_reply),
     };
-    let client = guid(&raw.client_guid, "{client}");
-    let branch = guid(&raw.branch_guid, "{branch}");
+    let (client_value, branch_value) =
+        if many { ("client_guid", "branch_guid") } else { ("client", "branch") };
+    let client = guid(&raw.client_guid, &format!("{{{client_value}}}"));
+    let branch = guid(&raw.branch_guid, &format!("{{{branch_value}}}"));
     let headers = [("Client", &client), ("Branch", &branch)].map(|(name, value)| match value {
         RawValue::Template(text) => (name.to_owned(), text.clone()),
         RawValue::Secret(_) => (name.to_owned(), String::new()),
@@ -81,7 +79,7 @@ pub(super) fn device(
     };
     // A super-user has no client; everybody else names theirs.
     let client_name = raw.client.iter().map(|client| ("Client", escaped(client)));
-    let login = [("Login", escaped(login)), ("Password", "{password}".to_owned())];
+    let login = [("Login", login), ("Password", "{password}".to_owned())];
     let json: BTreeMap<String, Value> = client_name
         .chain(login)
         .map(|(name, text)| (name.to_owned(), Value::String(text)))
@@ -92,10 +90,10 @@ pub(super) fn device(
     }
     let mut values = BTreeMap::from([("token".to_owned(), "/Token".to_owned())]);
     if raw.client_guid.is_none() {
-        values.insert("client".to_owned(), "/Client".to_owned());
+        values.insert(client_value.to_owned(), "/Client".to_owned());
     }
     if raw.branch_guid.is_none() {
-        values.insert("branch".to_owned(), "/Branch".to_owned());
+        values.insert(branch_value.to_owned(), "/Branch".to_owned());
     }
     RawCredential::Login(RawLogin {
         request: Some(RawRequest {
@@ -104,7 +102,8 @@ pub(super) fn device(
             json: Some(json),
             ..RawRequest::default()
         }),
-        secrets: Some(secrets([("password", password)])),
+        secrets: password.map(|password| secrets([("password", password)])),
+        devices: raw.devices.clone(),
         success: Some(vec![
             RawCondition {
                 pointer: Some("/Success".to_owned()),
@@ -163,15 +162,40 @@ pub(super) fn api_key(
     })
 }
 
+/// The device's login, as a template, and its password. What differs from device to device is a
+/// column of their file.
+fn login_and_password(
+    context: &mut Context<'_>,
+    path: &str,
+    raw: &RawTwinzoDevice,
+) -> (String, Option<RawSecret>) {
+    let many = raw.devices.is_some();
+    let hint = "the device's login, such as login = \"gateway-01\"";
+    let login = match raw.login.as_deref() {
+        None if many => "{login}".to_owned(),
+        login => {
+            let login = context.require(login, &format!("{path}.login"), hint);
+            escaped(login.unwrap_or_default())
+        }
+    };
+    let hint = "password = { env = \"TWINZO_PASSWORD\" }";
+    let password = match raw.password.as_ref() {
+        None if many => None,
+        password => {
+            let password = context.require(password, &format!("{path}.password"), hint);
+            Some(password.cloned().unwrap_or_else(stand_in))
+        }
+    };
+    (login, password)
+}
+
 fn escaped(text: &str) -> String {
     text.replace('{', "{{").replace('}', "}}")
 }
 
 fn check_guid(context: &mut Context<'_>, path: &str, guid: Option<&str>) {
     let Some(guid) = guid else { return };
-    let lengths: Vec<usize> = guid.split('-').map(str::len).collect();
-    let hexadecimal = guid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    if lengths != [8, 4, 4, 4, 12] || !hexadecimal {
+    if !is_guid(guid) {
         let hint = Some("a GUID looks like \"3f2b8c1e-5a4d-4e6f-9b7a-0c1d2e3f4a5b\"");
         context.error(path, format!("\"{guid}\" is not a GUID"), hint);
     }

@@ -67,6 +67,9 @@ pub struct RawTwinzoDevice {
     pub branch_guid: Option<String>,
     /// An API key to send along with the token.
     pub api_key: Option<RawSecret>,
+    /// A file with a line per device, each of which logs in by itself: CSV with a column device and
+    /// one for each field that differs; or .toml or .json.
+    pub devices: Option<String>,
     /// Renew by the API's token call first and log in only when that fails. Default: true.
     pub renew: Option<bool>,
     /// The only origins that this credential may be used for.
@@ -183,6 +186,9 @@ pub struct RawQuery {
 pub struct RawBearer {
     /// The token.
     pub token: Option<RawSecret>,
+    /// A file with a line per device: CSV with a column device and one for each field that differs;
+    /// or .toml or .json.
+    pub devices: Option<String>,
     /// The only origins that this credential may be used for.
     pub upstreams: Option<Vec<String>>,
 }
@@ -195,6 +201,9 @@ pub struct RawBasic {
     pub username: Option<String>,
     /// The password.
     pub password: Option<RawSecret>,
+    /// A file with a line per device: CSV with a column device and one for each field that differs;
+    /// or .toml or .json.
+    pub devices: Option<String>,
     /// The only origins that this credential may be used for.
     pub upstreams: Option<Vec<String>>,
 }
@@ -207,6 +216,9 @@ pub struct RawLogin {
     pub request: Option<RawRequest>,
     /// Secrets that the templates of the requests use by name.
     pub secrets: Option<BTreeMap<String, RawSecret>>,
+    /// A file with a line per device, each of which logs in by itself: CSV with a column device and
+    /// one for each field that differs; or .toml or .json.
+    pub devices: Option<String>,
     /// Conditions on the reply beside a 2xx status.
     pub success: Option<Vec<RawCondition>>,
     /// The values to take from the reply: name = JSON pointer.
@@ -297,6 +309,9 @@ pub struct RawHmac {
     pub key_encoding: Option<KeyEncoding>,
     /// Further secrets that base and set use by name.
     pub values: Option<BTreeMap<String, RawSecret>>,
+    /// A file with a line per device: CSV with a column device and one for each field that differs;
+    /// or .toml or .json.
+    pub devices: Option<String>,
     /// What the hash is computed over, in order, without separators.
     pub base: Option<Vec<RawPart>>,
     /// How the time of signing is written. Default: "unix-ms".
@@ -370,4 +385,12 @@ pub struct RawRefresh {
     pub min_interval: Option<String>,
     /// How long a request waits for the attempt in flight. Default: "10s".
     pub wait: Option<String>,
+    /// With devices: logins in flight. Default: 8.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_concurrent_logins: Option<u64>,
+    /// With devices: logins per second. Default: 50.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_logins_per_second: Option<u64>,
+    /// With devices: one that sends no request for so long is not renewed any more. Default: "1h".
+    pub idle_after: Option<String>,
 }

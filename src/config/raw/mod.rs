@@ -331,6 +331,8 @@ pub struct RawRoute {
     pub upstream: Option<String>,
     /// The credential, or a list of several; none for pass-through.
     pub credential: Option<RawNames>,
+    /// Which device the caller is, for a credential with devices.
+    pub identity: Option<RawIdentity>,
     /// Path prefixes, as callers write them, that are answered 403.
     pub deny: Option<Vec<String>>,
     /// The largest content of a request. Default: "1GiB".
@@ -372,6 +374,35 @@ pub struct RawRoute {
     /// `"http://proxy.example.com:3128"` reaches the upstream through that proxy, "none" directly.
     /// Default: what HTTPS_PROXY and NO_PROXY say, for https.
     pub proxy: Option<String>,
+}
+
+/// Which device a caller is. Exactly one key.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawIdentity {
+    /// The value of this field, which is removed.
+    pub header: Option<String>,
+    /// This segment of the path after the route's own, counted from 1; it is removed.
+    #[schemars(range(min = 1, max = 16))]
+    pub path_segment: Option<u64>,
+    /// The value of this query parameter, which is removed.
+    pub query: Option<String>,
+    /// The user of Authorization: Basic. The password is not looked at.
+    pub basic_user: Option<bool>,
+    /// The caller's address.
+    pub source_ip: Option<bool>,
+    /// A name in the caller's certificate: "cn" is the common name, "san" any alternative one.
+    pub client_certificate: Option<RawCertificateName>,
+}
+
+/// Which name in a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawCertificateName {
+    /// The common name of the subject.
+    Cn,
+    /// A subject alternative name: a DNS name in lower case, a URI or an e-mail address.
+    San,
 }
 
 /// Whether an upstream is spoken to by HTTP/2.

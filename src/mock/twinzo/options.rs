@@ -30,6 +30,18 @@ impl Default for Account {
     }
 }
 
+impl Account {
+    /// The invented account of a device by its number: login `device-000001`, password
+    /// `password-000001`.
+    pub fn of_device(number: usize) -> Self {
+        Self {
+            login: format!("device-{number:06}"),
+            password: format!("password-{number:06}"),
+            ..Self::default()
+        }
+    }
+}
+
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Account")

@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::{super::faults::whole_ms, Account, Switches};
 
-/// Tokens remembered at most. Beyond it those nearest to their end are forgotten, which revokes
+/// Tokens remembered at most, unless there are so many accounts that each has fewer than four. Beyond
+/// it those nearest to their end are forgotten, which revokes
 /// them.
 const LIMIT: usize = 100_000;
 
@@ -29,8 +30,13 @@ pub(super) struct Grant {
 }
 
 /// The tokens and whom they speak for. Several tokens of one account are good at the same time.
-#[derive(Default)]
-pub(super) struct Tokens(Mutex<HashMap<String, Issued>>);
+pub(super) struct Tokens(Mutex<HashMap<String, Issued>>, usize);
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self::for_accounts(1)
+    }
+}
 
 struct Issued {
     account: Arc<Account>,
@@ -45,6 +51,11 @@ impl Issued {
 }
 
 impl Tokens {
+    /// None yet, for so many accounts.
+    pub(super) fn for_accounts(count: usize) -> Self {
+        Self(Mutex::default(), LIMIT.max(count.saturating_mul(4)))
+    }
+
     /// Hands out a token; `None` if the system has no random numbers.
     pub(super) fn issue(&self, account: &Arc<Account>, switches: &Switches) -> Option<Grant> {
         let mut random = [0; 32];
@@ -53,8 +64,8 @@ impl Tokens {
         let created = switches.now_ms();
         let expiration = created.saturating_add(whole_ms(switches.token_lifetime()));
         let mut tokens = self.lock();
-        if tokens.len() >= LIMIT {
-            make_room(&mut tokens, switches);
+        if tokens.len() >= self.1 {
+            make_room(&mut tokens, switches, self.1);
         }
         let issued = Issued {
             account: Arc::clone(account),
@@ -100,9 +111,9 @@ impl fmt::Debug for Tokens {
 
 /// Forgets what is over; if nothing is, the half that ends first, so that the work is not done at
 /// every login.
-fn make_room(tokens: &mut HashMap<String, Issued>, switches: &Switches) {
+fn make_room(tokens: &mut HashMap<String, Issued>, switches: &Switches, limit: usize) {
     tokens.retain(|_, issued| issued.is_good(switches));
-    if tokens.len() < LIMIT {
+    if tokens.len() < limit {
         return;
     }
     let mut ends: Vec<i64> = tokens.values().map(|issued| issued.expires_ms).collect();

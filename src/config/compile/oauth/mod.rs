@@ -85,6 +85,7 @@ impl Builder<'_, '_> {
             upstreams: raw.upstreams.as_deref(),
             refresh: raw.refresh.as_ref(),
             tls: raw.tls.as_ref(),
+            devices: None,
         };
         self.finish(SourceSpec::Oauth(spec), scheme, &common)
     }

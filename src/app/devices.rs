@@ -1,0 +1,119 @@
+//! Wiring of credentials with devices.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Keepers, StartError, login_source};
+use crate::clock::Clock;
+use crate::config::{Config, CredentialConfig, SourceSpec, devices};
+use crate::credential::Credential;
+use crate::credential::cache::CacheSettings;
+use crate::credential::devices::DevicesSpec;
+use crate::credential::devices::follow::{Read, follow};
+use crate::credential::devices::gate::EndpointGate;
+use crate::credential::devices::pool::DevicePool;
+use crate::credential::devices::scheduler::Scheduler;
+use crate::credential::devices::source::{DeviceSource, FixedSource};
+use crate::credential::devices::table::Table;
+use crate::credential::secrets::Secrets;
+use crate::sign::Signer;
+use crate::sign::shared::SharedValues;
+use crate::stamp::POLL_INTERVAL;
+
+/// The devices of all credentials that have any, by the credential's name.
+///
+/// # Errors
+/// With everything that is wrong with the files.
+pub fn tables(config: &Config) -> Result<HashMap<String, Table>, StartError> {
+    let mut tables = HashMap::new();
+    let mut errors = Vec::new();
+    for credential in &config.credentials {
+        let Some(spec) = &credential.devices else { continue };
+        match devices::read(spec, config.check_permissions) {
+            Ok(table) => {
+                tables.insert(credential.name.clone(), table);
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(tables) } else { Err(StartError::Devices(errors)) }
+}
+
+/// The credentials of devices, and the tasks that keep them fresh and read the file again.
+///
+/// # Errors
+/// When TLS to the token endpoint cannot be set up.
+pub(super) fn pool(
+    credential: &CredentialConfig,
+    table: Table,
+    secrets: &Arc<Secrets>,
+    clock: &Clock,
+    keepers: &mut Keepers,
+) -> Result<DevicePool<Signer>, StartError> {
+    let Some(spec) = credential.devices.clone() else {
+        return Err(StartError::System(std::io::Error::other("this credential has no devices")));
+    };
+    match &credential.source {
+        SourceSpec::Login(login) => {
+            let gate = keepers.1.entry(login.request.url.to_string()).or_default();
+            let gate = Arc::clone(gate);
+            let source = login_source(credential, login, secrets, clock)?;
+            Ok(start_pool(credential, spec, table, source, gate, secrets, clock, keepers))
+        }
+        SourceSpec::Oauth(_) => {
+            let error = std::io::Error::other("credentials of kind oauth2 have no devices");
+            Err(StartError::System(error))
+        }
+        SourceSpec::Fixed(fixed) => {
+            let source = FixedSource { spec: fixed.clone(), secrets: Arc::clone(secrets) };
+            // Nobody is asked, so nobody has to be spared.
+            let mut spec = spec;
+            spec.fleet.max_logins_per_second = f64::INFINITY;
+            let gate = Arc::default();
+            Ok(start_pool(credential, spec, table, source, gate, secrets, clock, keepers))
+        }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "what the two kinds of sources have in common")]
+fn start_pool<S: DeviceSource>(
+    credential: &CredentialConfig,
+    spec: DevicesSpec,
+    table: Table,
+    source: S,
+    gate: Arc<EndpointGate>,
+    secrets: &Arc<Secrets>,
+    clock: &Clock,
+    keepers: &mut Keepers,
+) -> DevicePool<Signer> {
+    let policy = credential.refresh;
+    let settings = CacheSettings {
+        renewable: matches!(credential.source, SourceSpec::Login(_)),
+        wait: policy.wait,
+        min_interval: policy.min_interval,
+    };
+    let pool = DevicePool::new(table, clock.clone(), settings, gate);
+    let (name, scheme, check) =
+        (credential.name.clone(), credential.scheme.clone(), secrets.check());
+    let published = pool.clone();
+    keepers.0.push(Box::new(move |tracker, stop| {
+        let shared = SharedValues::default();
+        let scheduler = Scheduler {
+            name: name.clone(),
+            source,
+            prepare: move |credential: &Credential| {
+                scheme.bind(&credential.values).map(|signer| signer.sharing(&shared))
+            },
+            pool: published.clone(),
+            policy,
+            fleet: spec.fleet,
+            check,
+            stop: stop.clone(),
+        };
+        tracker.spawn(scheduler.run());
+        let file = spec.file.clone();
+        let read: Read = Arc::new(move || devices::read(&spec, check));
+        tracker.spawn(follow(name, file, read, published, check, POLL_INTERVAL, stop));
+    }));
+    pool
+}

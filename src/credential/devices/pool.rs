@@ -1,0 +1,472 @@
+//! [`DevicePool`]: the credentials of all devices as requests read them.
+
+use std::fmt;
+use std::hash::RandomState;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::Instant;
+
+use super::gate::EndpointGate;
+use super::packed::Packed;
+use super::queue::Key;
+use super::table::Table;
+use crate::clock::{Clock, Now};
+use crate::credential::cache::{
+    CacheSettings, Failure, Issued, Rejection, Standing, Unavailable, judge_rejection, standing,
+};
+
+/// The credentials of all devices: cheap to clone, no I/O. In the ready case a look-up and one lock
+/// that only requests of the same device share.
+pub struct DevicePool<T>(Arc<Shared<T>>);
+
+pub(super) struct Shared<T> {
+    roster: ArcSwap<Roster<T>>,
+    /// Serialises those who add devices to the roster, remove them, or replace it.
+    writer: Mutex<()>,
+    /// Devices for which the scheduler has something to do.
+    calls: Mutex<Vec<Arc<Device<T>>>>,
+    called: Notify,
+    gate: Arc<EndpointGate>,
+    pub(super) clock: Clock,
+    settings: CacheSettings,
+    /// From which the times of use are counted.
+    epoch: Instant,
+    /// Tells values that were refused from others.
+    pub(super) hasher: RandomState,
+}
+
+/// The devices there are, and the live ones among them by row.
+struct Roster<T> {
+    table: Arc<Table>,
+    live: Box<[ArcSwapOption<Device<T>>]>,
+}
+
+/// A device that has a token, or is to get one, or was refused one.
+pub(super) struct Device<T> {
+    pub(super) name: Box<str>,
+    state: Mutex<State<T>>,
+}
+
+/// An attempt that failed, and a digest of the device's own values that it was made with.
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) tried: u64,
+}
+
+/// What is known of a live device. Small, because there may be a hundred thousand of them.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
+pub(super) struct State<T> {
+    pub(super) issued: Option<Arc<Issued<T>>>,
+    pub(super) failed: Option<Box<Failed>>,
+    /// What renews the token.
+    pub(super) current: Option<Packed>,
+    /// Those who wait for the attempt; there only while somebody does.
+    waiters: Option<Arc<Notify>>,
+    last_forced: Option<Instant>,
+    /// Its place in the schedule.
+    pub(super) due: Option<Key>,
+    /// When a request asked last, in seconds since the epoch.
+    used: u32,
+    /// Attempts that failed in a row.
+    pub(super) failures: u16,
+    /// The scheduler was called, or is at it.
+    pub(super) called: bool,
+    /// An attempt is in flight.
+    pub(super) renewing: bool,
+    /// The next token is the fruit of a rejection.
+    pub(super) forcing: bool,
+    /// It is not renewed any more, unless somebody asks.
+    pub(super) lapsing: bool,
+    /// The last renewal took all the time there was.
+    pub(super) renewal_hangs: bool,
+    /// It is not in the roster any more.
+    pub(super) gone: bool,
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            issued: None,
+            failed: None,
+            current: None,
+            waiters: None,
+            last_forced: None,
+            due: None,
+            used: 0,
+            failures: 0,
+            called: false,
+            renewing: false,
+            forcing: false,
+            lapsing: false,
+            renewal_hangs: false,
+            gone: false,
+        }
+    }
+}
+
+impl<T> State<T> {
+    /// Wakes those who wait.
+    pub(super) fn changed(&mut self) {
+        if let Some(waiters) = self.waiters.take() {
+            waiters.notify_waiters();
+        }
+    }
+
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.waiters.as_ref().is_some_and(|waiters| Arc::strong_count(waiters) > 1)
+    }
+
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.failed.as_ref().map(|failed| &failed.failure)
+    }
+
+    fn standing(&self, now: Now) -> Standing<'_, T> {
+        standing(self.issued.as_ref(), self.failure(), self.renewing, now)
+    }
+
+    pub(super) fn is_usable(&self, now: Now) -> bool {
+        self.issued.as_ref().is_some_and(|issued| issued.is_usable(now))
+    }
+}
+
+impl<T> Device<T> {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), state: Mutex::default() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a request of a device gets no credential.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoCredential {
+    /// There is no such device.
+    #[error("the device is not known")]
+    Unknown,
+    /// There is, but no usable credential for it.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// How many devices are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Census {
+    /// In the file.
+    pub known: usize,
+    /// With a usable token.
+    pub fresh: usize,
+    /// With an attempt in flight or waiting for one.
+    pub renewing: usize,
+    /// Whose last attempt failed.
+    pub failing: usize,
+    /// Whose login was refused.
+    pub refused: usize,
+}
+
+impl<T> Clone for DevicePool<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> DevicePool<T> {
+    /// A pool for the devices in `table`, none of which has a token yet.
+    pub fn new(
+        table: Table,
+        clock: Clock,
+        settings: CacheSettings,
+        gate: Arc<EndpointGate>,
+    ) -> Self {
+        let epoch = clock.now().monotonic;
+        Self(Arc::new(Shared {
+            roster: ArcSwap::from_pointee(Roster::new(table)),
+            writer: Mutex::default(),
+            calls: Mutex::default(),
+            called: Notify::new(),
+            gate,
+            clock,
+            settings,
+            epoch,
+            hasher: RandomState::new(),
+        }))
+    }
+
+    /// True if the device is in the file.
+    pub fn knows(&self, device: &str) -> bool {
+        self.0.roster.load().table.find(device).is_some()
+    }
+
+    /// The credential of `device`; if none is usable, waits for the attempt in flight.
+    ///
+    /// A caller who stops waiting does not cancel the attempt.
+    ///
+    /// # Errors
+    /// When there is no such device, when the last attempt failed and the next is not due, or takes
+    /// too long.
+    pub async fn get_at(&self, device: &str, now: Now) -> Result<Arc<Issued<T>>, NoCredential> {
+        if let Some(live) = self.live(device) {
+            let mut state = live.lock();
+            state.used = self.0.seconds(now.monotonic);
+            // One that lapses is renewed again; else nothing is to be done.
+            if !state.lapsing
+                && let Standing::Ready(issued) = state.standing(now)
+            {
+                return Ok(Arc::clone(issued));
+            }
+        }
+        // Boxed, so that what is rare does not make every request's future larger.
+        Box::pin(self.wait(device)).await
+    }
+
+    pub(super) fn live(&self, device: &str) -> Option<Arc<Device<T>>> {
+        let roster = self.0.roster.load();
+        let row = roster.table.find(device)?;
+        roster.live.get(row)?.load_full()
+    }
+
+    #[cold]
+    async fn wait(&self, device: &str) -> Result<Arc<Issued<T>>, NoCredential> {
+        let limit = self.0.settings.wait;
+        let give_up_at = Instant::now() + limit;
+        loop {
+            let now = self.0.clock.now();
+            let live = self.0.enter(device).ok_or(NoCredential::Unknown)?;
+            let waiting = self.ask(&live, now, give_up_at)?;
+            let changed = match waiting {
+                Asked::Ready(issued) => return Ok(issued),
+                Asked::Gone => continue,
+                Asked::Waiting(changed) => changed,
+            };
+            if tokio::time::timeout_at(give_up_at, changed).await.is_err() {
+                return Err(Unavailable::Waiting(limit).into());
+            }
+        }
+    }
+
+    /// What is there at `now`, or the way to learn of a change; the scheduler is called if it has
+    /// to do something for it.
+    fn ask(
+        &self,
+        live: &Arc<Device<T>>,
+        now: Now,
+        give_up_at: Instant,
+    ) -> Result<Asked<T>, Unavailable> {
+        let mut state = live.lock();
+        if state.gone {
+            return Ok(Asked::Gone);
+        }
+        state.used = self.0.seconds(now.monotonic);
+        let ready = match state.standing(now) {
+            Standing::Ready(issued) => Some(Arc::clone(issued)),
+            Standing::Failed(unavailable) => return Err(unavailable),
+            Standing::Wanting => None,
+        };
+        let call = !state.called && !state.renewing && (ready.is_none() || state.lapsing);
+        state.lapsing = false;
+        let asked = if let Some(issued) = ready {
+            Asked::Ready(issued)
+        } else {
+            // Whoever would wait in vain is told at once.
+            if let Some(closed) = self.0.gate.closed(now.monotonic)
+                && closed.until > give_up_at
+            {
+                let retry_in = closed.until - now.monotonic;
+                return Err(Unavailable::Failed { error: closed.error, retry_in });
+            }
+            let waiters = state.waiters.get_or_insert_with(Arc::default);
+            // Made while the state is locked, so that no change is missed.
+            Asked::Waiting(Arc::clone(waiters).notified_owned())
+        };
+        if call {
+            state.called = true;
+            drop(state);
+            self.0.call(Arc::clone(live));
+        }
+        Ok(asked)
+    }
+
+    /// The upstream refused `refused`, which was the credential of `device`. Asks for another
+    /// unless it was already replaced.
+    pub fn reject(&self, device: &str, refused: &Arc<Issued<T>>) -> Rejection {
+        if !self.0.settings.renewable {
+            return Rejection::Fixed;
+        }
+        let Some(live) = self.live(device) else { return Rejection::Replaced };
+        let now = self.0.clock.now().monotonic;
+        let mut state = live.lock();
+        let judged = judge_rejection(
+            refused,
+            state.issued.as_ref(),
+            state.failure(),
+            state.last_forced,
+            now,
+            self.0.settings.min_interval,
+        );
+        if judged == Rejection::Renewing {
+            state.last_forced = Some(now);
+            // An attempt that is under way is not the fruit of this rejection.
+            state.forcing = !state.renewing;
+            state.issued = None;
+            // What was refused cannot be renewed.
+            state.current = None;
+            if !state.called && !state.renewing {
+                state.called = true;
+                drop(state);
+                self.0.call(live);
+            }
+        }
+        judged
+    }
+
+    /// Serves the devices in `table` from now on. Those about whom it says the same keep what they
+    /// have; the others begin anew, and those who are not in it are gone.
+    pub fn replace(&self, table: Table) {
+        let roster = Roster::new(table);
+        let _writer = self.0.writer();
+        let before = self.0.roster.load_full();
+        let mut gone = Vec::new();
+        for (row, live) in before.live.iter().enumerate() {
+            let Some(live) = live.load_full() else { continue };
+            let found = roster.table.find(&live.name);
+            let same = found.filter(|found| before.table.is_same(row, &roster.table, *found));
+            match same.and_then(|row| roster.live.get(row)) {
+                Some(place) => place.store(Some(live)),
+                None => gone.push(live),
+            }
+        }
+        self.0.roster.store(Arc::new(roster));
+        for device in gone {
+            let mut state = device.lock();
+            state.gone = true;
+            state.issued = None;
+            // Those who wait look again, and find another or none.
+            state.changed();
+            drop(state);
+            self.0.call(device);
+        }
+    }
+
+    /// The devices there are.
+    pub fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.0.roster.load().table)
+    }
+
+    /// How many devices are in which state. Looks at every live one.
+    pub fn census(&self) -> Census {
+        let roster = self.0.roster.load_full();
+        let now = self.0.clock.now();
+        let mut census = Census { known: roster.table.len(), ..Census::default() };
+        for live in roster.live.iter().filter_map(ArcSwapOption::load_full) {
+            let state = live.lock();
+            census.fresh += usize::from(state.is_usable(now));
+            census.renewing += usize::from(state.renewing || state.called);
+            if let Some(failure) = state.failure() {
+                census.failing += usize::from(!failure.error.is_refusal());
+                census.refused += usize::from(failure.error.is_refusal());
+            }
+        }
+        census
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared<T>> {
+        &self.0
+    }
+}
+
+enum Asked<T> {
+    Ready(Arc<Issued<T>>),
+    Waiting(OwnedNotified),
+    /// The device has left the roster meanwhile, and has to enter it again.
+    Gone,
+}
+
+impl<T> Shared<T> {
+    /// The live device of that name; `None` if there is no such device.
+    fn enter(&self, name: &str) -> Option<Arc<Device<T>>> {
+        let _writer = self.writer();
+        let roster = self.roster.load();
+        let row = roster.table.find(name)?;
+        let place = roster.live.get(row)?;
+        if let Some(live) = place.load_full() {
+            return Some(live);
+        }
+        let live = Arc::new(Device::new(name));
+        place.store(Some(Arc::clone(&live)));
+        Some(live)
+    }
+
+    /// Takes a device out of the live ones, if nobody needs it `now`: its memory is given back.
+    pub(super) fn leave(&self, device: &Arc<Device<T>>, needed: impl FnOnce(&State<T>) -> bool) {
+        let _writer = self.writer();
+        let mut state = device.lock();
+        if state.called || state.is_waited_for() || needed(&state) {
+            return;
+        }
+        state.gone = true;
+        drop(state);
+        let roster = self.roster.load();
+        let place = roster.table.find(&device.name).and_then(|row| roster.live.get(row));
+        if let Some(place) = place
+            && place.load().as_ref().is_some_and(|live| Arc::ptr_eq(live, device))
+        {
+            place.store(None);
+        }
+    }
+
+    fn call(&self, device: Arc<Device<T>>) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(device);
+        self.called.notify_one();
+    }
+
+    /// Those for whom something is to be done, in the order of their calls.
+    pub(super) fn calls(&self) -> Vec<Arc<Device<T>>> {
+        std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits for the next call.
+    pub(super) async fn called(&self) {
+        self.called.notified().await;
+    }
+
+    pub(super) fn gate(&self) -> &EndpointGate {
+        &self.gate
+    }
+
+    pub(super) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.roster.load().table)
+    }
+
+    /// For how long no request of the device has come.
+    pub(super) fn idle(&self, state: &State<T>, now: Instant) -> Duration {
+        let since = self.seconds(now).saturating_sub(state.used);
+        Duration::from_secs(u64::from(since))
+    }
+
+    fn seconds(&self, now: Instant) -> u32 {
+        let seconds = now.saturating_duration_since(self.epoch).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Roster<T> {
+    fn new(table: Table) -> Self {
+        let live = (0..table.len()).map(|_| ArcSwapOption::empty()).collect();
+        Self { table: Arc::new(table), live }
+    }
+}
+
+impl<T> fmt::Debug for DevicePool<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DevicePool({:?})", self.0.roster.load().table)
+    }
+}
