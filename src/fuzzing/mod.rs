@@ -24,6 +24,7 @@ mod callers;
 mod config;
 mod content;
 mod credential;
+mod devices;
 mod heads;
 mod paths;
 mod sign;
@@ -36,6 +37,7 @@ pub use callers::{guard, headers, websocket};
 pub use config::{config, quote, units};
 pub use content::content;
 pub use credential::{reply, secret, times};
+pub use devices::devices;
 pub use heads::{request_head, response_head};
 pub use paths::{path, route};
 pub use sign::{signature, template};
@@ -44,9 +46,10 @@ pub use sign::{signature, template};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its seeds in `fuzz/seeds`.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 18] = [
     ("config", config),
     ("content", content),
+    ("devices", devices),
     ("guard", guard),
     ("headers", headers),
     ("path", path),

@@ -209,6 +209,7 @@ macro_rules! smoke {
 smoke! {
     config: 100,
     content: 2000,
+    devices: 1000,
     guard: 5000,
     headers: 2000,
     path: 10000,
