@@ -1,25 +1,21 @@
 //! Wiring: from a [`Config`] to a running program.
 
 mod devices;
+mod targets;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::header::AUTHORIZATION;
-use rustls::ClientConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin};
 use crate::clock::Clock;
-use crate::config::{
-    Config, ConnectionSettings, CredentialConfig, HeaderCase, Http2, ListenerConfig, Origin,
-    RouteConfig, SourceSpec, Way,
-};
-use crate::connect::{Dialer, ForwardProxy, InvalidHost, InvalidProxy};
+use crate::config::{Config, CredentialConfig, HeaderCase, ListenerConfig, SourceSpec};
+use crate::connect::{InvalidHost, InvalidProxy};
 use crate::credential::cache::{CacheSettings, CredentialCache};
 use crate::credential::devices::DevicesError;
 use crate::credential::devices::gate::EndpointGate;
@@ -37,17 +33,17 @@ use crate::permissions::Check;
 use crate::proxy::guard::Gate;
 use crate::proxy::identity::Cache;
 use crate::proxy::route::RouteTable;
-use crate::proxy::upstream::Target;
 use crate::proxy::{Identity, Proxy, Route, Snapshot};
 use crate::server::bind::{BindError, Socket};
 use crate::server::tls::ListenerTls;
 use crate::server::{Listener, Server, Syntax};
 use crate::sign::{BodyCoverage, Scheme};
 use crate::stamp::POLL_INTERVAL;
-use crate::tls::{TlsError, TlsSettings, client_config, offering};
+use crate::tls::{TlsError, client_config};
 use crate::values::Values;
 use devices::pool;
 pub use devices::tables;
+use targets::Targets;
 
 /// Everything that runs, put together but not started.
 #[derive(Debug)]
@@ -479,7 +475,7 @@ pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapsho
     let preserve = |listener: &ListenerConfig| listener.header_case == HeaderCase::Preserve;
     let remember_case = config.listeners.iter().any(preserve);
     let check = config.check_permissions;
-    let mut targets = Targets { all: HashMap::new(), tls: HashMap::new(), remember_case, check };
+    let mut targets = Targets::new(remember_case, check);
     let mut routes = Vec::with_capacity(config.routes.len());
     for route in &config.routes {
         let target = targets.target(route)?;
@@ -488,69 +484,4 @@ pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapsho
         routes.push(Arc::new(Route::new(route.clone(), target, identities)));
     }
     Ok(Snapshot { table: RouteTable::new(&config.routes), routes })
-}
-
-/// Targets by what they consist of: routes to one place share their connections.
-struct Targets {
-    all: HashMap<(Origin, TlsSettings, ConnectionSettings), Arc<Target>>,
-    tls: HashMap<TlsSettings, Arc<ClientConfig>>,
-    remember_case: bool,
-    check: Check,
-}
-
-impl Targets {
-    fn target(&mut self, route: &RouteConfig) -> Result<Arc<Target>, StartError> {
-        let upstream = &route.upstream;
-        let settings = route.connection.clone();
-        let key = (upstream.origin.clone(), upstream.tls.clone(), settings.clone());
-        if let Some(target) = self.all.get(&key) {
-            return Ok(Arc::clone(target));
-        }
-        let tls = if upstream.origin.is_secure() { Some(self.tls(route)?) } else { None };
-        let url = http::Uri::builder()
-            .scheme(upstream.origin.scheme.clone())
-            .authority(upstream.origin.authority.clone())
-            .path_and_query("/")
-            .build()
-            .map_err(std::io::Error::other)?;
-        let proxy = match &settings.way {
-            Way::Direct => None,
-            Way::Environment => ForwardProxy::of_environment(&url)?,
-            Way::Proxy(proxy) => Some(ForwardProxy::at(proxy)?),
-        };
-        let protocols: &[&[u8]] = match settings.http2 {
-            Http2::Never => &[b"http/1.1"],
-            Http2::Auto => &[b"h2", b"http/1.1"],
-            Http2::Always => &[b"h2"],
-        };
-        let dialer = |protocols| {
-            let tls = tls.as_ref().map(|tls| offering(tls, protocols));
-            Dialer::new(&url, tls.as_ref(), proxy.clone(), settings.connect_timeout)
-        };
-        let target = Arc::new(Target {
-            id: self.all.len(),
-            dialer: dialer(protocols)?,
-            http1_dialer: dialer(&[b"http/1.1"])?,
-            origin: upstream.origin.clone(),
-            remember_case: self.remember_case,
-            host: HeaderValue::from_str(upstream.origin.authority.as_str())
-                .map_err(std::io::Error::other)?,
-            settings,
-        });
-        self.all.insert(key, Arc::clone(&target));
-        Ok(target)
-    }
-
-    fn tls(&mut self, route: &RouteConfig) -> Result<Arc<ClientConfig>, StartError> {
-        let settings = &route.upstream.tls;
-        if let Some(client) = self.tls.get(settings) {
-            return Ok(Arc::clone(client));
-        }
-        let client = client_config(settings, self.check).map_err(|reason| StartError::Tls {
-            what: format!("the route '{}'", route.name),
-            reason,
-        })?;
-        self.tls.insert(settings.clone(), Arc::clone(&client));
-        Ok(client)
-    }
 }

@@ -1,4 +1,4 @@
-//! [`Packed`]: the values of a device's token in one piece of memory, for renewing it.
+//! `Packed`: the values of a device's token in one piece of memory, for renewing it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

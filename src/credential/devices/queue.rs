@@ -1,4 +1,4 @@
-//! [`Queue`]: whose turn it is. Pure: it knows no clock, no token and no network.
+//! `Queue`: whose turn it is. Pure: it knows no clock, no token and no network.
 
 use std::collections::{BTreeMap, VecDeque};
 

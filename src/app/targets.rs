@@ -1,0 +1,88 @@
+//! Upstreams as workers see them, shared by the routes that lead to one place.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use rustls::ClientConfig;
+
+use super::StartError;
+use crate::config::{ConnectionSettings, Http2, Origin, RouteConfig, Way};
+use crate::connect::{Dialer, ForwardProxy};
+use crate::permissions::Check;
+use crate::proxy::upstream::Target;
+use crate::tls::{TlsSettings, client_config, offering};
+
+/// Targets by what they consist of: routes to one place share their connections.
+pub(super) struct Targets {
+    all: HashMap<(Origin, TlsSettings, ConnectionSettings), Arc<Target>>,
+    tls: HashMap<TlsSettings, Arc<ClientConfig>>,
+    remember_case: bool,
+    check: Check,
+}
+
+impl Targets {
+    /// None yet. With `remember_case`, they remember how upstreams write names of fields.
+    pub(super) fn new(remember_case: bool, check: Check) -> Self {
+        Self { all: HashMap::new(), tls: HashMap::new(), remember_case, check }
+    }
+
+    /// The target of a route.
+    ///
+    /// # Errors
+    /// When TLS to it, or a proxy on the way, cannot be set up.
+    pub(super) fn target(&mut self, route: &RouteConfig) -> Result<Arc<Target>, StartError> {
+        let upstream = &route.upstream;
+        let settings = route.connection.clone();
+        let key = (upstream.origin.clone(), upstream.tls.clone(), settings.clone());
+        if let Some(target) = self.all.get(&key) {
+            return Ok(Arc::clone(target));
+        }
+        let tls = if upstream.origin.is_secure() { Some(self.tls(route)?) } else { None };
+        let url = http::Uri::builder()
+            .scheme(upstream.origin.scheme.clone())
+            .authority(upstream.origin.authority.clone())
+            .path_and_query("/")
+            .build()
+            .map_err(std::io::Error::other)?;
+        let proxy = match &settings.way {
+            Way::Direct => None,
+            Way::Environment => ForwardProxy::of_environment(&url)?,
+            Way::Proxy(proxy) => Some(ForwardProxy::at(proxy)?),
+        };
+        let protocols: &[&[u8]] = match settings.http2 {
+            Http2::Never => &[b"http/1.1"],
+            Http2::Auto => &[b"h2", b"http/1.1"],
+            Http2::Always => &[b"h2"],
+        };
+        let dialer = |protocols| {
+            let tls = tls.as_ref().map(|tls| offering(tls, protocols));
+            Dialer::new(&url, tls.as_ref(), proxy.clone(), settings.connect_timeout)
+        };
+        let target = Arc::new(Target {
+            id: self.all.len(),
+            dialer: dialer(protocols)?,
+            http1_dialer: dialer(&[b"http/1.1"])?,
+            origin: upstream.origin.clone(),
+            remember_case: self.remember_case,
+            host: HeaderValue::from_str(upstream.origin.authority.as_str())
+                .map_err(std::io::Error::other)?,
+            settings,
+        });
+        self.all.insert(key, Arc::clone(&target));
+        Ok(target)
+    }
+
+    fn tls(&mut self, route: &RouteConfig) -> Result<Arc<ClientConfig>, StartError> {
+        let settings = &route.upstream.tls;
+        if let Some(client) = self.tls.get(settings) {
+            return Ok(Arc::clone(client));
+        }
+        let client = client_config(settings, self.check).map_err(|reason| StartError::Tls {
+            what: format!("the route '{}'", route.name),
+            reason,
+        })?;
+        self.tls.insert(settings.clone(), Arc::clone(&client));
+        Ok(client)
+    }
+}
