@@ -54,6 +54,11 @@ pub trait CredentialSource: Debug + Send + Sync + 'static {
         current: Option<&Credential>,
     ) -> impl Future<Output = Result<Credential, FetchError>> + Send;
 
+    /// A store has kept `credential` over a restart. Called before the first fetch, if at all.
+    fn restored(&self, credential: &Credential) {
+        let _ = credential;
+    }
+
     /// True if a credential that has ended is of use for [`fetch`](Self::fetch), because it holds a
     /// value for renewals that lives longer.
     fn renews_ended(&self) -> bool {

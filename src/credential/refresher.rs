@@ -159,6 +159,7 @@ where
         let mut begin = Begin::default();
         let Some(stored) = self.slot.load().await else { return begin };
         let Restored { credential, age, usable } = stored.restore(self.clock.now());
+        self.source.restored(&credential);
         let item = if usable { (self.prepare)(&credential).ok() } else { None };
         if let Some(item) = item {
             let guard = credential.lifetime.map(usable_guard).unwrap_or_default();

@@ -39,6 +39,13 @@ impl CredentialSource for Source {
         }
     }
 
+    fn restored(&self, credential: &Credential) {
+        match self {
+            Self::Login(login) => login.restored(credential),
+            Self::Oauth(oauth) => oauth.restored(credential),
+        }
+    }
+
     fn renews_ended(&self) -> bool {
         match self {
             Self::Login(login) => login.renews_ended(),

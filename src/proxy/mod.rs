@@ -148,11 +148,15 @@ impl Route {
             let path = head.uri.path();
             let rest = path.get(self.config.prefix.len()..).unwrap_or_default();
             let mut closed = self.denies_there(rest) || self.denies(path);
-            path::each_reading(rest, |rest| {
-                closed |= self.denies_there(rest);
-                Ok(())
-            })
-            .map_err(ProxyError::Path)?;
+            let mut judge = |path, denies: &dyn Fn(&str) -> bool| {
+                path::each_reading(path, |read| {
+                    closed |= denies(read);
+                    Ok(())
+                })
+                .map_err(ProxyError::Path)
+            };
+            judge(path, &|read| self.denies(read))?;
+            judge(rest, &|read| self.denies_there(read))?;
             if closed {
                 return Err(ProxyError::Denied);
             }

@@ -443,3 +443,31 @@ async fn nothing_of_a_device_is_shown_by_debug() {
     assert!(shown.contains("DevicePool"), "{shown}");
     assert!(!shown.contains("password-000001"));
 }
+
+/// What stood in front of a closed path does not open it, in whatever way it is written.
+#[tokio::test]
+async fn a_segment_that_is_taken_out_opens_no_closed_path() {
+    let stand_in = fleet(1).await;
+    let file = File::new(&lines(1..=1));
+    let config = plant(&stand_in, &file, "")
+        + &format!(
+            "[[route]]\npath = \"/t\"\nupstream = {}\ncredential = \"plant\"\n\
+             identity = {{ path_segment = 1 }}\ndeny = [\"/t/v3/secret\"]\n",
+            quoted(&stand_in.url()),
+        );
+    let proxy = Proxy::start(&config).await;
+    assert_eq!(proxy.get("/t/device-1/v3/devices").await.status, 200);
+    for closed in [
+        "v3/secret",
+        "v3/%73ecret",
+        "v3/secret;x",
+        "v3/x/%2e%2e/secret",
+        "v3//secret",
+        "v3%2fsecret",
+    ] {
+        let reply = proxy.get(&format!("/t/device-1/{closed}")).await;
+        assert!([400, 403].contains(&reply.status), "{closed}: {}", reply.status);
+        let calls = stand_in.recorder().all();
+        assert!(calls.iter().all(|call| !call.target.contains("ecret")), "{closed}");
+    }
+}

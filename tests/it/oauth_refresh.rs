@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use countersign::credential::{CredentialSource as _, FetchError};
+use countersign::proxy::identity::Cache;
 use serde_json::json;
 
 use crate::harness::authority::path;
@@ -259,4 +260,37 @@ async fn a_new_password_owes_nothing_to_what_the_old_one_returned() {
     until("the second", || server.count() == 2).await;
     assert_eq!(grants(&server), ["password", "password"]);
     assert_eq!(server.last().get("password"), Some("the new one"));
+}
+
+/// What the configuration refers to is used up by then.
+#[tokio::test]
+async fn a_restart_goes_on_with_the_refresh_token_that_the_store_has_kept() {
+    let server = rotating("configured").await;
+    let upstream = Upstream::fine().await;
+    let directory = private_directory();
+    let store = format!(
+        "[token_store]\nkind = \"file\"\npath = {}\nkey = {}\n",
+        path(&directory.path().join("tokens")),
+        secret("0123456789abcdef"),
+    );
+    let grant = client()
+        + "grant = \"refresh_token\"\n"
+        + &format!("refresh_token = {}\n", secret("configured"))
+        + "[credential.api.refresh]\nmin_interval = \"1ms\"\n";
+    let config = store + &api(&server, &grant) + &route(&upstream.url(), "api", "");
+    for start in 1..=3_usize {
+        let proxy = Proxy::start(&config).await;
+        let reply = proxy.get("/").await;
+        assert_eq!(reply.status, 200, "start {start}: {} {:?}", reply.text(), sent(&server));
+        // The token lives on; a refusal makes for a renewal in this run.
+        let issued = match &proxy.identity("api").cache {
+            Cache::One(cache) => cache.get().await.unwrap(),
+            Cache::Devices(_) => panic!("of devices"),
+        };
+        proxy.identity("api").cache.reject(None, &issued);
+        until("it is renewed", || server.count() == start + 1).await;
+        assert_eq!(proxy.get("/").await.status, 200, "start {start}");
+        proxy.stop().await;
+    }
+    assert_eq!(sent(&server), ["configured", "refresh-1", "refresh-2", "refresh-3"]);
 }

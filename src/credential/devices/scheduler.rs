@@ -345,10 +345,11 @@ where
                     "the token endpoint wants to be left alone; all devices wait"
                 );
                 if !state.is_usable(now) {
-                    // It keeps its turn, and nobody is told that it failed.
+                    // Nobody is told that it failed. It goes to the end: were it the only one that is
+                    // told to wait, it would keep all others from their turn.
                     state.called = true;
                     drop(state);
-                    work.queue.demand_first(device);
+                    work.queue.demand(device);
                     if wait > self.policy.wait {
                         wake_all(&work.queue);
                     }

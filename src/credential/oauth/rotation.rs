@@ -1,9 +1,7 @@
 //! The refresh token that came with the last access token.
 //!
-//! This is the one place through which it passes: [`RefreshTokens::keep`] is called before the access
-//! token that came with it is handed on, so a store that outlives the process belongs there, and
-//! [`RefreshTokens::current`] is where it would be read again. Until there is one, a refresh token
-//! lives as long as the process.
+//! It lives as long as the process. Over a restart it is a value of the credential, which a store
+//! keeps: [`RefreshTokens::keep`] is then called with what is read again.
 
 use std::sync::{Mutex, PoisonError};
 

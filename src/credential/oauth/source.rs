@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::discovery::{Discovery, Server};
-use super::reply::{ErrorCode, Expected, Issued, read};
+use super::reply::{ErrorCode, Expected, Issued, REFRESH_TOKEN, read};
 use super::request::{Ground, Writer};
 use super::rotation::RefreshTokens;
 use super::{Grant, OauthSpec};
@@ -90,7 +90,7 @@ impl OauthSource {
             _ => None,
         };
         let expected = Expected { token_type: &spec.token_type, lifetime: spec.lifetime, issued };
-        let granted = read(&answer, expected)?;
+        let mut granted = read(&answer, expected)?;
         if spec.grant.takes_refresh_tokens() {
             let old = match ground {
                 // An answer without a new one leaves the old one in use (RFC 6749 §6).
@@ -99,6 +99,8 @@ impl OauthSource {
             };
             self.warn_if_used_up(granted.refresh_token.as_ref(), ground);
             if let Some(token) = granted.refresh_token.or(old) {
+                // Where there is a store, it is durable before the access token is used.
+                granted.credential.values.insert(REFRESH_TOKEN, token.clone());
                 self.refresh_tokens.keep(token, basis);
             }
         }
@@ -114,8 +116,8 @@ impl OauthSource {
         {
             tracing::warn!(
                 credential = %self.name,
-                "the server has replaced the configured refresh token by another, which is kept in \
-                 memory only: a restart needs a new one"
+                "the server has replaced the configured refresh token by another: without a \
+                 [token_store] that outlives the process, a restart needs a new one"
             );
         }
     }
@@ -153,5 +155,15 @@ impl CredentialSource for OauthSource {
             self.discovery.forget();
         }
         obtained
+    }
+
+    fn restored(&self, credential: &Credential) {
+        if let Some(kept) = credential.values.get(REFRESH_TOKEN) {
+            self.refresh_tokens.keep(kept.clone(), &self.basis());
+        }
+    }
+
+    fn renews_ended(&self) -> bool {
+        self.spec.grant.takes_refresh_tokens()
     }
 }
