@@ -111,7 +111,8 @@ where
             }
             // What was published is not there any more: it was refused.
             if kept && !ended && self.cache.peek().is_none() {
-                self.slot.remove().await;
+                let refused = current.as_ref().map(|current| current.values.clone());
+                self.slot.remove(&refused.unwrap_or_default()).await;
                 kept = false;
             }
             self.cache.begin_attempt();
@@ -140,7 +141,7 @@ where
                     (kept, ended) = (true, false);
                     // Durable before it is used: whoever renewed has no way back.
                     let (now, renews) = (self.clock.now(), self.source.renews_ended());
-                    self.slot.save(fingerprint, &credential, now, renews).await;
+                    self.slot.save(fingerprint, None, &credential, now, renews).await;
                     let wait = self.published(&credential, item, took);
                     current = Some(credential);
                     (wait, false)

@@ -378,7 +378,7 @@ async fn a_restored_token_serves_at_once_and_is_renewed_when_it_would_have_been(
     let fetched = crate::clock::Now { wall: now.wall - minutes(50), ..now };
     let slot_of_former = slot(&store);
     let fingerprint = slot_of_former.fingerprint();
-    slot_of_former.save(fingerprint, &credential, fetched, false).await;
+    slot_of_former.save(fingerprint, None, &credential, fetched, false).await;
 
     let policy = RefreshPolicy { jitter: Some(Span::Share(0.0)), ..lazy() };
     let mut scene = scene(&[Answer::Lives(3600)], policy, &Clock::system());

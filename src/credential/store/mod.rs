@@ -8,6 +8,8 @@
 pub mod file;
 pub mod open;
 pub mod seal;
+#[cfg(test)]
+pub(crate) mod shared;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -70,11 +72,63 @@ struct Durable {
     backend: Backend,
 }
 
-/// Where records are. Each knows three things to do with them, all of which may take a while and
-/// fail; what is shared between processes will know a lease as well.
+/// Where records are. What is to be done with them may take a while, and fail.
 #[derive(Debug)]
 enum Backend {
     File(FileStore),
+    #[cfg(test)]
+    Shared(shared::SharedStore),
+}
+
+/// What a backend says to somebody who wants to renew what is at a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Claimed {
+    /// No other process has to do with it.
+    Unshared,
+    /// Nobody else will renew it before the lease ends. `fence` grows from lease to lease of a
+    /// place: what the holder of an earlier one writes late is refused.
+    Granted {
+        /// The number of the lease.
+        fence: u64,
+        /// What is there now.
+        record: Option<Vec<u8>>,
+    },
+    /// Somebody else is at it.
+    Held {
+        /// What is there now.
+        record: Option<Vec<u8>>,
+        /// How long their lease has to run.
+        left: Duration,
+    },
+}
+
+/// The right to renew what is at one place, for a while. It ends by itself; whoever has no more use
+/// for it gives it back with [`Slot::save`] or [`Slot::release`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lease {
+    fence: u64,
+}
+
+/// What became of a claim.
+#[derive(Debug)]
+pub enum Claim {
+    /// No other process has to do with it, or the store is away: go ahead.
+    Alone,
+    /// Go ahead, unless what is stored now is good enough.
+    Granted(Lease, Option<Stored>),
+    /// Another process is at it. Look again after a while, at the latest after so long.
+    Held(Option<Stored>, Duration),
+}
+
+/// What became of something that was to be saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// It will be there after the process has ended.
+    Durable,
+    /// It will not, or not yet.
+    Unsaved,
+    /// Another process was given the lease meanwhile, and what it saves counts.
+    Superseded,
 }
 
 /// A store could not do what it was asked. It says so in the log itself, once.
@@ -118,8 +172,19 @@ impl Store {
     /// A store of records that go to `file`.
     #[cfg(test)]
     pub(crate) fn over(file: FileStore) -> Self {
+        Self::of(Backend::File(file))
+    }
+
+    /// A store of records that other processes see as well.
+    #[cfg(test)]
+    pub(crate) fn sharing(shared: shared::SharedStore) -> Self {
+        Self::of(Backend::Shared(shared))
+    }
+
+    #[cfg(test)]
+    fn of(backend: Backend) -> Self {
         let sealer = Sealer::new(&Secret::new("0123456789abcdef"), b"salt");
-        Self(sealer.map(|sealer| Arc::new(Durable { sealer, backend: Backend::File(file) })))
+        Self(sealer.map(|sealer| Arc::new(Durable { sealer, backend })))
     }
 }
 
@@ -128,28 +193,63 @@ impl Durable {
         let read = async {
             match &self.backend {
                 Backend::File(file) => file.read(place).await,
+                #[cfg(test)]
+                Backend::Shared(shared) => shared.read(place),
             }
         };
         tokio::time::timeout(PATIENCE, read).await.unwrap_or(Err(StoreError::Timeout))
     }
 
-    /// Returns when it is durable.
-    async fn write(&self, place: Place, record: Vec<u8>) -> Result<(), StoreError> {
+    /// Returns when it is durable. `fence` is that of the writer's lease, which ends with it; false
+    /// if a later one has been given away.
+    async fn write(
+        &self,
+        place: Place,
+        record: Vec<u8>,
+        fence: Option<u64>,
+    ) -> Result<bool, StoreError> {
         let write = async {
             match &self.backend {
-                Backend::File(file) => file.write(place, record).await,
+                Backend::File(file) => file.write(place, record).await.map(|()| true),
+                #[cfg(test)]
+                Backend::Shared(shared) => shared.write(place, record, fence),
             }
         };
         tokio::time::timeout(PATIENCE, write).await.unwrap_or(Err(StoreError::Timeout))
     }
 
-    async fn remove(&self, place: Place) -> Result<(), StoreError> {
+    /// Removes `record`, unless another is there by now.
+    async fn remove(&self, place: Place, record: &[u8]) -> Result<(), StoreError> {
         let remove = async {
             match &self.backend {
                 Backend::File(file) => file.remove(place).await,
+                #[cfg(test)]
+                Backend::Shared(shared) => shared.remove(place, record),
             }
         };
         tokio::time::timeout(PATIENCE, remove).await.unwrap_or(Err(StoreError::Timeout))
+    }
+
+    async fn claim(&self, place: Place, lease: Duration) -> Result<Claimed, StoreError> {
+        let claim = async {
+            match &self.backend {
+                Backend::File(_) => Ok(Claimed::Unshared),
+                #[cfg(test)]
+                Backend::Shared(shared) => shared.claim(place, lease),
+            }
+        };
+        tokio::time::timeout(PATIENCE, claim).await.unwrap_or(Err(StoreError::Timeout))
+    }
+
+    async fn release(&self, place: Place, fence: u64) -> Result<(), StoreError> {
+        let release = async {
+            match &self.backend {
+                Backend::File(_) => Ok(()),
+                #[cfg(test)]
+                Backend::Shared(shared) => shared.release(place, fence),
+            }
+        };
+        tokio::time::timeout(PATIENCE, release).await.unwrap_or(Err(StoreError::Timeout))
     }
 }
 
@@ -218,52 +318,98 @@ impl Slot {
     /// be read is as good as absent.
     pub async fn load(&self) -> Option<Stored> {
         let bound = self.durable.as_ref()?;
-        let device = self.device.as_deref();
-        let record = match bound.store.read(bound.place).await {
-            Ok(record) => record?,
-            Err(error) => {
-                let credential = &self.credential;
-                tracing::warn!(%credential, device, %error, "the token store cannot be read");
-                return None;
+        self.open(bound, self.read(bound).await.as_deref())
+    }
+
+    /// Asks to be the one who renews it, for as long as `lease`. Never fails: whoever cannot ask
+    /// goes ahead, as if it were alone.
+    pub async fn claim(&self, lease: Duration) -> Claim {
+        let Some(bound) = &self.durable else { return Claim::Alone };
+        match bound.store.claim(bound.place, lease).await {
+            Ok(Claimed::Unshared) => Claim::Alone,
+            Ok(Claimed::Granted { fence, record }) => {
+                Claim::Granted(Lease { fence }, self.open(bound, record.as_deref()))
             }
-        };
-        match bound.store.sealer.open(bound.place, bound.fingerprint(), &record) {
-            Ok(stored) => Some(stored),
+            Ok(Claimed::Held { record, left }) => {
+                Claim::Held(self.open(bound, record.as_deref()), left)
+            }
             Err(error) => {
-                let credential = &self.credential;
-                tracing::info!(%credential, device, reason = %error, "the stored token is not used");
-                None
+                let (credential, device) = (&self.credential, self.device.as_deref());
+                tracing::debug!(%credential, device, %error, "fetching without a lease");
+                Claim::Alone
             }
         }
     }
 
-    /// Saves `credential`, fetched at `now`; returns when it is durable, or when there is no sense
-    /// in waiting for that. `renews_ended`: it is of use after its end.
+    /// Gives a lease back before its end: the fetch has failed, or was not needed.
+    pub async fn release(&self, lease: Lease) {
+        let Some(bound) = &self.durable else { return };
+        if let Err(error) = bound.store.release(bound.place, lease.fence).await {
+            let (credential, device) = (&self.credential, self.device.as_deref());
+            tracing::debug!(%credential, device, %error, "a lease is not given back");
+        }
+    }
+
+    async fn read(&self, bound: &Bound) -> Option<Vec<u8>> {
+        let record = bound.store.read(bound.place).await;
+        record.unwrap_or_else(|error| {
+            let (credential, device) = (&self.credential, self.device.as_deref());
+            tracing::warn!(%credential, device, %error, "the token store cannot be read");
+            None
+        })
+    }
+
+    fn open(&self, bound: &Bound, record: Option<&[u8]>) -> Option<Stored> {
+        let opened = bound.store.sealer.open(bound.place, bound.fingerprint(), record?);
+        opened
+            .inspect_err(|error| {
+                let (credential, device) = (&self.credential, self.device.as_deref());
+                tracing::info!(%credential, device, reason = %error, "the stored token is not used");
+            })
+            .ok()
+    }
+
+    /// Saves `credential`, fetched at `now` under `lease`, which ends with it; returns when it is
+    /// durable, or when there is no sense in waiting for that. `renews_ended`: it is of use after
+    /// its end.
     pub async fn save(
         &self,
         fingerprint: Option<Fingerprint>,
+        lease: Option<Lease>,
         credential: &Credential,
         now: Now,
         renews_ended: bool,
-    ) {
-        let (Some(bound), Some(fingerprint)) = (&self.durable, fingerprint) else { return };
+    ) -> Saved {
+        let (Some(bound), Some(fingerprint)) = (&self.durable, fingerprint) else {
+            return Saved::Unsaved;
+        };
         let stored = Stored::of(credential, now);
         let longer = if renews_ended { RENEWABLE } else { Duration::ZERO };
         let keep_until = stored.expires.map(|end| end + longer);
         let saved = match bound.store.sealer.seal(bound.place, fingerprint, &stored, keep_until) {
-            Ok(record) => bound.store.write(bound.place, record).await,
+            Ok(record) => bound.store.write(bound.place, record, lease.map(|l| l.fence)).await,
             Err(error) => Err(StoreError::Failed(error.to_string())),
         };
-        if let Err(error) = saved {
-            let (credential, device) = (&self.credential, self.device.as_deref());
-            tracing::debug!(%credential, device, %error, "a token is used that is not stored");
+        match saved {
+            Ok(true) => Saved::Durable,
+            Ok(false) => Saved::Superseded,
+            Err(error) => {
+                let (credential, device) = (&self.credential, self.device.as_deref());
+                tracing::debug!(%credential, device, %error, "a token is used that is not stored");
+                Saved::Unsaved
+            }
         }
     }
 
-    /// Removes what was saved: it was refused.
-    pub async fn remove(&self) {
+    /// Removes what was saved with these values: they were refused. What another process has saved
+    /// since stays.
+    pub async fn remove(&self, refused: &Values) {
         let Some(bound) = &self.durable else { return };
-        if let Err(error) = bound.store.remove(bound.place).await {
+        let Some(record) = self.read(bound).await else { return };
+        if self.open(bound, Some(&record)).is_some_and(|stored| stored.values != *refused) {
+            return;
+        }
+        if let Err(error) = bound.store.remove(bound.place, &record).await {
             let (credential, device) = (&self.credential, self.device.as_deref());
             tracing::debug!(%credential, device, %error, "a refused token is not removed yet");
         }

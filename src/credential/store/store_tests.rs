@@ -1,3 +1,4 @@
+use super::shared::SharedStore;
 use super::*;
 use crate::permissions::Check;
 use std::time::UNIX_EPOCH;
@@ -82,10 +83,11 @@ async fn what_is_saved_is_there_after_a_restart_for_whom_it_belongs_to() {
         for (device, value) in [(None, "t"), (Some("a"), "t-a"), (Some("b"), "t-b")] {
             let slot = slot(&store, "plant", device, "d", "p");
             assert_eq!(token(&slot).await, None);
-            slot.save(slot.fingerprint(), &credential(value, &clock), clock.now(), false).await;
+            slot.save(slot.fingerprint(), None, &credential(value, &clock), clock.now(), false)
+                .await;
             assert_eq!(token(&slot).await.as_deref(), Some(value));
         }
-        slot(&store, "plant", Some("b"), "d", "p").remove().await;
+        slot(&store, "plant", Some("b"), "d", "p").remove(&credential("t-b", &clock).values).await;
         running.close().await;
     }
     let (store, writer) = Store::open(&spec, &secrets, &clock).await.unwrap();
@@ -110,6 +112,80 @@ async fn without_a_store_nothing_is_kept_and_nothing_is_waited_for() {
     let clock = Clock::system();
     let slot = slot(&Store::default(), "plant", None, "d", "p");
     assert!(!slot.is_durable());
-    slot.save(slot.fingerprint(), &credential("t", &clock), clock.now(), false).await;
+    slot.save(slot.fingerprint(), None, &credential("t", &clock), clock.now(), false).await;
     assert_eq!(token(&slot).await, None);
+}
+
+/// Two processes that share a store: the slots of the same credential in each.
+fn two_processes() -> (Slot, Slot, SharedStore) {
+    let shared = SharedStore::default();
+    let slot = || {
+        let store = Store::sharing(shared.clone());
+        Slot::new(&store, "plant", None, Definition::of(b"d"), Vec::new)
+    };
+    (slot(), slot(), shared)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_processes_one_renews_and_the_other_sees_what_it_saved() {
+    let clock = Clock::system();
+    let (one, two, shared) = two_processes();
+    let Claim::Granted(lease, None) = one.claim(Duration::from_secs(10)).await else {
+        panic!("the first claim of an empty place is granted");
+    };
+    let Claim::Held(None, left) = two.claim(Duration::from_secs(10)).await else {
+        panic!("a place is leased to one at a time");
+    };
+    assert!(left <= Duration::from_secs(10));
+    let fetched = credential("t-1", &clock);
+    let saved = one.save(one.fingerprint(), Some(lease), &fetched, clock.now(), false).await;
+    assert_eq!(saved, Saved::Durable);
+    assert_eq!(shared.leases(), 0, "saving gives the lease back");
+    let Claim::Granted(lease, Some(stored)) = two.claim(Duration::from_secs(10)).await else {
+        panic!("it is free again");
+    };
+    assert_eq!(stored.values, fetched.values);
+    two.release(lease).await;
+    assert_eq!(shared.leases(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_back_late_does_not_overwrite_what_was_saved_since() {
+    let clock = Clock::system();
+    let (one, two, _) = two_processes();
+    let Claim::Granted(late, _) = one.claim(Duration::from_secs(10)).await else { panic!() };
+    tokio::time::advance(Duration::from_secs(11)).await;
+    let Claim::Granted(lease, _) = two.claim(Duration::from_secs(10)).await else {
+        panic!("a lease ends by itself");
+    };
+    let (old, new) = (credential("old", &clock), credential("new", &clock));
+    let saved = two.save(two.fingerprint(), Some(lease), &new, clock.now(), false).await;
+    assert_eq!(saved, Saved::Durable);
+    let saved = one.save(one.fingerprint(), Some(late), &old, clock.now(), false).await;
+    assert_eq!(saved, Saved::Superseded);
+    assert_eq!(one.load().await.map(|stored| stored.values), Some(new.values));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_removed_but_not_another_that_is_there_by_now() {
+    let clock = Clock::system();
+    let (one, two, shared) = two_processes();
+    let (old, new) = (credential("old", &clock), credential("new", &clock));
+    two.save(two.fingerprint(), None, &new, clock.now(), false).await;
+    one.remove(&old.values).await;
+    assert_eq!(shared.records(), 1);
+    one.remove(&new.values).await;
+    assert_eq!(shared.records(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_store_everybody_goes_ahead_alone() {
+    let clock = Clock::system();
+    let (one, _, shared) = two_processes();
+    shared.be_away(true);
+    assert!(matches!(one.claim(Duration::from_secs(10)).await, Claim::Alone));
+    let fetched = credential("t", &clock);
+    let saved = one.save(one.fingerprint(), None, &fetched, clock.now(), false).await;
+    assert_eq!(saved, Saved::Unsaved);
+    assert!(one.load().await.is_none());
 }
