@@ -234,6 +234,13 @@ pub enum IdentitySource {
     ClientCertificate(CertificateName),
 }
 
+impl IdentitySource {
+    /// How many segments after the prefix stand before the one that says it, if one does.
+    pub fn segments_before(&self) -> Option<usize> {
+        if let Self::PathSegment(number) = self { Some(*number) } else { None }
+    }
+}
+
 /// Where values come from.
 #[derive(Debug, Clone)]
 pub enum SourceSpec {

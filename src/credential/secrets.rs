@@ -17,6 +17,8 @@ use crate::stamp::Stamp;
 
 /// The largest secret that is read.
 const MAX_SECRET: u64 = 64 * 1024;
+/// How long reading a file may take: it may be on a disk behind a network.
+const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a command may take to print a secret.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -92,6 +94,12 @@ pub enum SecretReason {
     /// The file cannot be read.
     #[error("{0}")]
     Io(std::io::ErrorKind),
+    /// A pipe or a device, which can be read once or never ends.
+    #[error("it is not a regular file, which could be read again")]
+    NotAFile,
+    /// Reading hangs.
+    #[error("reading it took over {} s", FILE_TIMEOUT.as_secs())]
+    Slow,
     /// Others can get at the file.
     #[error("{0}, or check_permissions = false lets it be")]
     Exposed(Exposed),
@@ -248,7 +256,17 @@ pub async fn read(reference: &SecretRef, check: Check) -> Result<Secret, SecretR
 }
 
 async fn read_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {
+    let read = tokio::time::timeout(FILE_TIMEOUT, read_regular_file(path, check));
+    read.await.unwrap_or(Err(SecretReason::Slow))
+}
+
+async fn read_regular_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {
     let io = |error: std::io::Error| SecretReason::Io(error.kind());
+    // Opening a pipe that nobody writes to would wait, in a thread that nothing can end.
+    let there = tokio::fs::metadata(path).await.map_err(io)?;
+    if !there.is_file() && !there.is_dir() {
+        return Err(SecretReason::NotAFile);
+    }
     let file = tokio::fs::File::open(path).await.map_err(io)?;
     // What was opened, whatever is at its place by now.
     let opened = file.metadata().await.map_err(io)?;

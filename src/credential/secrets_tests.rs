@@ -98,6 +98,19 @@ async fn a_swapped_link_is_noticed_and_a_missing_file_keeps_the_last_value() {
 
 #[cfg(unix)]
 #[tokio::test]
+async fn a_pipe_is_refused_instead_of_waited_for() {
+    let directory = directory();
+    let pipe = directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg("-m").arg("600").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let error = text_of(SecretRef::File(pipe.clone())).await.unwrap_err();
+    let reason = "it is not a regular file, which could be read again";
+    let name = pipe.display();
+    assert_eq!(error, format!("the secret in the file {name} cannot be read: {reason}"));
+}
+
+#[cfg(unix)]
+#[tokio::test]
 async fn a_file_that_every_user_can_read_is_refused_unless_that_is_allowed() {
     use std::os::unix::fs::PermissionsExt as _;
     let directory = directory();

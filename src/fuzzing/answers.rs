@@ -48,7 +48,8 @@ pub fn rewrite(bytes: &[u8]) {
     let (upstream, prefix) = upstream(flags);
     let original = fields(bytes);
     let mut rewritten = original.clone();
-    rewrite::rewrite(&mut rewritten, &upstream, prefix);
+    let mount = rewrite::Mount { prefix, device: None };
+    rewrite::rewrite(&mut rewritten, &upstream, mount);
     for name in [LOCATION, CONTENT_LOCATION] {
         let Some(before) = original.get(&name) else { continue };
         let after = rewritten.get(&name).expect("a place stays one");

@@ -69,6 +69,14 @@ impl Cache {
         }
     }
 
+    /// Waits until there is no such device any more.
+    pub async fn until_unknown(&self, device: &str) {
+        match self {
+            Self::One(_) => std::future::pending().await,
+            Self::Devices(pool) => pool.until_unknown(device).await,
+        }
+    }
+
     /// True if a usable credential is there. Those of devices are fetched when they are needed.
     pub fn is_ready(&self) -> bool {
         match self {

@@ -50,10 +50,11 @@ use identity::{Cache, identify};
 use interim::Interims;
 use isolate::{isolated, isolated_future};
 use respond::ProxyError;
+use rewrite::Mount;
 use route::{Found, RouteTable};
 use scrub::Scrub;
 use upstream::{Answer, Needs, Pools, Target};
-use websocket::Tunnel;
+use websocket::{Ground, Tunnel};
 
 /// The tracing target of the line per request.
 pub const ACCESS: &str = "access";
@@ -164,6 +165,11 @@ impl Route {
         Ok(Some(device))
     }
 
+    /// Waits until the route is no longer served.
+    pub async fn removed(&self) {
+        self.removed.cancelled().await;
+    }
+
     /// True if `rest`, what follows the prefix, is closed at the upstream.
     fn denies_there(&self, rest: &str) -> bool {
         let base = &self.config.upstream.base;
@@ -266,13 +272,14 @@ impl Proxy {
         async move {
             let answered = match prepared {
                 Ok((route, unsigned)) => {
+                    let device = unsigned.device.clone();
                     let answer = self.forward(&pools, &route, unsigned, content);
-                    isolated_future(answer).await.map(|answer| (answer, route))
+                    isolated_future(answer).await.map(|answer| (answer, route, device))
                 }
                 Err(error) => Err(error),
             };
             match answered {
-                Ok((answer, route)) => answer_of_upstream(answer, &route, exchange),
+                Ok((answer, route, device)) => answer_of_upstream(answer, &route, device, exchange),
                 Err(error) => (answer_of_ours(&error, &gate, without_content, exchange), None),
             }
         }
@@ -360,6 +367,7 @@ impl Proxy {
         content: CallerContent,
     ) -> Result<Answer, ProxyError> {
         let asked_to_switch = unsigned.needs.upgrade;
+        let device = unsigned.device.clone();
         let mut sent = std::pin::pin!(authorize(self, pools, route, unsigned, content));
         let mut answer = match route.config.timeouts.total {
             None => sent.as_mut().await?,
@@ -377,25 +385,33 @@ impl Proxy {
             return Err(ProxyError::Protocol("it switches protocols and nobody asked"));
         }
         let head = answer.response.headers_mut();
-        fit_to_pass(head, answer.scrub.as_deref(), route);
+        fit_to_pass(head, answer.scrub.as_deref(), route, device.as_deref());
         Ok(answer)
     }
 }
 
 /// Leaves of an answer's fields what the caller may get.
-fn fit_to_pass(fields: &mut HeaderMap, scrub: Option<&Scrub>, route: &Route) {
+fn fit_to_pass(fields: &mut HeaderMap, scrub: Option<&Scrub>, route: &Route, device: Option<&str>) {
     headers::strip_response(fields);
     if let Some(scrub) = scrub {
         scrub.apply(fields);
     }
     if route.config.rewrite_location {
         let config = &route.config;
-        rewrite::rewrite(fields, &config.upstream, &config.prefix);
+        let before = config.identity.as_ref().and_then(IdentitySource::segments_before);
+        let device = before.zip(device);
+        let mount = Mount { prefix: &config.prefix, device };
+        rewrite::rewrite(fields, &config.upstream, mount);
     }
 }
 
 /// The upstream's answer, as the caller gets it.
-fn answer_of_upstream(answer: Answer, route: &Route, mut exchange: Exchange) -> Handled {
+fn answer_of_upstream(
+    answer: Answer,
+    route: &Arc<Route>,
+    device: Option<Arc<str>>,
+    mut exchange: Exchange,
+) -> Handled {
     let Answer { response, request, scrub } = answer;
     let (mut head, content) = response.into_parts();
     exchange.status(head.status.as_u16(), "");
@@ -406,7 +422,7 @@ fn answer_of_upstream(answer: Answer, route: &Route, mut exchange: Exchange) -> 
             upstream,
             read_ahead,
             idle: timeouts.websocket,
-            removed: route.removed.clone(),
+            ground: Ground { route: Arc::clone(route), device },
             exchange,
         });
         return (Response::from_parts(head, ResponseContent::switched()), tunnel);

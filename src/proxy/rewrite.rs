@@ -1,19 +1,50 @@
 //! What the upstream says about places, in the caller's terms: redirects and cookies that point to
 //! the upstream itself point to the route instead. A redirect is never followed.
 
+use std::borrow::Cow;
+
 use http::header::{CONTENT_LOCATION, HeaderName, LOCATION, SET_COOKIE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config::UpstreamConfig;
 
-/// Rewrites the fields of an answer from `upstream` for callers of the route at `prefix`.
-pub fn rewrite(headers: &mut HeaderMap, upstream: &UpstreamConfig, prefix: &str) {
+/// What RFC 3986 §2.3 calls reserved or does not allow in a segment.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where callers find what an upstream has.
+#[derive(Debug, Clone, Copy)]
+pub struct Mount<'m> {
+    /// The route's prefix.
+    pub prefix: &'m str,
+    /// How many segments stand between the prefix and the one that says which device the caller is,
+    /// and the device.
+    pub device: Option<(usize, &'m str)>,
+}
+
+impl Mount<'_> {
+    /// `rest`, what follows the upstream's base, as callers write it after the prefix: with their
+    /// device in it. `None` if it has too few segments for that.
+    fn rest<'r>(&self, rest: &'r str) -> Option<Cow<'r, str>> {
+        let Some((before, device)) = self.device else { return Some(rest.into()) };
+        let end = rest.find(['?', '#']).unwrap_or(rest.len());
+        let (path, after) = rest.split_at_checked(end)?;
+        let slashes = path.match_indices('/').map(|(at, _)| at);
+        let at = slashes.chain([path.len()]).nth(before)?;
+        let (before, behind) = path.split_at_checked(at)?;
+        let device = utf8_percent_encode(device, SEGMENT);
+        Some(format!("{before}/{device}{behind}{after}").into())
+    }
+}
+
+/// Rewrites the fields of an answer from `upstream` for callers who find it at `mount`.
+pub fn rewrite(headers: &mut HeaderMap, upstream: &UpstreamConfig, mount: Mount<'_>) {
     for name in [LOCATION, CONTENT_LOCATION] {
-        rewrite_location(headers, &name, upstream, prefix);
+        rewrite_location(headers, &name, upstream, mount);
     }
     if headers.contains_key(SET_COOKIE) {
-        rewrite_cookies(headers, upstream, prefix);
+        rewrite_cookies(headers, upstream, mount);
     }
 }
 
@@ -21,10 +52,10 @@ fn rewrite_location(
     headers: &mut HeaderMap,
     name: &HeaderName,
     upstream: &UpstreamConfig,
-    prefix: &str,
+    mount: Mount<'_>,
 ) {
     let Some(location) = headers.get(name).and_then(|value| value.to_str().ok()) else { return };
-    let rewritten = local(location, upstream, prefix).and_then(|l| HeaderValue::try_from(l).ok());
+    let rewritten = local(location, upstream, mount).and_then(|l| HeaderValue::try_from(l).ok());
     if let Some(rewritten) = rewritten {
         headers.insert(name.clone(), rewritten);
     }
@@ -33,16 +64,18 @@ fn rewrite_location(
 /// `location` as a path of ours; `None` if it is not below the upstream, or needs no change.
 ///
 /// A path without host (RFC 9110 §10.2.2 allows it) is right however the caller addresses us.
-fn local(location: &str, upstream: &UpstreamConfig, prefix: &str) -> Option<String> {
+fn local(location: &str, upstream: &UpstreamConfig, mount: Mount<'_>) -> Option<String> {
+    let prefix = mount.prefix;
     let (path, was_absolute) = path_at(location, upstream)?;
     let rest = below(path, &upstream.base)?;
     // Browsers read '\\' as '/', and skip tabs: such a path could become another host's.
     if rest.bytes().any(|byte| byte == b'\\' || byte.is_ascii_control()) {
         return None;
     }
-    if !was_absolute && upstream.base == prefix {
+    if !was_absolute && upstream.base == prefix && mount.device.is_none() {
         return None;
     }
+    let rest = &*mount.rest(rest)?;
     let bare = prefix.is_empty() && !rest.starts_with('/');
     // Two slashes in front would name a host.
     let (slash, rest) = if prefix.is_empty() && rest.starts_with("//") {
@@ -85,11 +118,11 @@ fn below<'p>(path: &'p str, base: &str) -> Option<&'p str> {
     (rest.is_empty() || rest.starts_with(['/', '?', '#'])).then_some(rest)
 }
 
-fn rewrite_cookies(headers: &mut HeaderMap, upstream: &UpstreamConfig, prefix: &str) {
+fn rewrite_cookies(headers: &mut HeaderMap, upstream: &UpstreamConfig, mount: Mount<'_>) {
     let cookies: Vec<HeaderValue> = headers
         .get_all(SET_COOKIE)
         .iter()
-        .map(|cookie| rewritten_cookie(cookie, upstream, prefix).unwrap_or_else(|| cookie.clone()))
+        .map(|cookie| rewritten_cookie(cookie, upstream, mount).unwrap_or_else(|| cookie.clone()))
         .collect();
     headers.remove(SET_COOKIE);
     for cookie in cookies {
@@ -104,8 +137,9 @@ fn rewrite_cookies(headers: &mut HeaderMap, upstream: &UpstreamConfig, prefix: &
 fn rewritten_cookie(
     cookie: &HeaderValue,
     upstream: &UpstreamConfig,
-    prefix: &str,
+    mount: Mount<'_>,
 ) -> Option<HeaderValue> {
+    let prefix = mount.prefix;
     let text = cookie.to_str().ok()?;
     let mut changed = false;
     let mut parts = Vec::new();
@@ -120,7 +154,7 @@ fn rewritten_cookie(
             changed = true;
         } else if index > 0
             && name.eq_ignore_ascii_case("path")
-            && upstream.base != prefix
+            && (upstream.base != prefix || mount.device.is_some())
             // Browsers take these for the whole host only (RFC 6265bis §4.1.3.2).
             && !text.starts_with("__Host-")
             // Without a value it means the directory of what was asked for (RFC 6265 §5.2.4).
@@ -128,6 +162,8 @@ fn rewritten_cookie(
             && let Some(rest) = below(value, &upstream.base)
         {
             changed = true;
+            // Else it is for all devices, of which the caller is one.
+            let rest = &*mount.rest(rest).unwrap_or(rest.into());
             let path = if prefix.is_empty() && rest.is_empty() { "/" } else { prefix };
             parts.push(format!(" {name}={path}{rest}"));
         } else {
@@ -161,7 +197,7 @@ mod tests {
     fn location(url: &str, prefix: &str, location: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, location.parse().unwrap());
-        rewrite(&mut headers, &upstream(url), prefix);
+        rewrite(&mut headers, &upstream(url), Mount { prefix, device: None });
         headers[LOCATION].to_str().unwrap().to_owned()
     }
 
@@ -206,7 +242,7 @@ mod tests {
     fn cookie(url: &str, prefix: &str, cookie: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.append(SET_COOKIE, cookie.parse().unwrap());
-        rewrite(&mut headers, &upstream(url), prefix);
+        rewrite(&mut headers, &upstream(url), Mount { prefix, device: None });
         headers[SET_COOKIE].to_str().unwrap().to_owned()
     }
 
@@ -225,11 +261,42 @@ mod tests {
     }
 
     #[test]
+    fn where_a_segment_names_the_device_it_is_put_back() {
+        let moved = |url: &str, before, to: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, to.parse().unwrap());
+            headers.insert(SET_COOKIE, format!("a=b; Path={to}").parse().unwrap());
+            let mount = Mount { prefix: "/t", device: Some((before, "line 1/ü")) };
+            rewrite(&mut headers, &upstream(url), mount);
+            let text = |name| headers[name].to_str().unwrap().to_owned();
+            (text(LOCATION), text(SET_COOKIE))
+        };
+        let device = "line%201%2F%C3%BC";
+        for (before, to, expected) in [
+            (0, "/base/x?a=/1#/f", format!("/t/{device}/x?a=/1#/f")),
+            (0, "/base", format!("/t/{device}")),
+            (0, "/base//evil.test", format!("/t/{device}//evil.test")),
+            (1, "/base/x/y", format!("/t/x/{device}/y")),
+            (1, "/base/x?a", format!("/t/x/{device}?a")),
+        ] {
+            let (location, cookie) = moved("https://h.test/base", before, to);
+            assert_eq!(location, expected);
+            assert_eq!(cookie, format!("a=b; Path={expected}"));
+        }
+        // Nowhere to put it: the redirect leads nowhere, the cookie is for all devices.
+        let (location, cookie) = moved("https://h.test/base", 2, "/base/x");
+        assert_eq!(location, "/base/x");
+        assert_eq!(cookie, "a=b; Path=/t/x");
+        // The same path at both ends is another all the same.
+        assert_eq!(moved("https://h.test/t", 0, "/t/x").0, format!("/t/{device}/x"));
+    }
+
+    #[test]
     fn every_cookie_stays() {
         let mut headers = HeaderMap::new();
         headers.append(SET_COOKIE, "a=1; Domain=h.test".parse().unwrap());
         headers.append(SET_COOKIE, "b=2".parse().unwrap());
-        rewrite(&mut headers, &upstream("https://h.test"), "/p");
+        rewrite(&mut headers, &upstream("https://h.test"), Mount { prefix: "/p", device: None });
         let all: Vec<_> = headers.get_all(SET_COOKIE).iter().collect();
         assert_eq!(all, ["a=1", "b=2"]);
     }

@@ -4,10 +4,13 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     TRANSFER_ENCODING, UPGRADE,
@@ -16,8 +19,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use super::Route;
 use super::content::ExchangeGuard as _;
 use super::exchange::Exchange;
 use super::headers::lists;
@@ -63,17 +66,43 @@ pub struct Tunnel {
     pub read_ahead: Bytes,
     /// How long both sides may be silent.
     pub idle: Duration,
-    /// Ends with the route.
-    pub removed: CancellationToken,
+    /// What it stands on.
+    pub ground: Ground,
     /// Lasts as long as this.
     pub exchange: Exchange,
 }
 
+/// What has to stay for a tunnel to stay: its route, and the device that it belongs to.
+#[derive(Debug)]
+pub struct Ground {
+    /// The route.
+    pub route: Arc<Route>,
+    /// The device, where the route asks for one.
+    pub device: Option<Arc<str>>,
+}
+
+impl Ground {
+    /// Waits until one of them is gone, and says which.
+    async fn gone(&self) -> &'static str {
+        let Some(device) = &self.device else {
+            self.route.removed().await;
+            return "route removed";
+        };
+        let identities = self.route.identities.iter();
+        let unknown = identities.map(|one| one.cache.until_unknown(device));
+        let mut unknown: FuturesUnordered<_> = unknown.collect();
+        tokio::select! {
+            () = self.route.removed() => "route removed",
+            Some(()) = unknown.next() => "device removed",
+        }
+    }
+}
+
 impl Tunnel {
     /// Carries bytes between `caller`, who has said `said` already, and the upstream, until one side
-    /// ends, nothing moves for too long, or the route is removed.
+    /// ends, nothing moves for too long, or the route or the device is removed.
     pub async fn run(self, caller: impl AsyncRead + AsyncWrite + Unpin, said: Bytes) {
-        let Self { upstream, read_ahead, idle, removed, mut exchange } = self;
+        let Self { upstream, read_ahead, idle, ground, mut exchange } = self;
         let moved = Rc::new(Cell::new(Instant::now()));
         let mut caller = Watched { stream: caller, moved: Rc::clone(&moved) };
         let mut upstream = Watched { stream: upstream, moved: Rc::clone(&moved) };
@@ -107,7 +136,7 @@ impl Tunnel {
                 }
             },
             () = silence => exchange.ended_by("websocket idle timeout"),
-            () = removed.cancelled() => exchange.ended_by("route removed"),
+            gone = ground.gone() => exchange.ended_by(gone),
         }
     }
 }

@@ -10,13 +10,14 @@ use base64::engine::general_purpose::STANDARD;
 use countersign::app::StartError;
 use countersign::mock::twinzo::{Account, Options};
 use countersign::mock::{Failure, StandIn, twinzo};
+use http_body_util::Full;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::harness::authority::{Authority, for_clients, path};
 use crate::harness::{
-    ANY_PORT, Act, Connection, Faulty, Proxy, Reply, is_data, private_directory, quoted, route,
-    until,
+    ANY_PORT, Act, Connection, Faulty, Proxy, Reply, Upstream, is_data, private_directory, quoted,
+    route, until,
 };
 
 /// A twinzo stand-in with accounts for so many devices.
@@ -403,6 +404,27 @@ async fn kinds_without_a_login_have_devices_too() {
         assert_eq!(reply.status, 200, "{target}: {}", reply.text());
         assert_eq!(upstream.last().field(field), Some(value.as_str()), "{target}");
     }
+}
+
+#[tokio::test]
+async fn a_redirect_of_the_upstream_leads_the_device_back_to_its_own_place() {
+    let upstream = Upstream::answering(|_| {
+        let moved = http::Response::builder().status(302).header("location", "/base/next?a=1");
+        moved.body(Full::default()).unwrap()
+    })
+    .await;
+    let file = File::new("device,token\nline 1,token-1\n");
+    let config = format!(
+        "[credential.each]\nkind = \"bearer\"\ndevices = {}\n\
+         [[route]]\npath = \"/t\"\nupstream = {}\ncredential = \"each\"\n\
+         identity = {{ path_segment = 1 }}\n",
+        quoted(&file.path.to_string_lossy()),
+        quoted(&format!("{}/base", upstream.url())),
+    );
+    let proxy = Proxy::start(&config).await;
+    let reply = proxy.get("/t/line%201/x").await;
+    assert_eq!(reply.status, 302);
+    assert_eq!(reply.field("location"), "/t/line%201/next?a=1");
 }
 
 #[tokio::test]

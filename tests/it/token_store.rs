@@ -453,7 +453,7 @@ fn a_confined_process_can_let_the_file_grow_and_make_no_other() {
                     let values = Values::from_iter([("token", value)]);
                     let credential = Credential { values, ..Credential::default() };
                     let slot = slot(&n.to_string());
-                    slot.save(slot.fingerprint(), &credential, clock.now(), false).await;
+                    slot.save(slot.fingerprint(), None, &credential, clock.now(), false).await;
                     assert!(slot.load().await.is_some());
                 }
                 running.close().await;

@@ -12,7 +12,9 @@ use crate::harness::client::{parse, read_answer, whole};
 use crate::harness::http2::serve;
 use crate::harness::python::{self, Server};
 use crate::harness::upstream::read_head;
-use crate::harness::{Act, Faulty, PATIENCE, Proxy, Upstream, route, secret};
+use crate::harness::{
+    Act, Faulty, PATIENCE, Proxy, Upstream, private_directory, quoted, route, secret,
+};
 
 /// The example of RFC 6455 §1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -335,6 +337,33 @@ async fn a_tunnel_ends_with_its_route() {
     assert_eq!(proxy.get("/x").await.status, 200);
     assert_eq!(other.seen().len(), 1);
     assert_eq!(heads.lock().unwrap().len(), 1, "nothing more goes to the old upstream");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_its_device_and_those_of_others_stay() {
+    let (upstream, _) = echo().await;
+    let directory = private_directory();
+    let file = directory.path().join("devices.csv");
+    std::fs::write(&file, "device,token\none,token-1\ntwo,token-2\n").unwrap();
+    let config = format!(
+        "[credential.each]\nkind = \"bearer\"\ndevices = {}\n{}",
+        quoted(&file.to_string_lossy()),
+        route(&upstream.url(), "each", "websocket = true\nidentity = { header = \"X-Device\" }\n"),
+    );
+    let proxy = Proxy::start(&config).await;
+    let (mut one, head) = begin(&proxy, "X-Device: one\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let (mut two, head) = begin(&proxy, "X-Device: two\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+
+    // Replaced as a whole, as deployments do.
+    let next = directory.path().join("next");
+    std::fs::write(&next, "device,token\ntwo,token-2\nthree,token-3\n").unwrap();
+    std::fs::rename(&next, &file).unwrap();
+    assert_eq!(ended(&mut one).await, b"");
+    two.write_all(b"still there?").await.unwrap();
+    let mut echoed = [0; 12];
+    timeout(PATIENCE, two.read_exact(&mut echoed)).await.expect("no echo").unwrap();
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ const SHOWN: usize = 10;
 pub type Read = Arc<dyn Fn() -> Result<Table, DevicesError> + Send + Sync>;
 
 /// Looks at `file` again and again until stopped, and has `pool` serve what it says. While it is
-/// missing or cannot be used, what it said last stays. First of all, unreadable secrets are told.
+/// missing or cannot be used, what it said last stays. Meanwhile, unreadable secrets are told.
 pub async fn follow<T: Send + Sync + 'static>(
     name: String,
     file: PathBuf,
@@ -30,22 +30,36 @@ pub async fn follow<T: Send + Sync + 'static>(
     every: Duration,
     stop: CancellationToken,
 ) {
+    // There may be many files of secrets, on a slow disk: the file of devices does not wait for them.
+    let telling = async {
+        let table = pool.table();
+        tell(&name, &file, &unreadable(&table, check).await);
+    };
+    let reading = read_again(&name, &file, &read, &pool, every);
+    tokio::select! {
+        ((), ()) = async { tokio::join!(telling, reading) } => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Never returns.
+async fn read_again<T: Send + Sync + 'static>(
+    name: &str,
+    file: &Path,
+    read: &Read,
+    pool: &DevicePool<T>,
+    every: Duration,
+) {
     let mut seen: Option<Stamp> = None;
     let mut first = true;
-    let table = pool.table();
-    tokio::select! {
-        unreadable = unreadable(&table, check) => tell(&name, &file, &unreadable),
-        () = stop.cancelled() => return,
-    }
-    drop(table);
     loop {
-        let current = Stamp::of(&file).await;
+        let current = Stamp::of(file).await;
         if current.is_some() && current != seen {
-            let reading = Arc::clone(&read);
+            let reading = Arc::clone(read);
             // Many lines take a while.
             let table = tokio::task::spawn_blocking(move || reading()).await;
             // Written meanwhile: the beginning may be of the old one, the end of the new.
-            if Stamp::of(&file).await == current {
+            if Stamp::of(file).await == current {
                 match table {
                     // It was read at start, just before.
                     Ok(Ok(table)) if first && same(&table, &pool.table()) => {}
@@ -54,7 +68,7 @@ pub async fn follow<T: Send + Sync + 'static>(
                         pool.replace(table);
                         tracing::info!(credential = %name, devices, "the devices were read again");
                     }
-                    Ok(Err(error)) => warn(&name, &error),
+                    Ok(Err(error)) => warn(name, &error),
                     Err(error) => tracing::error!(credential = %name, %error, "reading failed"),
                 }
                 seen = current;
@@ -64,10 +78,7 @@ pub async fn follow<T: Send + Sync + 'static>(
             let file = file.display();
             tracing::warn!(credential = %name, %file, "the file of devices is gone; they stay");
         }
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = stop.cancelled() => return,
-        }
+        tokio::time::sleep(every).await;
     }
 }
 

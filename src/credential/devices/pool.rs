@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::gate::EndpointGate;
@@ -25,6 +25,8 @@ pub struct DevicePool<T>(Arc<Shared<T>>);
 
 pub(super) struct Shared<T> {
     roster: ArcSwap<Roster<T>>,
+    /// Tells that the roster was replaced.
+    replaced: watch::Sender<()>,
     /// Serialises those who add devices to the roster, remove them, or replace it.
     writer: Mutex<()>,
     /// Devices for which the scheduler has something to do.
@@ -186,6 +188,7 @@ impl<T> DevicePool<T> {
         let epoch = clock.now().monotonic;
         Self(Arc::new(Shared {
             roster: ArcSwap::from_pointee(Roster::new(table)),
+            replaced: watch::Sender::new(()),
             writer: Mutex::default(),
             calls: Mutex::default(),
             called: Notify::new(),
@@ -200,6 +203,13 @@ impl<T> DevicePool<T> {
     /// True if the device is in the file.
     pub fn knows(&self, device: &str) -> bool {
         self.0.roster.load().table.find(device).is_some()
+    }
+
+    /// Waits until the device is not in the file any more.
+    pub async fn until_unknown(&self, device: &str) {
+        let mut replaced = self.0.replaced.subscribe();
+        // The sender lives as long as this.
+        while self.knows(device) && replaced.changed().await.is_ok() {}
     }
 
     /// The credential of `device`; if none is usable, waits for the attempt in flight.
@@ -341,6 +351,7 @@ impl<T> DevicePool<T> {
             }
         }
         self.0.roster.store(Arc::new(roster));
+        self.0.replaced.send_replace(());
         for device in gone {
             let mut state = device.lock();
             state.gone = true;
