@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod exec;
 mod explain;
 mod fetch;
 mod healthcheck;
@@ -108,6 +109,13 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Serve on a free port for as long as a command runs, which finds it in COUNTERSIGN_URL
+    #[command(
+        after_help = "Example: countersign exec -- sh -c 'curl \"$COUNTERSIGN_URL/v3/devices\"'\n\n\
+        Exits with the status of the command. Listeners and [admin] of the configuration are not \
+        opened."
+    )]
+    Exec(exec::Exec),
     /// Succeed if the admin listener says that countersign is ready
     #[command(after_help = "Example: countersign healthcheck --address 127.0.0.1:8081")]
     Healthcheck {
@@ -171,6 +179,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Fetch { credential, device, config } => {
             fetch::fetch(&credential, device.as_deref(), config.config.as_deref())
         }
+        Command::Exec(exec) => exec.run(),
         Command::Healthcheck { address } => Ok(healthcheck::healthcheck(address)),
         Command::Schema => {
             print(format!("{:#}\n", shape::schema()))?;

@@ -15,16 +15,17 @@ const FILE_DESCRIPTORS: u64 = 65_536;
 
 pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     let config = Source::read(path)?.config()?;
-    telemetry::init(&config.log).map_err(|error| {
-        let file = config.log.file.as_deref().unwrap_or(Path::new("")).display();
-        Failure::configuration(format!("log.file: {file} cannot be opened: {error}"))
-    })?;
+    open_log(&config)?;
     raise_file_descriptor_limit();
-    let Some(app) = build(&config)? else { return Ok(ExitCode::FAILURE) };
+    // The runtime that serves, so that no signal falls between it and the one that puts together.
+    let serving = runtime()?;
+    let signals = serving.block_on(async { Signals::new() });
+    let mut signals = signals.map_err(|error| Failure::runtime(&error))?;
+    let Some(app) = build(&config, &mut signals)? else { return Ok(ExitCode::FAILURE) };
     // Before there are threads that it would not reach.
-    sandbox::confine(&config, &app.device_files()).map_err(|error| Failure::runtime(&error))?;
-    runtime()?.block_on(async {
-        let mut signals = Signals::new().map_err(|error| Failure::runtime(&error))?;
+    sandbox::confine(&config, &app.device_files(), sandbox::Signals::Within)
+        .map_err(|error| Failure::runtime(&error))?;
+    serving.block_on(async {
         let running = start(&config, app)?;
         signals.next().await;
         tracing::info!("stopping; a second signal ends at once");
@@ -41,9 +42,17 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     })
 }
 
+/// From now on what is logged goes where the configuration says.
+pub(super) fn open_log(config: &Config) -> Result<(), Failure> {
+    telemetry::init(&config.log).map_err(|error| {
+        let file = config.log.file.as_deref().unwrap_or(Path::new("")).display();
+        Failure::configuration(format!("log.file: {file} cannot be opened: {error}"))
+    })
+}
+
 /// Reads the secrets and opens the sockets, on a runtime of its own, whose threads end with it; `None`
 /// if it is told to stop meanwhile.
-fn build(config: &Config) -> Result<Option<App>, Failure> {
+fn build(config: &Config, signals: &mut Signals) -> Result<Option<App>, Failure> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         workers = config.workers,
@@ -52,7 +61,6 @@ fn build(config: &Config) -> Result<Option<App>, Failure> {
         "starting"
     );
     runtime()?.block_on(async {
-        let mut signals = Signals::new().map_err(|error| Failure::runtime(&error))?;
         tokio::select! {
             app = App::build(config.clone(), Clock::system()) => {
                 app.map(Some).map_err(start_failure)
@@ -93,7 +101,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// The default of many systems, 1024, is less than a gateway needs.
-fn raise_file_descriptor_limit() {
+pub(super) fn raise_file_descriptor_limit() {
     match rlimit::increase_nofile_limit(FILE_DESCRIPTORS) {
         Ok(limit) => tracing::debug!(limit, "file descriptors"),
         Err(error) => tracing::debug!(%error, "the file descriptor limit stays as it is"),

@@ -6,7 +6,7 @@ use landlock::{
 };
 
 use super::permitted::Permitted;
-use super::{Confinement, SandboxError};
+use super::{Confinement, SandboxError, Signals};
 
 /// The modules and data of libc, and where certificates of authorities are.
 const SYSTEM: [&str; 7] = [
@@ -23,11 +23,18 @@ const SYSTEM: [&str; 7] = [
 ///
 /// # Errors
 /// When the system refuses.
-pub(super) fn enforce(permitted: &Permitted) -> Result<Confinement, SandboxError> {
+pub(super) fn enforce(
+    permitted: &Permitted,
+    signals: Signals,
+) -> Result<Confinement, SandboxError> {
     // Also where there is no Landlock.
     rustix::thread::set_no_new_privs(true)
         .map_err(|error| SandboxError::Refused(error.to_string()))?;
     let abi = ABI::V6;
+    let scope = match signals {
+        Signals::Within => Scope::from_all(abi),
+        Signals::Beyond => Scope::from_all(abi) & !Scope::Signal,
+    };
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let spool = AccessFs::ReadFile
         | AccessFs::WriteFile
@@ -39,7 +46,7 @@ pub(super) fn enforce(permitted: &Permitted) -> Result<Confinement, SandboxError
         Ruleset::default()
             .handle_access(AccessFs::from_all(abi))?
             .handle_access(AccessNet::from_all(abi))?
-            .scope(Scope::from_all(abi))?
+            .scope(scope)?
             .create()?
             .add_rules(path_beneath_rules(SYSTEM, read))?
             .add_rules(path_beneath_rules(&permitted.read, read))?

@@ -40,22 +40,31 @@ pub enum SandboxError {
     Refused(String),
 }
 
+/// Whom a confined process may send signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signals {
+    /// Nobody else.
+    Within,
+    /// Others of its user, as before: it started one that is not confined.
+    Beyond,
+}
+
 /// Confines the calling thread and all that it starts from now on, so that it has to be called
 /// before there are others. Nothing of it can be taken back. `more` are files that the configuration
 /// names by way of another file.
 ///
 /// # Errors
 /// When the configuration asks for more than the system can, or the system refuses.
-pub fn confine(config: &Config, more: &[PathBuf]) -> Result<(), SandboxError> {
+pub fn confine(config: &Config, more: &[PathBuf], signals: Signals) -> Result<(), SandboxError> {
     let required = match config.sandbox {
         Sandbox::Off => return Ok(()),
         Sandbox::Auto => false,
         Sandbox::Require => true,
     };
     #[cfg(target_os = "linux")]
-    let confinement = landlock::enforce(&permitted::Permitted::by(config, more))?;
+    let confinement = landlock::enforce(&permitted::Permitted::by(config, more), signals)?;
     #[cfg(not(target_os = "linux"))]
-    let _ = more;
+    let _ = (more, signals);
     #[cfg(not(target_os = "linux"))]
     let confinement = Confinement::None;
     if required && confinement != Confinement::Full {

@@ -168,6 +168,7 @@ fn every_command_explains_itself() {
         "routes",
         "explain",
         "fetch",
+        "exec",
         "healthcheck",
         "schema",
         "completions",

@@ -33,6 +33,7 @@ mod devo;
 mod devo_sdk;
 mod early;
 mod edges;
+mod exec;
 mod faults;
 mod fields;
 mod framing;

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use countersign::sandbox::{self, SandboxError};
+use countersign::sandbox::{self, SandboxError, Signals};
 use serde_json::Value;
 
 use crate::harness::client::Connection;
@@ -38,7 +38,7 @@ fn a_confined_thread_can_do_what_its_configuration_names_and_nothing_else() {
     };
     std::thread::scope(|scope| {
         let confined = scope.spawn(|| {
-            match sandbox::confine(&config, &[]) {
+            match sandbox::confine(&config, &[], Signals::Within) {
                 Err(SandboxError::Insufficient(_)) => return false,
                 other => other.unwrap(),
             }
@@ -170,7 +170,7 @@ async fn the_program_serves_and_rotates_but_cannot_be_led_elsewhere() {
 fn full(text: &str) -> bool {
     let config = load(&text.replace("\"auto\"", "\"require\""));
     std::thread::scope(|scope| {
-        scope.spawn(|| sandbox::confine(&config, &[])).join().unwrap().is_ok()
+        scope.spawn(|| sandbox::confine(&config, &[], Signals::Within)).join().unwrap().is_ok()
     })
 }
 

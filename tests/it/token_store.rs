@@ -14,7 +14,7 @@ use countersign::credential::Credential;
 use countersign::credential::secrets::Secrets;
 use countersign::credential::store::{Definition, Slot, Store};
 use countersign::mock::Failure;
-use countersign::sandbox::{self, SandboxError};
+use countersign::sandbox::{self, SandboxError, Signals};
 use countersign::secret::Secret;
 use countersign::values::Values;
 use http::Response;
@@ -441,7 +441,7 @@ fn a_confined_process_can_let_the_file_grow_and_make_no_other() {
     let slot = |n: &str| Slot::new(&store, "plant", Some(n), Definition::default(), Vec::new);
     std::thread::scope(|scope| {
         let confined = scope.spawn(|| {
-            match sandbox::confine(&config, &[]) {
+            match sandbox::confine(&config, &[], Signals::Within) {
                 Err(SandboxError::Insufficient(_)) => return false,
                 other => other.unwrap(),
             }
