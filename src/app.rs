@@ -35,6 +35,7 @@ use crate::proxy::identity::Cache;
 use crate::proxy::route::RouteTable;
 use crate::proxy::{Identity, Proxy, Route, Snapshot};
 use crate::server::bind::{BindError, Socket};
+use crate::server::passed::{Passed, PassedError};
 use crate::server::tls::ListenerTls;
 use crate::server::{Listener, Server, Syntax};
 use crate::sign::{BodyCoverage, Scheme};
@@ -98,6 +99,9 @@ pub enum StartError {
     /// An address that cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Sockets of the service manager that cannot be used.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// The system refuses something else.
     #[error("the system refuses a thread or a socket: {0}")]
     System(#[from] std::io::Error),
@@ -124,6 +128,18 @@ impl App {
     /// # Errors
     /// With the reason why it cannot run.
     pub async fn build(config: Config, clock: Clock) -> Result<Self, StartError> {
+        Self::build_with(config, clock, Passed::default()).await
+    }
+
+    /// The same with sockets that are open already.
+    ///
+    /// # Errors
+    /// With the reason why it cannot run.
+    pub async fn build_with(
+        config: Config,
+        clock: Clock,
+        mut passed: Passed,
+    ) -> Result<Self, StartError> {
         let secrets = Secrets::resolve(config.secrets(), config.check_permissions).await;
         let secrets = secrets.map_err(StartError::Secrets)?;
         let secrets = Arc::new(secrets);
@@ -144,7 +160,10 @@ impl App {
         let mut listeners = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
             let tls = listener_tls(listener, config.check_permissions)?;
-            let socket = Socket::open(&listener.address)?;
+            let socket = match passed.take(&listener.address) {
+                Some(socket) => socket,
+                None => Socket::open(&listener.address)?,
+            };
             let gate = Gate::new(
                 listener.access.clone(),
                 socket.tcp_address(),
@@ -156,7 +175,11 @@ impl App {
         let admin = match &config.admin {
             Some(admin) => {
                 let address = crate::config::Address::Tcp(admin.address);
-                match Socket::open(&address)? {
+                let socket = match passed.take(&address) {
+                    Some(socket) => socket,
+                    None => Socket::open(&address)?,
+                };
+                match socket {
                     Socket::Tcp(socket) => Some(socket),
                     #[cfg(unix)]
                     Socket::Unix(..) => None,
@@ -164,6 +187,7 @@ impl App {
             }
             None => None,
         };
+        passed.finish()?;
         let proxy = Arc::new(Proxy::new(snapshot, clock.clone(), config.limits.clone()));
         Ok(Self {
             config,
@@ -299,6 +323,11 @@ impl Running {
     /// The time.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// True once everything that serves has said that it is there.
+    pub async fn is_alive(&self) -> bool {
+        self.server.is_alive().await
     }
 
     /// Ends gracefully: no new connections, requests in flight may finish within the drain time.

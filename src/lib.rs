@@ -28,6 +28,7 @@ pub mod fuzzing;
 pub mod http1;
 pub mod local;
 pub mod mock;
+pub mod notify;
 pub mod permissions;
 pub mod private;
 pub mod proxy;

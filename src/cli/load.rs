@@ -80,6 +80,7 @@ pub(super) fn start_failure(error: StartError) -> Failure {
         }
         StartError::Tls { .. }
         | StartError::Store(_)
+        | StartError::Passed(_)
         | StartError::Credential { .. }
         | StartError::Host(_)
         | StartError::Proxy(_) => Failure::configuration(super::output::chain(&error)),

@@ -8,6 +8,8 @@ use super::output::Failure;
 use crate::app::{App, Running};
 use crate::clock::Clock;
 use crate::config::{Address, Config};
+use crate::notify::Notifier;
+use crate::server::passed::Passed;
 use crate::{sandbox, telemetry};
 
 /// File descriptors to ask for: each caller takes one, and its upstream connection another.
@@ -21,13 +23,21 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     let serving = runtime()?;
     let signals = serving.block_on(async { Signals::new() });
     let mut signals = signals.map_err(|error| Failure::runtime(&error))?;
-    let Some(app) = build(&config, &mut signals)? else { return Ok(ExitCode::FAILURE) };
+    let notifier = Notifier::from_environment();
+    let passed = Passed::from_environment();
+    let passed = passed.map_err(|error| Failure::configuration(error.to_string()))?;
+    let Some(app) = build(&config, passed, &mut signals)? else { return Ok(ExitCode::FAILURE) };
     // Before there are threads that it would not reach.
     sandbox::confine(&config, &app.device_files(), sandbox::Signals::Within)
         .map_err(|error| Failure::runtime(&error))?;
     serving.block_on(async {
         let running = start(&config, app)?;
-        signals.next().await;
+        notifier.ready();
+        tokio::select! {
+            () = signals.next() => {}
+            () = signs_of_life(&notifier, &running) => {}
+        }
+        notifier.stopping();
         tracing::info!("stopping; a second signal ends at once");
         tokio::select! {
             cut_off = running.stop() => {
@@ -52,7 +62,7 @@ pub(super) fn open_log(config: &Config) -> Result<(), Failure> {
 
 /// Reads the secrets and opens the sockets, on a runtime of its own, whose threads end with it; `None`
 /// if it is told to stop meanwhile.
-fn build(config: &Config, signals: &mut Signals) -> Result<Option<App>, Failure> {
+fn build(config: &Config, passed: Passed, signals: &mut Signals) -> Result<Option<App>, Failure> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         workers = config.workers,
@@ -62,12 +72,30 @@ fn build(config: &Config, signals: &mut Signals) -> Result<Option<App>, Failure>
     );
     runtime()?.block_on(async {
         tokio::select! {
-            app = App::build(config.clone(), Clock::system()) => {
+            app = App::build_with(config.clone(), Clock::system(), passed) => {
                 app.map(Some).map_err(start_failure)
             }
             () = signals.next() => Ok(None),
         }
     })
+}
+
+/// Gives the service manager the signs of life that it wants: each one only once all that serves has
+/// said that it is there. Never returns.
+async fn signs_of_life(notifier: &Notifier, running: &Running) {
+    let Some(interval) = notifier.interval() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if running.is_alive().await {
+            notifier.alive();
+        } else {
+            tracing::error!(
+                "a thread that serves has ended; the service manager gets no sign of life"
+            );
+        }
+    }
 }
 
 /// Starts everything, and says where it listens.

@@ -1,9 +1,9 @@
 //! Opening the sockets that callers connect to.
 
-use std::io;
 use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::PathBuf;
+use std::{fmt, io};
 
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
@@ -24,9 +24,9 @@ const BACKLOG: i32 = 1024;
 pub enum Socket {
     /// TCP.
     Tcp(std::net::TcpListener),
-    /// A Unix socket and its path.
+    /// A Unix socket, and its path if that is ours to remove.
     #[cfg(unix)]
-    Unix(std::os::unix::net::UnixListener, PathBuf),
+    Unix(std::os::unix::net::UnixListener, Option<PathBuf>),
 }
 
 /// An address that cannot be listened on.
@@ -51,12 +51,46 @@ impl Socket {
         opened.map_err(|reason| BindError { address: address.clone(), reason })
     }
 
+    /// True if it listens at `address`.
+    pub fn is_at(&self, address: &Address) -> bool {
+        match (self, address) {
+            (Self::Tcp(socket), Address::Tcp(tcp)) => {
+                socket.local_addr().is_ok_and(|local| local == *tcp)
+            }
+            #[cfg(unix)]
+            (Self::Unix(socket, _), Address::Unix { path, .. }) => {
+                socket.local_addr().is_ok_and(|local| local.as_pathname() == Some(path))
+            }
+            _ => false,
+        }
+    }
+
     /// The TCP address it is bound to, with the port the system chose for port 0.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(socket) => socket.local_addr().ok(),
             #[cfg(unix)]
             Self::Unix(..) => None,
+        }
+    }
+}
+
+/// Where it listens.
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(socket) => match socket.local_addr() {
+                Ok(address) => write!(f, "{address}"),
+                Err(_) => f.write_str("an unknown address"),
+            },
+            #[cfg(unix)]
+            Self::Unix(socket, _) => {
+                let address = socket.local_addr().ok();
+                match address.as_ref().and_then(|address| address.as_pathname()) {
+                    Some(path) => write!(f, "unix:{}", path.display()),
+                    None => f.write_str("a Unix socket without a path"),
+                }
+            }
         }
     }
 }
@@ -111,7 +145,7 @@ fn open_unix(path: &std::path::Path, mode: u32, group: Option<&str>) -> io::Resu
     std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(mode))?;
     std::fs::rename(&newborn, path)?;
     listener.set_nonblocking(true)?;
-    Ok(Socket::Unix(listener, path.to_owned()))
+    Ok(Socket::Unix(listener, Some(path.to_owned())))
 }
 
 /// The number of a group that is named or numbered, by the lines of `groups`. A system's other
@@ -135,9 +169,9 @@ fn open_unix(_: &std::path::Path, _: u32, _: Option<&str>) -> io::Result<Socket>
 pub enum Bound {
     /// TCP.
     Tcp(TcpListener),
-    /// A Unix socket and its path.
+    /// A Unix socket, and its path if that is ours to remove.
     #[cfg(unix)]
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, Option<PathBuf>),
 }
 
 /// An accepted connection, attached to no runtime: the worker that serves it has its own.
@@ -193,7 +227,9 @@ impl Bound {
             Self::Tcp(_) => {}
             #[cfg(unix)]
             Self::Unix(_, path) => {
-                let _ = std::fs::remove_file(path);
+                if let Some(path) = path {
+                    let _ = std::fs::remove_file(path);
+                }
             }
         }
     }

@@ -7,6 +7,7 @@ mod answer;
 pub mod bind;
 mod caller;
 mod http1;
+pub mod passed;
 mod patience;
 mod serve;
 mod stopping;
@@ -140,6 +141,12 @@ impl Server {
             });
         })?;
         Ok(Self { workers, acceptors: Some(acceptors), stop })
+    }
+
+    /// True once every worker has said that it is there, and the thread that accepts is.
+    pub async fn is_alive(&self) -> bool {
+        let accepting = self.acceptors.as_ref().is_some_and(|thread| !thread.is_finished());
+        accepting && self.workers.answer().await
     }
 
     /// Stops accepting, lets requests in flight finish for up to `drain`, and ends.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,8 @@ enum Message {
     Serve(Box<Connection>),
     /// End a connection that has no request.
     MakeRoom,
+    /// Say that you are there.
+    Answer(oneshot::Sender<()>),
 }
 
 /// Connections on their way to a worker, and as many demands for room. The limit on connections
@@ -98,6 +100,17 @@ impl Workers {
         self.handles.clone()
     }
 
+    /// True once all have said that they are there; as long as one is stuck, that takes.
+    pub(super) async fn answer(&self) -> bool {
+        for handle in &self.handles {
+            let (answer, answered) = oneshot::channel();
+            if handle.inbox.send(Message::Answer(answer)).is_err() || answered.await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Waits for every connection to end, for up to `drain`; then cuts off the rest and says how
     /// many those were.
     pub(super) async fn drain(self, drain: Duration) -> usize {
@@ -145,6 +158,11 @@ async fn work(
             Some(Message::Serve(connection)) => connection,
             Some(Message::MakeRoom) => {
                 stopping.make_room();
+                continue;
+            }
+            Some(Message::Answer(answer)) => {
+                // Whoever asked may have stopped waiting.
+                let _ = answer.send(());
                 continue;
             }
             None => return,

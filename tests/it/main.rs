@@ -73,6 +73,7 @@ mod sandbox;
 mod scrub;
 mod secret_files;
 #[cfg(target_os = "linux")]
+mod service;
 mod slow_callers;
 mod streaming;
 mod targets;
