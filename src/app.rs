@@ -188,7 +188,8 @@ impl App {
             None => None,
         };
         passed.finish()?;
-        let proxy = Arc::new(Proxy::new(snapshot, clock.clone(), config.limits.clone()));
+        let proxy = Proxy::new(snapshot, clock.clone(), config.limits.clone());
+        let proxy = Arc::new(proxy.with_request_id(config.log.request_id.clone()));
         Ok(Self {
             config,
             secrets,

@@ -109,6 +109,8 @@ pub struct LogConfig {
     pub access: AccessLog,
     /// A file instead of standard error.
     pub file: Option<PathBuf>,
+    /// The field that says what a request is called; `None`: requests are not called anything.
+    pub request_id: Option<HeaderName>,
 }
 
 /// Where a listener listens.

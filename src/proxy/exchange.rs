@@ -9,6 +9,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::content::ExchangeGuard;
+use super::request_id::RequestId;
 use super::{ACCESS, Route};
 use crate::tls::PeerNames;
 
@@ -19,6 +20,8 @@ pub struct Exchange {
     in_flight: Arc<AtomicUsize>,
     pub(super) started: Instant,
     route: Option<Arc<Route>>,
+    /// What the request is called, if it is called anything.
+    id: Option<RequestId>,
     /// True once all of the answer has passed.
     ended: bool,
     /// Only if somebody reads the line.
@@ -41,11 +44,12 @@ struct Line {
 
 impl Exchange {
     /// Begins with the `head` of a request, or with one that could not be read, of a caller with
-    /// these names in its certificate.
+    /// these names in its certificate, which is called `id`.
     pub(super) fn begin(
         in_flight: &Arc<AtomicUsize>,
         head: Option<&Parts>,
         client: Option<&PeerNames>,
+        id: Option<RequestId>,
     ) -> Self {
         in_flight.fetch_add(1, Ordering::Relaxed);
         let line = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
@@ -60,7 +64,12 @@ impl Exchange {
             })
         });
         let in_flight = Arc::clone(in_flight);
-        Self { in_flight, started: Instant::now(), route: None, ended: false, line }
+        Self { in_flight, started: Instant::now(), route: None, id, ended: false, line }
+    }
+
+    /// What the request is called, if it is called anything.
+    pub(super) fn id(&self) -> Option<&RequestId> {
+        self.id.as_ref()
     }
 
     pub(super) fn found(&mut self, route: &Arc<Route>) {
@@ -120,7 +129,8 @@ impl ExchangeGuard for Exchange {
     }
 
     fn broke(&mut self, reason: &'static str) {
-        tracing::warn!(route = self.route(), reason, "an answer broke off");
+        let request_id = self.id().map(RequestId::as_str);
+        tracing::warn!(route = self.route(), reason, request_id, "an answer broke off");
         if let Some(line) = &mut self.line {
             line.reason = reason;
         }
@@ -148,6 +158,7 @@ impl Drop for Exchange {
                 status = line.status,
                 reason = line.reason,
                 bytes = line.bytes,
+                request_id = self.id().map(RequestId::as_str),
                 ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
                 "request"
             );

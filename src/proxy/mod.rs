@@ -15,6 +15,7 @@ pub mod identity;
 pub mod interim;
 pub mod isolate;
 pub mod path;
+pub mod request_id;
 pub mod respond;
 pub mod retarget;
 pub mod rewrite;
@@ -33,7 +34,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::EXPECT;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -49,6 +50,7 @@ use hold::Budget;
 use identity::{Cache, identify};
 use interim::Interims;
 use isolate::{isolated, isolated_future};
+use request_id::RequestId;
 use respond::ProxyError;
 use rewrite::Mount;
 use route::{Found, RouteTable};
@@ -217,6 +219,8 @@ pub struct Proxy {
     /// Memory for held content.
     pub budget: Arc<Budget>,
     via: Via,
+    /// The field that says what a request is called; `None` if nobody wants to know.
+    request_id: Option<HeaderName>,
     in_flight: Arc<AtomicUsize>,
 }
 
@@ -229,8 +233,23 @@ impl Proxy {
             budget: Budget::new(limits.memory),
             limits,
             via: Via::new(fastrand::u32(..)),
+            request_id: None,
             in_flight: Arc::default(),
         }
+    }
+
+    /// The same, where requests are called something, and `field` says what.
+    #[must_use]
+    pub fn with_request_id(self, field: Option<HeaderName>) -> Self {
+        Self { request_id: field, ..self }
+    }
+
+    /// What begins with the `head` of a request, or with one that could not be read.
+    fn begin(&self, head: Option<&Parts>, ends: Option<&Ends>) -> Exchange {
+        let field = self.request_id.as_ref();
+        let id = field.map(|field| RequestId::of(head.map(|head| &head.headers), field));
+        let client = ends.and_then(|ends| ends.client.as_deref());
+        Exchange::begin(&self.in_flight, head, client, id)
     }
 
     /// Requests in flight.
@@ -261,7 +280,8 @@ impl Proxy {
         received: Received,
     ) -> impl Future<Output = Handled> {
         let Received { head, content, ends, spelling, interims } = received;
-        let mut exchange = Exchange::begin(&self.in_flight, Some(&head), ends.client.as_deref());
+        let mut exchange = self.begin(Some(&head), Some(&ends));
+        let id_field = self.request_id.clone();
         let without_content = head.method == Method::HEAD;
         let mut prepared = isolated(|| self.prepare(&gate, &ends, head, &mut exchange));
         if let Ok((route, unsigned)) = &mut prepared {
@@ -280,14 +300,17 @@ impl Proxy {
             };
             match answered {
                 Ok((answer, route, device)) => answer_of_upstream(answer, &route, device, exchange),
-                Err(error) => (answer_of_ours(&error, &gate, without_content, exchange), None),
+                Err(error) => {
+                    let field = id_field.as_ref();
+                    (answer_of_ours(&error, &gate, without_content, field, exchange), None)
+                }
             }
         }
     }
 
     /// The answer to what came instead of a request.
     pub fn refuse(&self, gate: &Gate, error: &ProxyError) -> Response<ResponseContent<Exchange>> {
-        answer_of_ours(error, gate, false, Exchange::begin(&self.in_flight, None, None))
+        answer_of_ours(error, gate, false, self.request_id.as_ref(), self.begin(None, None))
     }
 
     /// The phases up to the credentials, in order.
@@ -341,6 +364,11 @@ impl Proxy {
                 .ok_or(ProxyError::Malformed("the target cannot be forwarded"))?;
         self.via.add(&mut head.headers, head.version);
         headers::ensure_user_agent(&mut head.headers);
+        if let (Some(field), Some(id)) = (&self.request_id, exchange.id())
+            && !route.strip.contains(field)
+        {
+            head.headers.insert(field.clone(), id.value().clone());
+        }
         for (name, value) in &route.config.set {
             head.headers.insert(name.clone(), value.clone());
         }
@@ -438,15 +466,21 @@ fn answer_of_ours(
     error: &ProxyError,
     gate: &Gate,
     without_content: bool,
+    id_field: Option<&HeaderName>,
     mut exchange: Exchange,
 ) -> Response<ResponseContent<Exchange>> {
     let verdict = error.verdict();
     if verdict.status.is_server_error() {
         let (route, reason) = (exchange.route(), verdict.word);
-        tracing::warn!(route, reason, %error, "a request failed");
+        let request_id = exchange.id().map(RequestId::as_str);
+        tracing::warn!(route, reason, %error, request_id, "a request failed");
     }
     exchange.status(verdict.status.as_u16(), verdict.word);
-    let (mut head, bytes) = error.response(gate.answers()).into_parts();
+    let id = exchange.id();
+    let (mut head, bytes) = error.response(gate.answers(), id.map(RequestId::as_str)).into_parts();
+    if let (Some(field), Some(id)) = (id_field, id) {
+        head.headers.insert(field.clone(), id.value().clone());
+    }
     let length = HeaderValue::from(bytes.len());
     head.headers.insert(http::header::CONTENT_LENGTH, length);
     let bytes = if without_content { Bytes::new() } else { bytes };

@@ -288,22 +288,25 @@ impl ProxyError {
         soon.then_some(Duration::from_secs(1))
     }
 
-    /// The problem document (RFC 9457).
-    fn problem(&self, verdict: Verdict) -> String {
-        let problem = serde_json::json!({
+    /// The problem document (RFC 9457) of the request that is called `id`.
+    fn problem(&self, verdict: Verdict, id: Option<&str>) -> String {
+        let mut problem = serde_json::json!({
             "type": format!("urn:countersign:problem:{}", verdict.word),
             "title": verdict.title,
             "status": verdict.status.as_u16(),
             "detail": self.to_string(),
         });
+        if let (Some(id), Some(members)) = (id, problem.as_object_mut()) {
+            members.insert("request_id".to_owned(), id.into());
+        }
         problem.to_string()
     }
 
-    /// The answer, in the form that `answers` says.
-    pub fn response(&self, answers: Answers) -> Response<Bytes> {
+    /// The answer to the request that is called `id`, in the form that `answers` says.
+    pub fn response(&self, answers: Answers, id: Option<&str>) -> Response<Bytes> {
         let verdict = self.verdict();
         let (content_type, content) = match answers {
-            Answers::Problem => ("application/problem+json", self.problem(verdict)),
+            Answers::Problem => ("application/problem+json", self.problem(verdict, id)),
             Answers::Text => {
                 ("text/plain", format!("{} {}\n", verdict.status.as_u16(), verdict.title))
             }

@@ -61,7 +61,7 @@ fn all() -> Vec<ProxyError> {
 fn every_answer_is_as_it_is_documented() {
     let mut text = String::new();
     for error in all() {
-        let response = error.response(Answers::Problem);
+        let response = error.response(Answers::Problem, None);
         let _ = writeln!(text, "{}", response.status());
         for (name, value) in response.headers() {
             let _ = writeln!(text, "{name}: {}", value.to_str().unwrap());
@@ -70,7 +70,8 @@ fn every_answer_is_as_it_is_documented() {
     }
     insta::assert_snapshot!(text);
     for error in all() {
-        let (short, long) = (error.response(Answers::Text), error.response(Answers::Problem));
+        let (short, long) =
+            (error.response(Answers::Text, None), error.response(Answers::Problem, None));
         let Verdict { status, title, .. } = error.verdict();
         assert_eq!(short.body(), format!("{} {title}\n", status.as_u16()).as_bytes());
         assert_eq!(short.headers()["proxy-status"], long.headers()["proxy-status"]);
@@ -96,7 +97,7 @@ fn every_cause_has_a_type_of_its_own() {
 fn retry_after_is_rounded_up_and_given_only_where_it_helps() {
     let wait = |error: &ProxyError| {
         error
-            .response(Answers::Problem)
+            .response(Answers::Problem, None)
             .headers()
             .get(RETRY_AFTER)
             .map(|value| value.to_str().unwrap().to_owned())

@@ -69,6 +69,7 @@ mod redirects;
 mod renewal;
 mod replay;
 #[cfg(target_os = "linux")]
+mod request_ids;
 mod sandbox;
 mod scrub;
 mod secret_files;

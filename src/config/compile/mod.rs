@@ -12,6 +12,8 @@ mod store;
 
 use std::time::Duration;
 
+use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE};
 use serde::Deserialize;
 
 use super::context::Context;
@@ -46,6 +48,7 @@ pub fn compile(
         format: raw.log.format.unwrap_or(LogFormat::Auto),
         access: raw.log.access.unwrap_or(AccessLog::Off),
         file: raw.log.file.as_ref().map(Into::into),
+        request_id: request_id(&mut context, raw.log.request_id.as_deref()),
     };
     let drain = context.duration("drain", raw.drain.as_deref(), Duration::from_secs(30));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -79,6 +82,28 @@ pub fn compile(
         routes,
     };
     (Some(config), expanded)
+}
+
+/// As most gateways and libraries call it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+fn request_id(context: &mut Context<'_>, raw: Option<&str>) -> Option<HeaderName> {
+    const PATH: &str = "log.request_id";
+    let field = match raw {
+        None => return Some(REQUEST_ID),
+        Some("off") => return None,
+        Some(name) => context.field_name(PATH, name)?,
+    };
+    if [AUTHORIZATION, COOKIE].contains(&field) {
+        let hint = Some("name one that only says what a request is called, or \"off\"");
+        context.error(
+            PATH,
+            format!("the field '{field}' holds secrets, which a log must not"),
+            hint,
+        );
+        return None;
+    }
+    Some(field)
 }
 
 fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {

@@ -121,6 +121,10 @@ pub struct RawLog {
     pub access: Option<RawAccess>,
     /// Write to this file instead of standard error.
     pub file: Option<String>,
+    /// The field that says what a request is called, in its line, in problem documents, and to the
+    /// upstream: the caller's own if it sends one, else a new one. "off": none.
+    /// Default: "X-Request-Id".
+    pub request_id: Option<String>,
 }
 
 /// A log level.
