@@ -7,6 +7,7 @@ mod explain;
 mod fetch;
 mod healthcheck;
 mod load;
+mod man;
 mod mock;
 mod output;
 mod routes;
@@ -133,6 +134,12 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the manual page, or write those of all commands into a directory
+    #[command(after_help = "Example: countersign man /usr/local/share/man/man1")]
+    Man {
+        /// The directory; without it the page of the program itself is printed
+        directory: Option<PathBuf>,
+    },
 }
 
 /// Which configuration file.
@@ -192,5 +199,6 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             print(String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Man { directory } => man::man(Arguments::command(), directory.as_deref()),
     }
 }

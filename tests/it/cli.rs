@@ -55,6 +55,27 @@ upstream = "https://api-us.devo.com/probio"
 credential = "tenants"
 "#;
 
+#[test]
+fn every_command_has_a_manual_page_that_man_can_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = output(&["man", &directory.path().display().to_string()]);
+    assert_eq!(status(&made), 0, "{}", stderr(&made));
+    let page = |name: &str| {
+        let page = std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert!(page.starts_with(".ie"), "{name}: {page}");
+        page
+    };
+    assert!(page("countersign.1").contains("countersign\\-explain(1)"));
+    assert!(page("countersign-explain.1").contains("Example: countersign explain"));
+    for command in ["run", "demo", "check", "fetch", "exec", "man", "mock"] {
+        page(&format!("countersign-{command}.1"));
+    }
+    assert_eq!(stdout(&output(&["man"])), page("countersign.1"));
+    let nowhere = output(&["man", "/no/such/directory"]);
+    assert_eq!(status(&nowhere), 1);
+    assert!(stderr(&nowhere).contains("/no/such/directory"), "{}", stderr(&nowhere));
+}
+
 /// A running stand-in, driven by a runtime of its own.
 struct StandIn {
     runtime: tokio::runtime::Runtime,
@@ -172,6 +193,7 @@ fn every_command_explains_itself() {
         "healthcheck",
         "schema",
         "completions",
+        "man",
     ] {
         let help = output(&[command, "--help"]);
         assert_eq!(status(&help), 0);
