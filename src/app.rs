@@ -21,7 +21,7 @@ use crate::credential::devices::DevicesError;
 use crate::credential::devices::gate::EndpointGate;
 use crate::credential::http::TokenClient;
 use crate::credential::login::{LoginSource, LoginSpec};
-use crate::credential::oauth::OauthSource;
+use crate::credential::oauth::{OauthSource, OauthSpec};
 use crate::credential::refresher::Refresher;
 use crate::credential::secrets::{SecretError, Secrets};
 use crate::credential::source::Source;
@@ -419,8 +419,8 @@ fn cache(
 }
 
 /// Where a credential with one identity is kept.
-fn slot(credential: &CredentialConfig, secrets: &Arc<Secrets>, store: &Store) -> Slot {
-    let (secrets, references) = (Arc::clone(secrets), credential.secrets());
+pub fn slot(credential: &CredentialConfig, secrets: &Arc<Secrets>, store: &Store) -> Slot {
+    let (secrets, references) = (Arc::clone(secrets), credential.bound_secrets());
     let login = move || references.iter().map(|reference| secrets.get(reference)).collect();
     Slot::new(store, &credential.name, None, credential.definition, login)
 }
@@ -442,12 +442,24 @@ pub fn source(
             Ok(Source::Login(login_source(credential, spec, secrets, clock)?))
         }
         SourceSpec::Oauth(spec) => {
-            let client = token_client(credential, secrets, clock, spec.may_be_secure())?;
-            let (name, spec) = (credential.name.clone(), spec.clone());
-            let secrets = Arc::clone(secrets);
-            Ok(Source::Oauth(OauthSource::new(name, spec, secrets, client, clock.clone())))
+            Ok(Source::Oauth(oauth_source(credential, spec, secrets, clock)?))
         }
     }
+}
+
+/// A source of access tokens, whose refresh tokens it has itself.
+///
+/// # Errors
+/// When TLS to the authorization server cannot be set up.
+pub fn oauth_source(
+    credential: &CredentialConfig,
+    spec: &OauthSpec,
+    secrets: &Arc<Secrets>,
+    clock: &Clock,
+) -> Result<OauthSource, StartError> {
+    let client = token_client(credential, secrets, clock, spec.may_be_secure())?;
+    let (name, secrets) = (credential.name.clone(), Arc::clone(secrets));
+    Ok(OauthSource::new(name, spec.clone(), secrets, client, clock.clone()))
 }
 
 fn login_source(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Keepers, StartError, login_source};
+use super::{Keepers, StartError, login_source, oauth_source};
 use crate::clock::Clock;
 use crate::config::{Config, CredentialConfig, SourceSpec, devices};
 use crate::credential::Credential;
@@ -60,9 +60,11 @@ pub(super) fn pool(
             let source = login_source(credential, login, secrets, clock)?;
             Ok(start_pool(credential, spec, table, source, gate, secrets, clock, keepers))
         }
-        SourceSpec::Oauth(_) => {
-            let error = std::io::Error::other("credentials of kind oauth2 have no devices");
-            Err(StartError::System(error))
+        SourceSpec::Oauth(oauth) => {
+            let gate = keepers.1.entry(oauth.url().to_string()).or_default();
+            let gate = Arc::clone(gate);
+            let source = oauth_source(credential, oauth, secrets, clock)?;
+            Ok(start_pool(credential, spec, table, source, gate, secrets, clock, keepers))
         }
         SourceSpec::Fixed(fixed) => {
             let source = FixedSource { spec: fixed.clone(), secrets: Arc::clone(secrets) };
@@ -75,7 +77,7 @@ pub(super) fn pool(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "what the two kinds of sources have in common")]
+#[expect(clippy::too_many_arguments, reason = "what the kinds of sources have in common")]
 fn start_pool<S: DeviceSource>(
     credential: &CredentialConfig,
     spec: DevicesSpec,
@@ -88,7 +90,7 @@ fn start_pool<S: DeviceSource>(
 ) -> DevicePool<Signer> {
     let policy = credential.refresh;
     let settings = CacheSettings {
-        renewable: matches!(credential.source, SourceSpec::Login(_)),
+        renewable: credential.source.is_fetched(),
         wait: policy.wait,
         min_interval: policy.min_interval,
     };

@@ -11,8 +11,8 @@ use super::routes::upstream;
 use super::run::runtime;
 use crate::app::{snapshot, tables};
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::config::problem::any_error;
+use crate::config::{Config, CredentialConfig};
 use crate::connect::Stream;
 use crate::credential::Credential;
 use crate::credential::devices::source::unreadable;
@@ -105,6 +105,12 @@ async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<
             }
             continue;
         }
+        if credential.source.needs_a_person() {
+            let outcome = person(credential, config.check_permissions).await;
+            all_good &= outcome.is_ok();
+            print(line(&what, &outcome))?;
+            continue;
+        }
         let logs_in = credential.source.is_fetched();
         let outcome = match fetch_once(credential, None, &clock, config.check_permissions).await {
             Ok(fetched) => {
@@ -136,6 +142,19 @@ async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<
         print(line(&what, &outcome))?;
     }
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What can be said of the login of a person without disturbing it: asking with its refresh token
+/// may use that up.
+async fn person(credential: &CredentialConfig, check: Check) -> Result<String, String> {
+    Secrets::resolve(credential.secrets(), check)
+        .await
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    Ok(format!(
+        "the secrets are there; it needs the login of a person, which is not tried here: countersign \
+         login {}",
+        credential.name
+    ))
 }
 
 /// Whether the file of tokens and its key can be used. It is not opened: it may be in use.

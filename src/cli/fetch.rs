@@ -12,7 +12,7 @@ use super::run::runtime;
 use crate::app::{StartError, source};
 use crate::clock::Clock;
 use crate::config::shape::nearest;
-use crate::config::{CredentialConfig, SourceSpec, devices};
+use crate::config::{Config, CredentialConfig, SourceSpec, devices};
 use crate::credential::devices::source::own_values;
 use crate::credential::devices::table::Table;
 use crate::credential::oauth::{Grant, REFRESH_TOKEN};
@@ -27,16 +27,14 @@ pub(super) fn fetch(
     path: Option<&Path>,
 ) -> Result<ExitCode, Failure> {
     let config = Source::read(path)?.config()?;
-    let Some(credential) = config.credentials.iter().find(|credential| credential.name == name)
-    else {
-        let names: Vec<&str> = config.credentials.iter().map(|c| c.name.as_str()).collect();
-        let hint = match nearest(name, &names) {
-            Some(near) => format!("did you mean '{near}'?"),
-            None => format!("there are: {}", names.join(", ")),
-        };
-        let message = format!("there is no credential '{name}'; {hint}");
+    let credential = find(&config, name)?;
+    if credential.source.needs_a_person() {
+        let message = format!(
+            "nothing is fetched for the credential '{name}', which a person logs in with: \
+             countersign login {name}"
+        );
         return Err(Failure::configuration(message));
-    };
+    }
     let own = own(credential, device, config.check_permissions)?;
     let clock = Clock::system();
     let fetched = fetch_once(credential, own, &clock, config.check_permissions);
@@ -46,6 +44,18 @@ pub(super) fn fetch(
         say(warning);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The credential of that name.
+pub(super) fn find<'c>(config: &'c Config, name: &str) -> Result<&'c CredentialConfig, Failure> {
+    config.credentials.iter().find(|credential| credential.name == name).ok_or_else(|| {
+        let names: Vec<&str> = config.credentials.iter().map(|c| c.name.as_str()).collect();
+        let hint = match nearest(name, &names) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => format!("there are: {}", names.join(", ")),
+        };
+        Failure::configuration(format!("there is no credential '{name}'; {hint}"))
+    })
 }
 
 /// The table and the row of the device, where the credential has devices.

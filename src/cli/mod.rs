@@ -7,6 +7,7 @@ mod explain;
 mod fetch;
 mod healthcheck;
 mod load;
+mod login;
 mod man;
 mod mock;
 mod output;
@@ -117,6 +118,17 @@ enum Command {
         opened."
     )]
     Exec(exec::Exec),
+    /// Log a person in, for a credential of kind oauth2 with grant = "device_code"
+    #[command(after_help = "Example: countersign login mail\n\n\
+        Prints a page and a code, waits until somebody has approved the login there, and keeps its \
+        tokens in the token store, where `countersign run` finds them. A token store in a file is \
+        for one process at a time: stop `countersign run` first.")]
+    Login {
+        /// The credential's name
+        credential: String,
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// Succeed if the admin listener says that countersign is ready
     #[command(after_help = "Example: countersign healthcheck --address 127.0.0.1:8081")]
     Healthcheck {
@@ -187,6 +199,9 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             fetch::fetch(&credential, device.as_deref(), config.config.as_deref())
         }
         Command::Exec(exec) => exec.run(),
+        Command::Login { credential, config } => {
+            login::login(&credential, config.config.as_deref())
+        }
         Command::Healthcheck { address } => Ok(healthcheck::healthcheck(address)),
         Command::Schema => {
             print(format!("{:#}\n", shape::schema()))?;

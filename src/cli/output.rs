@@ -34,6 +34,11 @@ impl Failure {
         Self { status: 1, message: chain(error) }
     }
 
+    /// The same in words.
+    pub(super) fn at_run_time(message: impl Into<String>) -> Self {
+        Self { status: 1, message: message.into() }
+    }
+
     /// The configuration or the usage is wrong.
     pub(super) fn configuration(message: impl Into<String>) -> Self {
         Self { status: 2, message: message.into() }

@@ -262,6 +262,14 @@ impl SourceSpec {
             Self::Login(_) | Self::Oauth(_) => true,
         }
     }
+
+    /// True if a person has to log in, with a command of its own.
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Fixed(_) | Self::Login(_) => false,
+            Self::Oauth(oauth) => oauth.needs_a_person(),
+        }
+    }
 }
 
 /// A path pattern: segments compared without regard to case, a `*` at the end of one for any ending,
@@ -448,6 +456,14 @@ impl CredentialConfig {
             SourceSpec::Oauth(oauth) => return oauth.secrets(),
         };
         named.iter().map(|(_, reference)| reference.clone()).collect()
+    }
+}
+
+impl CredentialConfig {
+    /// The secrets to whose values stored tokens are bound. A client's may be replaced without a
+    /// person having to log in again.
+    pub fn bound_secrets(&self) -> Vec<SecretRef> {
+        if self.source.needs_a_person() { Vec::new() } else { self.secrets() }
     }
 }
 

@@ -141,6 +141,7 @@ fn is_open(path: &[&str], text: &str) -> bool {
             | "lifetime"
             | "grant"
             | "token_url"
+            | "device_authorization_url"
             | "issuer"
             | "client_id"
             | "client_auth"

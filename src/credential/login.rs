@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::http::{TokenClient, TokenRequest};
 use super::reply::ReplySpec;
 use super::secrets::Secrets;
+use super::spent::{Digest, Spent};
 use super::{Credential, CredentialSource, FetchError};
 use crate::credential::secret_ref::SecretRef;
 use crate::template::{MissingValue, Template};
@@ -238,12 +239,14 @@ pub struct LoginSource {
     spec: LoginSpec,
     secrets: Arc<Secrets>,
     client: TokenClient,
+    /// Values of which nobody knows whether a renewal has used them up.
+    spent: Spent,
 }
 
 impl LoginSource {
     /// A source that logs in with `client`. `name` is the credential's, for the log.
     pub fn new(name: String, spec: LoginSpec, secrets: Arc<Secrets>, client: TokenClient) -> Self {
-        Self { name, spec, secrets, client }
+        Self { name, spec, secrets, client, spent: Spent::default() }
     }
 
     /// The secrets as they are now.
@@ -274,10 +277,23 @@ impl LoginSource {
         own: &Values,
         current: Option<&Credential>,
     ) -> Result<Credential, FetchError> {
-        let values = self.secret_values()?.and(own);
-        if let (Some(refresh), Some(current)) = (&self.spec.refresh, current) {
-            let with_current = values.clone().and(&current.values);
-            match self.exchange(refresh, &with_current, own).await {
+        let today = self.secret_values()?.and(own);
+        let Some((refresh, current)) = self.spec.refresh.as_ref().zip(current) else {
+            return self.exchange(&self.spec.request, &today, &today, own).await;
+        };
+        // A password or a key that was replaced since is not sent as it was then.
+        let mut values = today.clone().and(&current.values).and(own);
+        for name in &self.spec.carried {
+            today.get(name).map(|secret| values.insert(name.clone(), secret.clone()));
+        }
+        let sent = self.renews_with(refresh, current);
+        if !sent.is_some_and(|sent| self.spent.has(sent)) {
+            sent.inspect(|sent| self.spent.add(*sent));
+            let renewed = self.exchange(refresh, &values, &today, own).await;
+            if renewed.as_ref().map_or_else(is_unused, |_| true) {
+                sent.inspect(|sent| self.spent.remove(*sent));
+            }
+            match renewed {
                 Ok(renewed) => return Ok(renewed),
                 // Told to come back later: a login would ask the same endpoint even more of it.
                 Err(error @ FetchError::Unavailable { retry_after: Some(_), .. }) => {
@@ -288,13 +304,29 @@ impl LoginSource {
                 ),
             }
         }
-        self.exchange(&self.spec.request, &values, own).await
+        let fetched = self.exchange(&self.spec.request, &today, &today, own).await;
+        if fetched.is_ok() {
+            // Nobody renews with it any more.
+            sent.inspect(|sent| self.spent.remove(*sent));
+        }
+        fetched
     }
 
+    /// A digest of what the renewal sends of the reply that `current` came with; `None` if nothing.
+    fn renews_with(&self, refresh: &RequestSpec, current: &Credential) -> Option<Digest> {
+        let templates = refresh.templates();
+        let of_reply = |name: &&str| self.spec.reply.values.iter().any(|(known, _)| known == name);
+        let sent = templates.iter().flat_map(|(_, template)| template.names()).filter(of_reply);
+        let sent: Vec<&str> = sent.collect();
+        (!sent.is_empty()).then(|| self.spent.digest(&current.values, sent.into_iter()))
+    }
+
+    /// One request, filled in with `values`. What requests carry beside the reply is as it is `today`.
     async fn exchange(
         &self,
         request: &RequestSpec,
         values: &Values,
+        today: &Values,
         own: &Values,
     ) -> Result<Credential, FetchError> {
         let reply = self.client.send(request.fill(values)?).await?;
@@ -305,12 +337,24 @@ impl LoginSource {
             }
         }
         for name in &self.spec.carried {
-            if let Some(secret) = values.get(name) {
+            if let Some(secret) = today.get(name) {
                 credential.values.insert(name.clone(), secret.clone());
             }
         }
         Ok(credential)
     }
+}
+
+/// True if the API did nothing with what a renewal has sent, as far as can be told. What it has
+/// refused is not sent again either: it would be refused again.
+fn is_unused(error: &FetchError) -> bool {
+    matches!(
+        error,
+        FetchError::Unreachable { .. }
+            | FetchError::Unavailable { .. }
+            | FetchError::Request(_)
+            | FetchError::Bind(_)
+    )
 }
 
 impl CredentialSource for LoginSource {

@@ -16,6 +16,7 @@ pub mod schedule;
 pub mod secret_ref;
 pub mod secrets;
 pub mod source;
+mod spent;
 pub mod store;
 
 use std::fmt::Debug;
@@ -105,7 +106,7 @@ pub enum FetchError {
         retry_after: Option<Duration>,
     },
     /// The token endpoint understood and said no: trying the same again does not help.
-    #[error("the token endpoint refused the login: {0}")]
+    #[error("{0}")]
     Refused(Refusal),
     /// The metadata of an authorization server do not lead to its token endpoint.
     #[error("the authorization server's metadata cannot be used: {0}")]
@@ -128,17 +129,47 @@ pub enum FetchError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// By status.
-    #[error("it answered {0}; check the login and password")]
+    #[error("the token endpoint refused the login: it answered {0}; check the login and password")]
     Status(StatusCode),
     /// By a success status with an answer that says otherwise.
-    #[error("its answer reports a failure at '{0}'; check the login and password")]
+    #[error(
+        "the token endpoint refused the login: its answer reports a failure at '{0}'; check the \
+         login and password"
+    )]
     Condition(String),
     /// By one of the codes of OAuth 2.0.
-    #[error("it answered {code}; {}", .code.hint())]
+    #[error("the token endpoint refused the login: it answered {code}; {}", .code.hint())]
     OAuth {
         /// The code.
         code: oauth::ErrorCode,
     },
+    /// There is nothing to ask with: a person has to log in, and nobody has.
+    #[error("nobody is logged in; stop countersign, and run: countersign login {credential}")]
+    NobodyIsLoggedIn {
+        /// The credential.
+        credential: String,
+    },
+    /// The login of a person is over.
+    #[error("the login has ended ({}); stop countersign, and run: countersign login {credential}", .because.brief())]
+    LoginHasEnded {
+        /// The credential.
+        credential: String,
+        /// What the server answered.
+        because: Box<Refusal>,
+    },
+}
+
+impl Refusal {
+    /// What the endpoint answered, without advice.
+    fn brief(&self) -> String {
+        match self {
+            Self::Status(status) => format!("the token endpoint answered {status}"),
+            Self::OAuth { code } => format!("the token endpoint answered {code}"),
+            Self::Condition(_) | Self::NobodyIsLoggedIn { .. } | Self::LoginHasEnded { .. } => {
+                "the token endpoint refused it".to_owned()
+            }
+        }
+    }
 }
 
 impl FetchError {

@@ -102,6 +102,9 @@ pub enum ReplyError {
     /// A token that is no token.
     #[error("the value at '{0}' holds characters that a token cannot have")]
     NotVisible(String),
+    /// A page to which nobody should be sent.
+    #[error("the page at '{0}' is not https")]
+    Page(String),
     /// A kind of token that is not what the configuration expects.
     #[error("the value at '{pointer}' is not '{expected}'")]
     Type {

@@ -1,5 +1,6 @@
 //! The sources that fetch, as one type: what a refresher, `fetch` and `check --live` call.
 
+use super::devices::source::DeviceSource as _;
 use super::login::LoginSource;
 use super::oauth::OauthSource;
 use super::{Credential, CredentialSource, FetchError};
@@ -15,7 +16,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// One attempt, with values of a device's `own`, which only a login has use for.
+    /// One attempt, with values of a device's `own`.
     ///
     /// # Errors
     /// With the reason.
@@ -26,7 +27,7 @@ impl Source {
     ) -> Result<Credential, FetchError> {
         match self {
             Self::Login(login) => login.fetch_with(own, current).await,
-            Self::Oauth(oauth) => oauth.fetch(current).await,
+            Self::Oauth(oauth) => oauth.fetch_for(own, current).await,
         }
     }
 }

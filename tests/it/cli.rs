@@ -190,6 +190,7 @@ fn every_command_explains_itself() {
         "explain",
         "fetch",
         "exec",
+        "login",
         "healthcheck",
         "schema",
         "completions",

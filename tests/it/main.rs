@@ -53,13 +53,17 @@ mod limits;
 mod listener_tls;
 mod listeners;
 mod login;
+mod login_renewal;
 #[cfg(target_os = "linux")]
 mod loops;
 #[cfg(target_os = "linux")]
 mod memory;
 mod oauth;
 mod oauth_commands;
+mod oauth_devices;
 mod oauth_discovery;
+#[cfg(target_os = "linux")]
+mod oauth_login;
 mod oauth_refresh;
 mod oauth_servers;
 #[cfg(target_os = "linux")]

@@ -43,6 +43,10 @@ oauth:
     - client_id: "post"
       client_secret: "p&w=1 +%:é"
       token_endpoint_auth_method: "client_secret_post"
+    - client_id: "public"
+      token_endpoint_auth_method: "none"
+device_flow:
+  polling_interval: 1
 """
 )
 (directory / "users.yaml").write_text(

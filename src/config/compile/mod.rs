@@ -63,6 +63,7 @@ pub fn compile(
         expanded.push((name.clone(), generic));
         credentials.extend(compiled);
     }
+    store::needed(&mut context, &token_store, &credentials);
     let declared: Vec<&str> = raw.credential.keys().map(String::as_str).collect();
     let routes = route::routes(&mut context, &raw.route, &declared, &credentials, &listeners);
     let check_permissions =

@@ -19,6 +19,9 @@ pub struct RawOauth {
     /// The authorization server's identifier. Without token_url, its metadata say where the token
     /// endpoint is (RFC 8414).
     pub issuer: Option<String>,
+    /// Where a login begins, for the grant "device_code". Without it and token_url, the issuer's
+    /// metadata say it.
+    pub device_authorization_url: Option<String>,
     /// The client's identifier.
     pub client_id: Option<String>,
     /// The client's secret.
@@ -66,6 +69,9 @@ pub struct RawOauth {
     pub token_type: Option<String>,
     /// The lifetime where the answer does not say. Default: "1h".
     pub lifetime: Option<String>,
+    /// A file with a line per device, each of which asks for tokens of its own: CSV with a column
+    /// device and one for each field that differs; or .toml or .json.
+    pub devices: Option<String>,
     /// Further fields to remove from what callers send; a trailing * stands for any ending.
     pub remove: Option<Vec<String>>,
     /// Paths of the upstream that callers may not reach; * stands for the rest of a segment, ** in
@@ -92,6 +98,8 @@ pub enum RawGrant {
     Password,
     /// A refresh token (RFC 6749 §6).
     RefreshToken,
+    /// A person, who logs in with "countersign login" (RFC 8628).
+    DeviceCode,
     /// An assertion (RFC 7523).
     JwtBearer,
     /// Another token (RFC 8693).

@@ -41,15 +41,15 @@ pub enum JwtAlgorithm {
 #[derive(Debug, Clone)]
 pub struct AssertionSpec {
     /// The private key, in PEM.
-    pub key: SecretRef,
+    pub key: Option<SecretRef>,
     /// How it signs.
     pub algorithm: JwtAlgorithm,
     /// The key's identifier.
     pub key_id: Option<String>,
-    /// Who asserts.
-    pub issuer: String,
-    /// About whom.
-    pub subject: String,
+    /// Who asserts; the client if not given.
+    pub issuer: Option<String>,
+    /// About whom; whoever asserts if not given.
+    pub subject: Option<String>,
     /// For whom; the authorization server if not given.
     pub audience: Option<String>,
     /// How long it lives.
@@ -59,6 +59,13 @@ pub struct AssertionSpec {
 }
 
 impl AssertionSpec {
+    /// The same by `client`, unless somebody else is configured.
+    pub(super) fn of(&self, client: Option<&str>) -> Self {
+        let issuer = self.issuer.clone().or_else(|| client.map(str::to_owned));
+        let subject = self.subject.clone().or_else(|| issuer.clone());
+        Self { issuer, subject, ..self.clone() }
+    }
+
     /// The assertion for `audience`, unless the configuration names another.
     pub(super) fn sign(
         &self,

@@ -12,11 +12,11 @@ fn rsa() -> Secret {
 
 fn spec(algorithm: JwtAlgorithm) -> AssertionSpec {
     AssertionSpec {
-        key: SecretRef::Env("KEY".to_owned()),
+        key: Some(SecretRef::Env("KEY".to_owned())),
         algorithm,
         key_id: Some("k1".to_owned()),
-        issuer: "gateway".to_owned(),
-        subject: "gateway".to_owned(),
+        issuer: Some("gateway".to_owned()),
+        subject: Some("gateway".to_owned()),
         audience: None,
         lifetime: Duration::from_mins(2),
         claims: Map::new(),

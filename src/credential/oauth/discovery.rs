@@ -1,7 +1,10 @@
 //! Finding the token endpoint from the issuer (RFC 8414, and OpenID Connect Discovery 1.0).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -31,15 +34,25 @@ pub enum DiscoveryError {
     /// There is no token endpoint that may be used.
     #[error("their 'token_endpoint' is missing or not https")]
     Endpoint,
+    /// There is no place where a person's login could begin.
+    #[error(
+        "their 'device_authorization_endpoint' is missing or not https; set \
+         'device_authorization_url' if the server has one"
+    )]
+    DeviceEndpoint,
 }
 
 /// An authorization server, found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Server {
     /// Where tokens are asked for.
     pub(super) token_url: Uri,
     /// Where clients do that which have a certificate, if it is another place (RFC 8705 §5).
     pub(super) mtls_token_url: Option<Uri>,
+    /// Where a person's login begins, if that is known (RFC 8628 §4).
+    pub(super) device_authorization_url: Option<Uri>,
+    /// The same for clients that have a certificate.
+    pub(super) mtls_device_authorization_url: Option<Uri>,
     /// What the server calls itself, if it is known.
     pub(super) issuer: Option<String>,
 }
@@ -52,9 +65,12 @@ impl Server {
     }
 }
 
+/// Asking for the metadata: once, whoever waits for them.
+type Asking = Shared<BoxFuture<'static, Result<Arc<Server>, FetchError>>>;
+
 /// What was found, until somebody doubts it.
-#[derive(Debug, Default)]
-pub(super) struct Discovery(Mutex<Option<Arc<Server>>>);
+#[derive(Default)]
+pub(super) struct Discovery(Mutex<Option<Asking>>);
 
 impl Discovery {
     /// The server that `spec` names, asked for its metadata if need be.
@@ -66,22 +82,58 @@ impl Discovery {
         let (issuer, plaintext) = match &spec.endpoint {
             Endpoint::Url(url) => {
                 let (token_url, issuer) = (url.clone(), spec.issuer.clone());
-                return Ok(Arc::new(Server { token_url, mtls_token_url: None, issuer }));
+                return Ok(Arc::new(Server { token_url, issuer, ..Server::default() }));
             }
             Endpoint::Discovered { issuer, plaintext } => (issuer, *plaintext),
         };
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            return Ok(known);
-        }
-        let name = spec.issuer.clone().unwrap_or_else(|| issuer.to_string());
-        let found = Arc::new(discover(issuer, &name, plaintext, client).await?);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&found));
-        Ok(found)
+        let ask = || {
+            let (issuer, client) = (issuer.clone(), client.clone());
+            let name = spec.issuer.clone().unwrap_or_else(|| issuer.to_string());
+            let found =
+                async move { discover(&issuer, &name, plaintext, &client).await.map(Arc::new) };
+            found.boxed().shared()
+        };
+        let asking = self.lock().get_or_insert_with(ask).clone();
+        // Also if it is cut off: a server that keeps one waiting would be waited for for ever.
+        let mut unless_found = Unless { found: false, discovery: self, asking: asking.clone() };
+        let found = asking.await;
+        unless_found.found = found.is_ok();
+        found
     }
 
-    /// Asks again the next time: endpoints move.
-    pub(super) fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Asks again the next time, if that is what was found last: endpoints move.
+    pub(super) fn forget(&self, server: &Arc<Server>) {
+        let mut last = self.lock();
+        let found = last.as_ref().and_then(Shared::peek);
+        if found.is_some_and(|found| found.as_ref().is_ok_and(|found| Arc::ptr_eq(found, server))) {
+            *last = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Asking>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Discovery").field(&self.lock().as_ref().map(Shared::peek)).finish()
+    }
+}
+
+/// Whoever comes next asks anew, unless it was found.
+struct Unless<'d> {
+    found: bool,
+    discovery: &'d Discovery,
+    asking: Asking,
+}
+
+impl Drop for Unless<'_> {
+    fn drop(&mut self) {
+        let mut last = self.discovery.lock();
+        if !self.found && last.as_ref().is_some_and(|last| last.ptr_eq(&self.asking)) {
+            *last = None;
+        }
     }
 }
 
@@ -154,12 +206,16 @@ fn read(metadata: &Value, name: &str, plaintext: bool) -> Result<Server, Discove
     Ok(Server {
         token_url: usable("/token_endpoint").ok_or(DiscoveryError::Endpoint)?,
         mtls_token_url: usable("/mtls_endpoint_aliases/token_endpoint"),
+        device_authorization_url: usable("/device_authorization_endpoint"),
+        mtls_device_authorization_url: usable(
+            "/mtls_endpoint_aliases/device_authorization_endpoint",
+        ),
         issuer: Some(name.to_owned()),
     })
 }
 
 /// A URL to which secrets may be sent.
-fn usable(url: &str, plaintext: bool) -> Option<Uri> {
+pub(super) fn usable(url: &str, plaintext: bool) -> Option<Uri> {
     let uri: Uri = url.parse().ok()?;
     let authority = uri.authority()?;
     let fine = match uri.scheme_str()? {

@@ -1,10 +1,15 @@
-//! OAuth 2.0: how an access token is asked for (RFC 6749, 6750, 7523, 8414, 8693, 8705, 9700).
+//! OAuth 2.0: how an access token is asked for (RFC 6749, 6750, 7523, 8414, 8628, 8693, 8705, 9700).
 //!
 //! `source` decides what is asked, in which order; `request` writes it down; `assertion`
 //! signs; `reply` reads the answer; `discovery` finds the endpoint; `rotation` has the refresh
-//! token. Here is what the configuration says.
+//! tokens; `device_code` is the login of a person, on another device. Here is what the
+//! configuration says.
+//!
+//! A value that each device has of its own is absent here. It is found among the values of the
+//! device under the name of its key, and comes first there.
 
 mod assertion;
+mod device_code;
 mod discovery;
 mod reply;
 mod request;
@@ -16,6 +21,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 
 pub use assertion::{AssertionSpec, JwtAlgorithm, LONGEST_LIFE};
+pub use device_code::{DeviceAuthorization, LoginError};
 pub use discovery::DiscoveryError;
 pub use reply::{ACCESS_TOKEN, ErrorCode, REFRESH_TOKEN};
 pub use source::OauthSource;
@@ -70,12 +76,19 @@ pub enum Grant {
     /// A user's name and password (RFC 6749 §4.3).
     Password {
         /// The user.
-        username: SecretRef,
+        username: Option<SecretRef>,
         /// The password.
-        password: SecretRef,
+        password: Option<SecretRef>,
     },
     /// A refresh token that somebody has obtained (RFC 6749 §6).
-    RefreshToken(SecretRef),
+    RefreshToken(Option<SecretRef>),
+    /// A person, who says yes on another device (RFC 8628).
+    DeviceCode {
+        /// Where that begins, unless the metadata say it.
+        url: Option<Uri>,
+        /// The person may be sent to a page over plain HTTP that is not loopback.
+        plaintext: bool,
+    },
     /// An assertion (RFC 7523 §2.1).
     JwtBearer(Assertion),
     /// Another token (RFC 8693).
@@ -86,7 +99,7 @@ pub enum Grant {
 #[derive(Debug, Clone)]
 pub enum Assertion {
     /// Made by somebody else.
-    Given(SecretRef),
+    Given(Option<SecretRef>),
     /// Signed by us, anew for each attempt.
     Signed(AssertionSpec),
 }
@@ -95,7 +108,7 @@ pub enum Assertion {
 #[derive(Debug, Clone)]
 pub struct Exchange {
     /// On behalf of whom.
-    pub subject_token: SecretRef,
+    pub subject_token: Option<SecretRef>,
     /// What kind of token that is.
     pub subject_token_type: String,
     /// Who acts, and what kind of token that is.
@@ -110,27 +123,38 @@ pub enum ClientAuth {
     /// Not at all: a public client.
     None,
     /// Its secret in the field `Authorization` (RFC 6749 §2.3.1).
-    Basic(SecretRef),
+    Basic(Option<SecretRef>),
     /// Its secret in the form.
-    Post(SecretRef),
+    Post(Option<SecretRef>),
     /// An assertion that it signs (RFC 7523 §2.2).
     PrivateKeyJwt(AssertionSpec),
     /// Its certificate in the TLS handshake (RFC 8705).
     Tls,
 }
 
+/// A secret by the name of its key; `None` where each device has its own.
+type Named<'g> = (&'static str, Option<&'g SecretRef>);
+
 impl Grant {
     /// The secrets on which the grant rests. With others, what came of it is no longer theirs.
-    fn basis(&self) -> Vec<&SecretRef> {
+    fn basis(&self) -> Vec<Named<'_>> {
         match self {
-            Self::ClientCredentials => Vec::new(),
-            Self::Password { username, password } => vec![username, password],
-            Self::RefreshToken(token) => vec![token],
-            Self::JwtBearer(Assertion::Given(assertion)) => vec![assertion],
-            Self::JwtBearer(Assertion::Signed(spec)) => vec![&spec.key],
+            Self::ClientCredentials | Self::DeviceCode { .. } => Vec::new(),
+            Self::Password { username, password } => {
+                vec![("username", username.as_ref()), ("password", password.as_ref())]
+            }
+            Self::RefreshToken(token) => vec![("refresh_token", token.as_ref())],
+            Self::JwtBearer(Assertion::Given(assertion)) => {
+                vec![("assertion", assertion.as_ref())]
+            }
+            Self::JwtBearer(Assertion::Signed(spec)) => {
+                vec![("signed_assertion_key", spec.key.as_ref())]
+            }
             Self::TokenExchange(exchange) => {
-                let actor = exchange.actor_token.as_ref().map(|(token, _)| token);
-                std::iter::once(&exchange.subject_token).chain(actor).collect()
+                let actor = exchange.actor_token.as_ref();
+                let actor = actor.map(|(token, _)| ("actor_token", Some(token)));
+                let subject = ("subject_token", exchange.subject_token.as_ref());
+                std::iter::once(subject).chain(actor).collect()
             }
         }
     }
@@ -147,13 +171,18 @@ impl OauthSpec {
     pub fn secrets(&self) -> Vec<SecretRef> {
         let client = match &self.client_auth {
             ClientAuth::None | ClientAuth::Tls => None,
-            ClientAuth::Basic(secret) | ClientAuth::Post(secret) => Some(secret),
-            ClientAuth::PrivateKeyJwt(spec) => Some(&spec.key),
+            ClientAuth::Basic(secret) | ClientAuth::Post(secret) => secret.as_ref(),
+            ClientAuth::PrivateKeyJwt(spec) => spec.key.as_ref(),
         };
         let parameters = self.parameters.iter().map(|(_, value)| value);
         let headers = self.headers.iter().map(|(_, value)| value);
-        let all = self.grant.basis().into_iter().chain(client).chain(parameters).chain(headers);
-        all.cloned().collect()
+        let basis = self.grant.basis().into_iter().filter_map(|(_, reference)| reference);
+        basis.chain(client).chain(parameters).chain(headers).cloned().collect()
+    }
+
+    /// True if a person has to log in, with a command of its own.
+    pub fn needs_a_person(&self) -> bool {
+        matches!(self.grant, Grant::DeviceCode { .. })
     }
 
     /// The URLs that are asked, as far as the configuration knows them.

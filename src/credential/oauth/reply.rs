@@ -151,7 +151,7 @@ pub(super) fn read(answer: &TokenAnswer, expected: Expected<'_>) -> Result<Grant
 }
 
 /// What an answer without success means. Of its content only a known code is looked at.
-fn failure(answer: &TokenAnswer) -> FetchError {
+pub(super) fn failure(answer: &TokenAnswer) -> FetchError {
     let by_status = answer.failure();
     if !by_status.is_refusal() {
         return by_status;

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use zeroize::Zeroizing;
 
 use super::discovery::Server;
@@ -15,10 +15,13 @@ use crate::credential::secret_ref::SecretRef;
 use crate::credential::secrets::Secrets;
 use crate::secret::Secret;
 use crate::sign::{BindError, sensitive_value};
+use crate::template::MissingValue;
+use crate::values::Values;
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const CLIENT_JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
 /// What a token is asked for with.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,8 @@ pub(super) enum Ground<'t> {
     Grant,
     /// The refresh token of an earlier answer.
     Refresh(&'t Secret),
+    /// The code of a login that a person is to approve (RFC 8628 §3.4).
+    DeviceCode(&'t Secret),
 }
 
 /// What requests are written from.
@@ -34,14 +39,15 @@ pub(super) enum Ground<'t> {
 pub(super) struct Writer<'w> {
     pub(super) spec: &'w OauthSpec,
     pub(super) secrets: &'w Secrets,
+    /// The values of a device's own.
+    pub(super) own: &'w Values,
     pub(super) clock: &'w Clock,
     pub(super) server: &'w Server,
 }
 
 impl Writer<'_> {
-    /// The request. Assertions in it are signed anew.
+    /// The request for a token. Assertions in it are signed anew.
     pub(super) fn write(self, ground: Ground<'_>) -> Result<TokenRequest, FetchError> {
-        let spec = self.spec;
         let mut form = Form::default();
         match ground {
             Ground::Grant => self.grant(&mut form)?,
@@ -49,12 +55,39 @@ impl Writer<'_> {
                 form.push("grant_type", "refresh_token");
                 form.push("refresh_token", token.expose());
             }
+            Ground::DeviceCode(code) => {
+                form.push("grant_type", DEVICE_CODE);
+                form.push("device_code", code.expose());
+            }
         }
         // Without a scope a refresh asks for what was granted, which may be less (RFC 6749 §6).
         let asks_scope =
-            matches!(ground, Ground::Grant) || matches!(spec.grant, Grant::RefreshToken(_));
-        if let Some(scope) = spec.scope.as_deref().filter(|_| asks_scope) {
+            matches!(ground, Ground::Grant) || matches!(self.spec.grant, Grant::RefreshToken(_));
+        let (alias, url) = (&self.server.mtls_token_url, &self.server.token_url);
+        self.finish(form, asks_scope, alias.as_ref(), url)
+    }
+
+    /// The request that begins the login of a person at `url` (RFC 8628 §3.1).
+    pub(super) fn write_device_authorization(self, url: &Uri) -> Result<TokenRequest, FetchError> {
+        let alias = self.server.mtls_device_authorization_url.as_ref();
+        self.finish(Form::default(), true, alias, url)
+    }
+
+    /// What all requests have. Clients with a certificate have an endpoint of their own, or not.
+    fn finish(
+        self,
+        mut form: Form,
+        asks_scope: bool,
+        alias: Option<&Uri>,
+        url: &Uri,
+    ) -> Result<TokenRequest, FetchError> {
+        let spec = self.spec;
+        let scope = self.own.text("scope").or(spec.scope.as_deref());
+        if let Some(scope) = scope.filter(|_| asks_scope) {
             form.push("scope", scope);
+        }
+        if let Some(audience) = self.own.text("audience") {
+            form.push("audience", audience);
         }
         for (name, value) in &spec.parameters {
             form.push(name, self.secret(value)?.expose());
@@ -69,13 +102,8 @@ impl Writer<'_> {
         }
         self.client(&mut form, &mut headers)?;
         let tls = matches!(spec.client_auth, ClientAuth::Tls);
-        let alias = self.server.mtls_token_url.as_ref().filter(|_| tls);
-        Ok(TokenRequest {
-            method: Method::POST,
-            url: alias.unwrap_or(&self.server.token_url).clone(),
-            headers,
-            content: form.content(),
-        })
+        let url = alias.filter(|_| tls).unwrap_or(url).clone();
+        Ok(TokenRequest { method: Method::POST, url, headers, content: form.content() })
     }
 
     fn grant(self, form: &mut Form) -> Result<(), FetchError> {
@@ -83,20 +111,25 @@ impl Writer<'_> {
             Grant::ClientCredentials => form.push("grant_type", "client_credentials"),
             Grant::Password { username, password } => {
                 form.push("grant_type", "password");
-                form.push("username", self.secret(username)?.expose());
-                form.push("password", self.secret(password)?.expose());
+                form.push("username", self.value("username", username.as_ref())?.expose());
+                form.push("password", self.value("password", password.as_ref())?.expose());
             }
             Grant::RefreshToken(token) => {
                 form.push("grant_type", "refresh_token");
-                form.push("refresh_token", self.secret(token)?.expose());
+                form.push("refresh_token", self.value("refresh_token", token.as_ref())?.expose());
+            }
+            Grant::DeviceCode { .. } => {
+                return Err(FetchError::Request("a person has to log in".to_owned()));
             }
             Grant::JwtBearer(assertion) => {
                 form.push("grant_type", JWT_BEARER);
                 match assertion {
                     Assertion::Given(given) => {
-                        form.push("assertion", self.secret(given)?.expose());
+                        form.push("assertion", self.value("assertion", given.as_ref())?.expose());
                     }
-                    Assertion::Signed(spec) => form.push("assertion", &self.sign(spec)?),
+                    Assertion::Signed(spec) => {
+                        form.push("assertion", &self.sign("signed_assertion_key", spec)?);
+                    }
                 }
             }
             Grant::TokenExchange(exchange) => self.exchange(form, exchange)?,
@@ -106,7 +139,8 @@ impl Writer<'_> {
 
     fn exchange(self, form: &mut Form, exchange: &Exchange) -> Result<(), FetchError> {
         form.push("grant_type", TOKEN_EXCHANGE);
-        form.push("subject_token", self.secret(&exchange.subject_token)?.expose());
+        let subject = self.value("subject_token", exchange.subject_token.as_ref())?;
+        form.push("subject_token", subject.expose());
         form.push("subject_token_type", &exchange.subject_token_type);
         if let Some((token, kind)) = &exchange.actor_token {
             form.push("actor_token", self.secret(token)?.expose());
@@ -120,20 +154,22 @@ impl Writer<'_> {
 
     /// Shows who the client is.
     fn client(self, form: &mut Form, headers: &mut HeaderMap) -> Result<(), FetchError> {
-        let id = self.spec.client_id.as_deref();
+        let id = self.client_id();
         match &self.spec.client_auth {
             ClientAuth::Basic(secret) => {
-                let pair = basic(id.unwrap_or_default(), self.secret(secret)?.expose());
+                let secret = self.value("client_secret", secret.as_ref())?;
+                let pair = basic(id.unwrap_or_default(), secret.expose());
                 let field = sensitive_value(&pair).ok_or(BindError::Field(AUTHORIZATION))?;
                 headers.insert(AUTHORIZATION, field);
                 return Ok(());
             }
             ClientAuth::Post(secret) => {
-                form.push("client_secret", self.secret(secret)?.expose());
+                let secret = self.value("client_secret", secret.as_ref())?;
+                form.push("client_secret", secret.expose());
             }
             ClientAuth::PrivateKeyJwt(spec) => {
                 form.push("client_assertion_type", CLIENT_JWT_BEARER);
-                form.push("client_assertion", &self.sign(spec)?);
+                form.push("client_assertion", &self.sign("client_assertion_key", spec)?);
             }
             ClientAuth::None | ClientAuth::Tls => {}
         }
@@ -143,9 +179,22 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn sign(self, spec: &AssertionSpec) -> Result<Zeroizing<String>, FetchError> {
-        let key = self.secret(&spec.key)?;
-        spec.sign(&key, &self.server.audience(), self.clock)
+    fn client_id(&self) -> Option<&str> {
+        self.own.text("client_id").or(self.spec.client_id.as_deref())
+    }
+
+    fn sign(self, key: &str, spec: &AssertionSpec) -> Result<Zeroizing<String>, FetchError> {
+        let key = self.value(key, spec.key.as_ref())?;
+        spec.of(self.client_id()).sign(&key, &self.server.audience(), self.clock)
+    }
+
+    /// A device's own value of that name, or the one that all share.
+    fn value(self, name: &str, shared: Option<&SecretRef>) -> Result<Secret, FetchError> {
+        match (self.own.get(name), shared) {
+            (Some(own), _) => Ok(own.clone()),
+            (None, Some(shared)) => self.secret(shared),
+            (None, None) => Err(FetchError::Request(MissingValue(name.to_owned()).to_string())),
+        }
     }
 
     fn secret(self, reference: &SecretRef) -> Result<Secret, FetchError> {

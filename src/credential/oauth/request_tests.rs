@@ -9,6 +9,10 @@ fn value(text: &str) -> SecretRef {
     SecretRef::Value(Secret::new(text))
 }
 
+fn given(text: &str) -> Option<SecretRef> {
+    Some(value(text))
+}
+
 fn spec(grant: Grant, client_auth: ClientAuth) -> OauthSpec {
     OauthSpec {
         endpoint: Endpoint::Url("https://id.example.com/token".parse().unwrap()),
@@ -26,11 +30,11 @@ fn spec(grant: Grant, client_auth: ClientAuth) -> OauthSpec {
 
 fn key() -> AssertionSpec {
     AssertionSpec {
-        key: value(include_str!("../../../tests/vectors/rsa-key.pem")),
+        key: given(include_str!("../../../tests/vectors/rsa-key.pem")),
         algorithm: JwtAlgorithm::RS256,
         key_id: None,
-        issuer: "gateway".to_owned(),
-        subject: "gateway".to_owned(),
+        issuer: Some("gateway".to_owned()),
+        subject: Some("gateway".to_owned()),
         audience: None,
         lifetime: Duration::from_mins(2),
         claims: serde_json::Map::new(),
@@ -43,9 +47,12 @@ async fn write(spec: &OauthSpec, ground: Ground<'_>) -> TokenRequest {
         token_url: "https://id.example.com/token".parse().unwrap(),
         mtls_token_url: Some("https://mtls.example.com/token".parse().unwrap()),
         issuer: spec.issuer.clone(),
+        ..Server::default()
     };
     let clock = Clock::system();
-    Writer { spec, secrets: &secrets, clock: &clock, server: &server }.write(ground).unwrap()
+    Writer { spec, secrets: &secrets, own: &Values::default(), clock: &clock, server: &server }
+        .write(ground)
+        .unwrap()
 }
 
 fn form(request: &TokenRequest) -> Vec<(String, String)> {
@@ -134,24 +141,24 @@ async fn each_grant_has_its_parameters() {
     assert_eq!(request.headers["x-extra"], "e");
     assert!(request.headers["x-extra"].is_sensitive());
 
-    let grant = Grant::Password { username: value("a&b=c"), password: value("p%20+ é") };
+    let grant = Grant::Password { username: given("a&b=c"), password: given("p%20+ é") };
     let request = write(&spec(grant, none()), Ground::Grant).await;
     assert_eq!(parameter(&request, "grant_type").unwrap(), "password");
     assert_eq!(parameter(&request, "username").unwrap(), "a&b=c");
     assert_eq!(parameter(&request, "password").unwrap(), "p%20+ é");
 
-    let request = write(&spec(Grant::RefreshToken(value("r1")), none()), Ground::Grant).await;
+    let request = write(&spec(Grant::RefreshToken(given("r1")), none()), Ground::Grant).await;
     assert_eq!(parameter(&request, "grant_type").unwrap(), "refresh_token");
     assert_eq!(parameter(&request, "refresh_token").unwrap(), "r1");
     assert_eq!(parameter(&request, "scope").unwrap(), "a b", "as configured");
 
-    let grant = Grant::JwtBearer(Assertion::Given(value("x.y.z")));
+    let grant = Grant::JwtBearer(Assertion::Given(given("x.y.z")));
     let request = write(&spec(grant, none()), Ground::Grant).await;
     assert_eq!(parameter(&request, "grant_type").unwrap(), JWT_BEARER);
     assert_eq!(parameter(&request, "assertion").unwrap(), "x.y.z");
 
     let exchange = Exchange {
-        subject_token: value("s"),
+        subject_token: given("s"),
         subject_token_type: "urn:s".to_owned(),
         actor_token: Some((value("a"), "urn:a".to_owned())),
         requested_token_type: Some("urn:r".to_owned()),
@@ -171,7 +178,7 @@ async fn each_grant_has_its_parameters() {
 
 #[tokio::test]
 async fn a_refresh_asks_for_what_was_granted_and_no_more() {
-    let grant = Grant::Password { username: value("u"), password: value("p") };
+    let grant = Grant::Password { username: given("u"), password: given("p") };
     let request = write(&spec(grant, ClientAuth::None), Ground::Refresh(&Secret::new("r"))).await;
     assert_eq!(parameter(&request, "grant_type").unwrap(), "refresh_token");
     assert_eq!(parameter(&request, "refresh_token").unwrap(), "r");
@@ -185,13 +192,13 @@ async fn a_refresh_asks_for_what_was_granted_and_no_more() {
 async fn each_client_shows_who_it_is_in_one_way_only() {
     let request =
         |auth| async { write(&spec(Grant::ClientCredentials, auth), Ground::Grant).await };
-    let basic = request(ClientAuth::Basic(value("s"))).await;
+    let basic = request(ClientAuth::Basic(given("s"))).await;
     assert_eq!(basic.headers[AUTHORIZATION], "Basic Z2F0ZXdheTpz");
     assert!(basic.headers[AUTHORIZATION].is_sensitive());
     assert_eq!(parameter(&basic, "client_id"), None);
     assert_eq!(parameter(&basic, "client_secret"), None);
 
-    let post = request(ClientAuth::Post(value("s"))).await;
+    let post = request(ClientAuth::Post(given("s"))).await;
     assert_eq!(parameter(&post, "client_id").unwrap(), "gateway");
     assert_eq!(parameter(&post, "client_secret").unwrap(), "s");
     assert!(!post.headers.contains_key(AUTHORIZATION));
@@ -229,9 +236,15 @@ async fn a_secret_that_would_split_a_field_is_refused() {
     spec.headers = vec![(http::HeaderName::from_static("x-extra"), value("a\r\nX: b"))];
     let secrets = Secrets::resolve(spec.secrets(), Check::Strict).await.unwrap();
     let token_url = "https://id.example.com/token".parse().unwrap();
-    let server = Server { token_url, mtls_token_url: None, issuer: None };
+    let server = Server { token_url, ..Server::default() };
     let clock = Clock::system();
-    let writer = Writer { spec: &spec, secrets: &secrets, clock: &clock, server: &server };
+    let writer = Writer {
+        spec: &spec,
+        secrets: &secrets,
+        own: &Values::default(),
+        clock: &clock,
+        server: &server,
+    };
     let error = writer.write(Ground::Grant).unwrap_err();
     assert!(error.to_string().contains("x-extra"), "{error}");
 }

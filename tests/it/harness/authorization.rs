@@ -135,12 +135,33 @@ fn decoded(text: &str) -> String {
     percent_decode_str(&text.replace('+', " ")).decode_utf8().unwrap().into_owned()
 }
 
+/// Where a login on another device begins (RFC 8628 §3.1).
+const DEVICE_AUTHORIZATION: &str = "/device_authorization";
+
+/// `canary-device-code-1`, …, each to be asked about every second.
+fn device_authorization(number: usize) -> Scripted {
+    Scripted::json(
+        200,
+        &json!({
+            "device_code": format!("canary-device-code-{number}"),
+            "user_code": "WDJB-MJHT",
+            "verification_uri": "https://id.example.com/device",
+            "verification_uri_complete": "https://id.example.com/device?user_code=WDJB-MJHT",
+            "expires_in": 600,
+            "interval": 1,
+        }),
+    )
+}
+
 #[derive(Default)]
 struct State {
     script: Mutex<VecDeque<Scripted>>,
     metadata: Mutex<BTreeMap<String, Scripted>>,
     asked: Mutex<Vec<Asked>>,
     metadata_asked: Mutex<Vec<String>>,
+    /// How a login on another device begins, if it is not the usual.
+    beginning: Mutex<Option<Scripted>>,
+    begun: Mutex<Vec<Asked>>,
     issued: AtomicU64,
 }
 
@@ -150,6 +171,12 @@ impl State {
             self.metadata_asked.lock().unwrap().push(seen.target.clone());
             let metadata = self.metadata.lock().unwrap();
             return metadata.get(&seen.target).cloned().unwrap_or(Scripted::new(404, "nothing"));
+        }
+        if seen.target == DEVICE_AUTHORIZATION {
+            let mut begun = self.begun.lock().unwrap();
+            begun.push(Asked::new(seen));
+            let beginning = self.beginning.lock().unwrap().clone();
+            return beginning.unwrap_or_else(|| device_authorization(begun.len()));
         }
         let asked = Asked::new(seen);
         self.asked.lock().unwrap().push(asked.clone());
@@ -238,6 +265,20 @@ impl AuthorizationServer {
 
     pub(crate) fn token_url(&self) -> String {
         format!("{}/token", self.upstream.url())
+    }
+
+    pub(crate) fn device_authorization_url(&self) -> String {
+        format!("{}{DEVICE_AUTHORIZATION}", self.upstream.url())
+    }
+
+    /// What a login on another device begins with.
+    pub(crate) fn begin_with(&self, answer: Scripted) {
+        *self.state.beginning.lock().unwrap() = Some(answer);
+    }
+
+    /// Every request that began such a login.
+    pub(crate) fn begun(&self) -> Vec<Asked> {
+        self.state.begun.lock().unwrap().clone()
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -2,21 +2,41 @@
 
 use std::time::Duration;
 
+use super::devices::Columns;
 use crate::config::compile::credential::Builder;
 use crate::config::document::join;
 use crate::config::raw::{RawAssertion, RawClientAuth, RawGrant, RawOauth};
 use crate::credential::oauth::{AssertionSpec, ClientAuth, JwtAlgorithm, LONGEST_LIFE};
 use crate::credential::secret_ref::SecretRef;
 
+/// Whose client asserts, where the assertion does not say it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Id<'r> {
+    /// The one that all share.
+    Shared(Option<&'r str>),
+    /// That of each device.
+    OfDevice,
+}
+
 /// What we claim by ourselves.
 const OWN_CLAIMS: [&str; 6] = ["iss", "sub", "aud", "exp", "iat", "jti"];
 
 impl Builder<'_, '_> {
-    pub(super) fn client_auth(&mut self, raw: &RawOauth, grant: RawGrant) -> ClientAuth {
+    pub(super) fn client_auth(
+        &mut self,
+        raw: &RawOauth,
+        grant: RawGrant,
+        columns: &mut Columns,
+    ) -> ClientAuth {
+        let of_devices = raw.devices.is_some()
+            && grant == RawGrant::ClientCredentials
+            && !self.context.was_removed_below(&self.at("client_secret"));
         let auth = match (raw.client_auth, &raw.client_secret, &raw.client_assertion) {
             (Some(auth), _, _) => auth,
             (None, Some(_), _) => RawClientAuth::Basic,
             (None, None, Some(_)) => RawClientAuth::PrivateKeyJwt,
+            // Each device is a client with a secret of its own.
+            (None, None, None) if of_devices => RawClientAuth::Basic,
             (None, None, None) => RawClientAuth::None,
         };
         let with_secret = matches!(auth, RawClientAuth::Basic | RawClientAuth::Post);
@@ -31,15 +51,26 @@ impl Builder<'_, '_> {
             }
         }
         match auth {
-            RawClientAuth::Basic => ClientAuth::Basic(self.client_secret(raw)),
-            RawClientAuth::Post => ClientAuth::Post(self.client_secret(raw)),
+            RawClientAuth::Basic => ClientAuth::Basic(self.client_secret(raw, columns)),
+            RawClientAuth::Post => ClientAuth::Post(self.client_secret(raw, columns)),
             RawClientAuth::PrivateKeyJwt => {
                 let at = self.at("client_assertion");
                 let hint = "client_assertion = { key = { file = \"/run/secrets/client.pem\" } }";
                 let id = raw.client_id.as_deref();
-                let signed = self.context.require(raw.client_assertion.as_ref(), &at, hint);
+                let many = raw.devices.is_some();
+                let own_key = many
+                    && raw.client_assertion.as_ref().is_none_or(|signed| signed.key.is_none())
+                    && !self.context.was_removed_below(&format!("{at}.key"));
+                let signed = if own_key {
+                    columns.take("client_assertion_key", true);
+                    raw.client_assertion.as_ref()
+                } else {
+                    self.context.require(raw.client_assertion.as_ref(), &at, hint)
+                };
                 let signed = signed.cloned().unwrap_or_default();
-                ClientAuth::PrivateKeyJwt(self.signed("client_assertion", &signed, id))
+                let id = if many && id.is_none() { Id::OfDevice } else { Id::Shared(id) };
+                let signed = self.signed("client_assertion", &signed, id, own_key);
+                ClientAuth::PrivateKeyJwt(signed)
             }
             RawClientAuth::Tls => {
                 let certificate =
@@ -68,27 +99,38 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn client_secret(&mut self, raw: &RawOauth) -> SecretRef {
+    fn client_secret(&mut self, raw: &RawOauth, columns: &mut Columns) -> Option<SecretRef> {
         let at = self.at("client_secret");
+        let misshapen = self.context.was_removed_below(&at);
+        if raw.client_secret.is_none() && !misshapen && columns.take("client_secret", true) {
+            return None;
+        }
         let hint = "client_secret = { env = \"CLIENT_SECRET\" }";
-        self.required_secret(raw.client_secret.as_ref(), &at, hint)
+        Some(self.required_secret(raw.client_secret.as_ref(), &at, hint))
     }
 
     /// An assertion that we sign: by the client and about itself, unless it says otherwise.
+    /// `own_key`: each device has its own.
     pub(super) fn signed(
         &mut self,
         key: &str,
         raw: &RawAssertion,
-        client: Option<&str>,
+        client: Id<'_>,
+        own_key: bool,
     ) -> AssertionSpec {
         let path = self.at(key);
         let at = |key: &str| format!("{path}.{key}");
         let hint = "key = { file = \"/run/secrets/client.pem\" }";
-        let secret = self.required_secret(raw.key.as_ref(), &at("key"), hint);
-        let issuer = raw.issuer.as_deref().or(client);
-        let issuer = self.context.require(issuer, &at("issuer"), "issuer = \"…\"");
-        let issuer = issuer.unwrap_or_default().to_owned();
-        let subject = raw.subject.as_deref().unwrap_or(&issuer).to_owned();
+        let secret = (!own_key).then(|| self.required_secret(raw.key.as_ref(), &at("key"), hint));
+        let issuer = match (raw.issuer.as_deref(), client) {
+            (None, Id::OfDevice) => None,
+            (issuer, Id::OfDevice) => issuer,
+            (issuer, Id::Shared(client)) => {
+                self.context.require(issuer.or(client), &at("issuer"), "issuer = \"…\"")
+            }
+        };
+        let issuer = issuer.map(str::to_owned);
+        let subject = raw.subject.clone().or_else(|| issuer.clone());
         let default = Duration::from_mins(2);
         let lifetime = self.context.duration(&at("lifetime"), raw.lifetime.as_deref(), default);
         if !(Duration::from_secs(30)..=LONGEST_LIFE).contains(&lifetime) {

@@ -1,10 +1,13 @@
 //! `kind = "oauth2"`: each grant with what belongs to it, and nothing that belongs to another.
 
 mod client;
+mod devices;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderName, Uri};
 
+use self::client::Id;
+use self::devices::Columns;
 use crate::config::compile::credential::{Builder, Common, placeholder};
 use crate::config::document::join;
 use crate::config::raw::{RawGrant, RawNames, RawOauth, RawSecret, RawText};
@@ -21,7 +24,7 @@ use crate::template::Template;
 const ANY_ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 /// What we set in the request by ourselves.
-const OWN_PARAMETERS: [&str; 15] = [
+const OWN_PARAMETERS: [&str; 16] = [
     "grant_type",
     "scope",
     "client_id",
@@ -31,6 +34,7 @@ const OWN_PARAMETERS: [&str; 15] = [
     "username",
     "password",
     "refresh_token",
+    "device_code",
     "assertion",
     "subject_token",
     "subject_token_type",
@@ -44,17 +48,11 @@ impl Builder<'_, '_> {
         let grant_kind = raw.grant.unwrap_or_default();
         self.nothing_of_other_grants(raw, grant_kind);
         let (endpoint, issuer) = self.endpoint(raw);
-        let grant = self.grant(raw, grant_kind);
-        let client_auth = self.client_auth(raw, grant_kind);
-        let needs_id =
-            !matches!(client_auth, ClientAuth::None) || grant_kind == RawGrant::ClientCredentials;
-        let at = self.at("client_id");
-        if needs_id && raw.client_id.is_none() {
-            self.context.missing(&at, "client_id = \"…\"");
-        }
-        if raw.client_id.as_ref().is_some_and(String::is_empty) {
-            self.context.error(&at, "the client's identifier is empty", None);
-        }
+        let mut columns = Columns::new(raw.devices.is_some());
+        let grant = self.grant(raw, grant_kind, &mut columns);
+        let client_auth = self.client_auth(raw, grant_kind, &mut columns);
+        self.client_id(raw, grant_kind, &client_auth, &mut columns);
+        self.optional_columns(raw, &mut columns);
         let mut parameters = Vec::new();
         for (name, values) in [("audience", &raw.audience), ("resource", &raw.resource)] {
             for value in listed(values.as_ref()) {
@@ -85,9 +83,28 @@ impl Builder<'_, '_> {
             upstreams: raw.upstreams.as_deref(),
             refresh: raw.refresh.as_ref(),
             tls: raw.tls.as_ref(),
-            devices: None,
+            devices: raw.devices.as_deref().map(|file| (file, columns.into_columns(&self))),
         };
         self.finish(SourceSpec::Oauth(spec), scheme, &common)
+    }
+
+    /// The client's identifier is there, where there has to be one.
+    fn client_id(
+        &mut self,
+        raw: &RawOauth,
+        grant: RawGrant,
+        client_auth: &ClientAuth,
+        columns: &mut Columns,
+    ) {
+        let by_grant = matches!(grant, RawGrant::ClientCredentials | RawGrant::DeviceCode);
+        let required = !matches!(client_auth, ClientAuth::None) || by_grant;
+        let at = self.at("client_id");
+        if raw.client_id.is_none() && !columns.take("client_id", required) && required {
+            self.context.missing(&at, "client_id = \"…\"");
+        }
+        if raw.client_id.as_ref().is_some_and(String::is_empty) {
+            self.context.error(&at, "the client's identifier is empty", None);
+        }
     }
 
     /// Where tokens are asked for, and what the server calls itself.
@@ -119,13 +136,34 @@ impl Builder<'_, '_> {
         (endpoint, name)
     }
 
+    /// Where a login begins: the place has to be known if that of the token endpoint is given, which
+    /// is found at the same place otherwise.
+    fn device_code(&mut self, raw: &RawOauth) -> Grant {
+        let plaintext = raw.allow_plaintext == Some(true);
+        let at = self.at("device_authorization_url");
+        if raw.device_authorization_url.is_none() && raw.token_url.is_some() {
+            let hint = "device_authorization_url = \"https://id.example.com/device_authorization\", \
+                        or issuer instead of token_url";
+            self.context.missing(&at, hint);
+        }
+        let url = raw.device_authorization_url.as_deref();
+        let url = url.and_then(|url| self.token_url(&at, url, plaintext));
+        if raw.devices.is_some() {
+            let hint = Some("leave 'devices' out, or use another grant");
+            let message = "a person cannot log in for each device";
+            self.context.error(&self.at("devices"), message, hint);
+        }
+        Grant::DeviceCode { url, plaintext }
+    }
+
     /// What belongs to a grant that was not chosen would be left out without a word.
     fn nothing_of_other_grants(&mut self, raw: &RawOauth, grant: RawGrant) {
-        use RawGrant::{JwtBearer, Password, RefreshToken, TokenExchange};
+        use RawGrant::{DeviceCode, JwtBearer, Password, RefreshToken, TokenExchange};
         let keys = [
             ("username", Password, raw.username.is_some()),
             ("password", Password, raw.password.is_some()),
             ("refresh_token", RefreshToken, raw.refresh_token.is_some()),
+            ("device_authorization_url", DeviceCode, raw.device_authorization_url.is_some()),
             ("assertion", JwtBearer, raw.assertion.is_some()),
             ("signed_assertion", JwtBearer, raw.signed_assertion.is_some()),
             ("subject_token", TokenExchange, raw.subject_token.is_some()),
@@ -145,39 +183,61 @@ impl Builder<'_, '_> {
         }
     }
 
-    fn grant(&mut self, raw: &RawOauth, kind: RawGrant) -> Grant {
+    fn grant(&mut self, raw: &RawOauth, kind: RawGrant, columns: &mut Columns) -> Grant {
         match kind {
             RawGrant::ClientCredentials => Grant::ClientCredentials,
             RawGrant::Password => {
                 let at = self.at("username");
-                let username =
-                    self.context.require(raw.username.as_deref(), &at, "username = \"…\"");
-                Grant::Password {
-                    username: plain(username.unwrap_or_default()),
-                    password: self.grant_secret(raw.password.as_ref(), "password"),
-                }
+                let username = if raw.username.is_none() && columns.take("username", true) {
+                    None
+                } else {
+                    let hint = "username = \"…\"";
+                    let username = self.context.require(raw.username.as_deref(), &at, hint);
+                    Some(plain(username.unwrap_or_default()))
+                };
+                let password = self.grant_secret(raw.password.as_ref(), "password", columns);
+                Grant::Password { username, password }
             }
             RawGrant::RefreshToken => {
-                Grant::RefreshToken(self.grant_secret(raw.refresh_token.as_ref(), "refresh_token"))
+                let token = raw.refresh_token.as_ref();
+                Grant::RefreshToken(self.grant_secret(token, "refresh_token", columns))
             }
-            RawGrant::JwtBearer => Grant::JwtBearer(self.assertion(raw)),
-            RawGrant::TokenExchange => Grant::TokenExchange(self.exchange(raw)),
+            RawGrant::DeviceCode => self.device_code(raw),
+            RawGrant::JwtBearer => Grant::JwtBearer(self.assertion(raw, columns)),
+            RawGrant::TokenExchange => Grant::TokenExchange(self.exchange(raw, columns)),
         }
     }
 
-    fn grant_secret(&mut self, raw: Option<&RawSecret>, key: &str) -> SecretRef {
-        let hint = format!("{key} = {{ file = \"/run/secrets/{key}\" }}");
+    /// A secret of the grant; `None` if each device has its own.
+    fn grant_secret(
+        &mut self,
+        raw: Option<&RawSecret>,
+        key: &'static str,
+        columns: &mut Columns,
+    ) -> Option<SecretRef> {
         let at = self.at(key);
-        self.required_secret(raw, &at, &hint)
+        let misshapen = self.context.was_removed_below(&at);
+        if raw.is_none() && !misshapen && columns.take(key, true) {
+            return None;
+        }
+        let hint = format!("{key} = {{ file = \"/run/secrets/{key}\" }}");
+        Some(self.required_secret(raw, &at, &hint))
     }
 
-    fn assertion(&mut self, raw: &RawOauth) -> Assertion {
+    fn assertion(&mut self, raw: &RawOauth, columns: &mut Columns) -> Assertion {
         match (&raw.assertion, &raw.signed_assertion) {
-            (Some(given), None) => Assertion::Given(self.grant_secret(Some(given), "assertion")),
-            (None, Some(signed)) => {
-                let id = raw.client_id.as_deref();
-                Assertion::Signed(self.signed("signed_assertion", signed, id))
+            (Some(given), None) => {
+                Assertion::Given(self.grant_secret(Some(given), "assertion", columns))
             }
+            (None, Some(signed)) => {
+                let id = if raw.devices.is_some() && raw.client_id.is_none() {
+                    Id::OfDevice
+                } else {
+                    Id::Shared(raw.client_id.as_deref())
+                };
+                Assertion::Signed(self.signed("signed_assertion", signed, id, false))
+            }
+            (None, None) if columns.take("assertion", true) => Assertion::Given(None),
             (given, _) => {
                 let hint = "signed_assertion = { key = { file = \"key.pem\" }, issuer = \"…\" }, \
                             or assertion = { file = \"…\" }";
@@ -188,20 +248,22 @@ impl Builder<'_, '_> {
                 } else if !self.context.was_removed_below(&self.at("assertion")) {
                     self.context.missing(&self.at("signed_assertion"), hint);
                 }
-                Assertion::Given(placeholder())
+                Assertion::Given(Some(placeholder()))
             }
         }
     }
 
-    fn exchange(&mut self, raw: &RawOauth) -> Exchange {
-        let subject_token = self.grant_secret(raw.subject_token.as_ref(), "subject_token");
+    fn exchange(&mut self, raw: &RawOauth, columns: &mut Columns) -> Exchange {
+        let subject = raw.subject_token.as_ref();
+        let subject_token = self.grant_secret(subject, "subject_token", columns);
         let kind =
             |kind: &Option<String>| kind.clone().unwrap_or_else(|| ANY_ACCESS_TOKEN.to_owned());
-        let actor = raw.actor_token.as_ref();
-        let actor_token = actor.map(|actor| {
-            (self.grant_secret(Some(actor), "actor_token"), kind(&raw.actor_token_type))
+        let actor_token = raw.actor_token.as_ref().map(|actor| {
+            let at = self.at("actor_token");
+            let actor = self.context.secret(&at, actor).unwrap_or_else(placeholder);
+            (actor, kind(&raw.actor_token_type))
         });
-        if actor.is_none() && raw.actor_token_type.is_some() {
+        if raw.actor_token.is_none() && raw.actor_token_type.is_some() {
             let at = self.at("actor_token");
             self.context.missing(&at, "actor_token = { file = \"/run/secrets/actor_token\" }");
         }
@@ -296,6 +358,7 @@ fn name_of(grant: RawGrant) -> &'static str {
         RawGrant::ClientCredentials => "client_credentials",
         RawGrant::Password => "password",
         RawGrant::RefreshToken => "refresh_token",
+        RawGrant::DeviceCode => "device_code",
         RawGrant::JwtBearer => "jwt_bearer",
         RawGrant::TokenExchange => "token_exchange",
     }

@@ -1,16 +1,21 @@
 use crate::config::load;
 use crate::config::problem::Report;
 use crate::config::{CredentialConfig, SourceSpec};
+use crate::credential::devices::Form;
 use crate::credential::oauth::{Assertion, ClientAuth, Endpoint, Grant, OauthSpec};
 use crate::credential::secret_ref::SecretRef;
 
 fn with(credential: &str) -> String {
+    let many = credential.contains("devices = ");
+    let identity = if many { "identity = { header = \"X-Device\" }\n" } else { "" };
     format!(
         "[[listen]]\naddress = \"127.0.0.1:8080\"\n\n[credential.x]\nkind = \"oauth2\"\n\
          {credential}\n\n[[route]]\nname = \"r\"\nupstream = \"https://api.example.com\"\n\
-         credential = \"x\"\n"
+         credential = \"x\"\n{identity}"
     )
 }
+
+const STORE: &str = "\n[token_store]\nkind = \"file\"\npath = \"/t\"\nkey = { file = \"/k\" }\n";
 
 fn compiled(credential: &str) -> (CredentialConfig, OauthSpec) {
     let text = with(credential);
@@ -43,7 +48,7 @@ fn a_client_with_a_secret_shows_it_in_the_field_unless_it_says_otherwise() {
     let key = "client_id = \"c\"\nclient_assertion = { key = { env = \"K\" } }\n";
     let (_, spec) = compiled(&format!("{URL}{key}"));
     let ClientAuth::PrivateKeyJwt(assertion) = &spec.client_auth else { panic!("{spec:?}") };
-    assert_eq!((&*assertion.issuer, &*assertion.subject), ("c", "c"));
+    assert_eq!((assertion.issuer.as_deref(), assertion.subject.as_deref()), (Some("c"), Some("c")));
     let (_, spec) = compiled(&format!("{URL}client_id = \"c\"\nclient_auth = \"none\""));
     assert!(matches!(spec.client_auth, ClientAuth::None));
     let tls = "tls = { client_certificate = \"c.pem\", client_key = \"c.key\" }\n";
@@ -57,19 +62,123 @@ fn each_grant_is_compiled_with_what_belongs_to_it() {
     let password = "grant = \"password\"\nusername = \"u\"\npassword = { env = \"P\" }";
     assert!(matches!(grant(password), Grant::Password { .. }));
     let refresh = "grant = \"refresh_token\"\nrefresh_token = { file = \"/r\" }";
-    assert!(matches!(grant(refresh), Grant::RefreshToken(SecretRef::File(_))));
+    assert!(matches!(grant(refresh), Grant::RefreshToken(Some(SecretRef::File(_)))));
     let given = "grant = \"jwt_bearer\"\nassertion = { file = \"/a\" }";
     assert!(matches!(grant(given), Grant::JwtBearer(Assertion::Given(_))));
     let signed = "grant = \"jwt_bearer\"\nsigned_assertion = { key = { file = \"/k\" }, \
                   issuer = \"i\", algorithm = \"EdDSA\", claims = { scope = \"a\", n = 1, list = [\"x\"] } }";
     let Grant::JwtBearer(Assertion::Signed(assertion)) = grant(signed) else { panic!() };
-    assert_eq!((&*assertion.issuer, &*assertion.subject), ("i", "i"));
+    assert_eq!((assertion.issuer.as_deref(), assertion.subject.as_deref()), (Some("i"), Some("i")));
     assert_eq!(assertion.claims.len(), 3);
     let exchange = "grant = \"token_exchange\"\nsubject_token = { file = \"/s\" }\n\
                     actor_token = { file = \"/a\" }\nactor_token_type = \"urn:x\"";
     let Grant::TokenExchange(exchange) = grant(exchange) else { panic!() };
     assert_eq!(exchange.subject_token_type, "urn:ietf:params:oauth:token-type:access_token");
     assert_eq!(exchange.actor_token.unwrap().1, "urn:x");
+}
+
+#[test]
+fn a_login_begins_where_it_is_told_or_where_the_metadata_say() {
+    let login = "grant = \"device_code\"\nclient_id = \"c\"\n";
+    let begin = "device_authorization_url = \"https://id.example.com/device\"\n";
+    let (credential, spec) = compiled(&format!("{URL}{begin}{login}{STORE}"));
+    let Grant::DeviceCode { url: Some(url), plaintext: false } = spec.grant else { panic!() };
+    assert_eq!(url, "https://id.example.com/device");
+    assert!(matches!(spec.client_auth, ClientAuth::None));
+    assert!(credential.source.needs_a_person() && credential.bound_secrets().is_empty());
+    let issuer = "issuer = \"https://id.example.com\"\n";
+    let secret = "client_secret = { env = \"S\" }\n";
+    let (credential, spec) = compiled(&format!("{issuer}{login}{secret}{STORE}"));
+    assert!(matches!(spec.grant, Grant::DeviceCode { url: None, .. }));
+    assert!(matches!(spec.endpoint, Endpoint::Discovered { .. }));
+    assert_eq!(credential.secrets().len(), 1);
+    assert!(credential.bound_secrets().is_empty(), "it may be replaced");
+
+    for (text, problem) in [
+        (
+            format!("{issuer}{login}"),
+            "grant: the login of a person needs a [token_store] that outlives the process",
+        ),
+        (
+            format!("{URL}{login}{STORE}"),
+            "device_authorization_url: 'device_authorization_url' is missing",
+        ),
+        (format!("{issuer}grant = \"device_code\"\n{STORE}"), "client_id: 'client_id' is missing"),
+        (
+            format!("{URL}{login}{}{STORE}", begin.replace("https", "http")),
+            "device_authorization_url: the login would go to http://id.example.com unencrypted",
+        ),
+        (
+            format!("{issuer}{login}devices = \"d.csv\"\n{STORE}"),
+            "devices: a person cannot log in for each device",
+        ),
+        (
+            format!("{URL}{CLIENT}{begin}"),
+            "device_authorization_url: 'device_authorization_url' belongs to the grant \
+             \"device_code\"",
+        ),
+    ] {
+        let (found, problem) = (problems(&text), format!("credential.x.{problem}"));
+        assert!(found.contains(&problem), "{problem}\nnot among {found:#?}\nof\n{text}");
+    }
+    // What is wrong with the store is told once, and where it is.
+    let misshapen = STORE.replace("\"file\"\n", "\"fiel\"\n");
+    let found = problems(&format!("{issuer}{login}{misshapen}"));
+    assert!(found.iter().all(|problem| problem.starts_with("token_store")), "{found:?}");
+}
+
+#[test]
+fn each_device_has_what_the_configuration_leaves_out() {
+    let devices = "devices = \"d.csv\"\n";
+    let columns = |text: &str| {
+        let (credential, spec) = compiled(&format!("{URL}{devices}{text}"));
+        let columns = credential.devices.unwrap().columns;
+        let columns = columns.into_iter().map(|column| {
+            let form = if column.form == Form::Secret { "" } else { "'" };
+            let optional = if column.required { "" } else { "?" };
+            assert_eq!(column.name, column.value);
+            format!("{form}{}{optional}", column.name)
+        });
+        (columns.collect::<Vec<_>>().join(" "), spec)
+    };
+    let (all, spec) = columns("");
+    assert_eq!(all, "client_secret 'client_id 'scope? 'audience?");
+    assert!(matches!(spec.client_auth, ClientAuth::Basic(None)) && spec.secrets().is_empty());
+    let (all, _) = columns("client_id = \"c\"\nscope = \"a\"\naudience = \"x\"");
+    assert_eq!(all, "client_secret");
+    let (all, spec) = columns("client_secret = { env = \"S\" }\nextra = { audience = \"x\" }");
+    assert_eq!(all, "'client_id 'scope?");
+    assert!(matches!(spec.client_auth, ClientAuth::Basic(Some(_))));
+    let (all, _) = columns("client_auth = \"post\"");
+    assert!(all.starts_with("client_secret 'client_id "), "{all}");
+    let (all, spec) = columns("client_auth = \"private_key_jwt\"");
+    assert!(all.starts_with("client_assertion_key 'client_id "), "{all}");
+    let ClientAuth::PrivateKeyJwt(assertion) = spec.client_auth else { panic!() };
+    assert_eq!((assertion.key, assertion.issuer, assertion.subject), (None, None, None));
+    let key = "client_assertion = { key = { env = \"K\" } }";
+    assert!(columns(key).0.starts_with("'client_id "), "one key for all");
+
+    let grant = |name: &str, more: &str| columns(&format!("grant = \"{name}\"\n{more}")).0;
+    assert_eq!(
+        grant("password", ""),
+        "'username password 'client_id? 'scope? 'audience?",
+        "public clients, unless it says otherwise"
+    );
+    let secret = "client_id = \"c\"\nclient_secret = { env = \"S\" }\nusername = \"u\"";
+    assert_eq!(grant("password", secret), "password 'scope? 'audience?");
+    assert!(grant("refresh_token", "").starts_with("refresh_token 'client_id? "));
+    assert!(grant("jwt_bearer", "").starts_with("assertion 'client_id? "));
+    assert!(grant("token_exchange", "").starts_with("subject_token 'client_id? "));
+    let found = problems(&format!("{URL}{CLIENT}{devices}"));
+    assert_eq!(found, ["credential.x.devices: nothing differs from device to device"]);
+    let found = problems(&format!("{URL}{devices}client_id = \"c\"\nclient_secret = \"text\""));
+    assert!(
+        found.contains(
+            &"credential.x.client_secret: a secret cannot stand in the file itself".to_owned()
+        ),
+        "{found:?}"
+    );
+    assert!(!found.iter().any(|problem| problem.contains("is missing")), "{found:?}");
 }
 
 #[test]
