@@ -20,9 +20,10 @@ use crate::credential::cache::{CacheSettings, CredentialCache};
 use crate::credential::devices::DevicesError;
 use crate::credential::devices::gate::EndpointGate;
 use crate::credential::http::TokenClient;
+use crate::credential::keeper::{Keeper, Watch};
 use crate::credential::login::{LoginSource, LoginSpec};
 use crate::credential::oauth::{OauthSource, OauthSpec};
-use crate::credential::refresher::Refresher;
+use crate::credential::refresher::{Progress, Refresher};
 use crate::credential::secrets::{SecretError, Secrets};
 use crate::credential::source::Source;
 use crate::credential::store::file::{Running as RunningStore, Writer};
@@ -34,6 +35,7 @@ use crate::proxy::guard::Gate;
 use crate::proxy::identity::Cache;
 use crate::proxy::route::RouteTable;
 use crate::proxy::{Identity, Proxy, Route, Snapshot};
+use crate::secret::Secret;
 use crate::server::bind::{BindError, Socket};
 use crate::server::passed::{Passed, PassedError};
 use crate::server::tls::ListenerTls;
@@ -58,6 +60,8 @@ pub struct App {
     proxy: Arc<Proxy>,
     /// The tasks that keep credentials fresh, not running yet.
     keepers: Keepers,
+    /// Which of these do not run because of a panic.
+    watch: Watch,
     /// What runs for the store of tokens.
     store: Option<Writer>,
 }
@@ -109,12 +113,29 @@ pub enum StartError {
 
 /// The tasks that keep credentials fresh.
 #[derive(Default)]
-struct Keepers(Vec<Keeper>, Gates);
+struct Keepers(Vec<Start>, Gates);
 
 /// What those share whose token endpoint is the same, by its URL.
 type Gates = HashMap<String, Arc<EndpointGate>>;
 
-type Keeper = Box<dyn FnOnce(&TaskTracker, CancellationToken) + Send>;
+/// Starts what keeps one credential fresh.
+type Start = Box<dyn FnOnce(&Nursery<'_>) + Send>;
+
+/// Where the tasks run that keep credentials fresh.
+struct Nursery<'a> {
+    tracker: &'a TaskTracker,
+    watch: &'a Watch,
+    stop: &'a CancellationToken,
+}
+
+impl Nursery<'_> {
+    /// Runs `keeper` of `credential` until the end, also if it panics.
+    fn keep(&self, credential: &str, keeper: impl Keeper + 'static) {
+        let watch = self.watch.clone();
+        let kept = watch.over(keeper, credential.to_owned(), self.stop.clone());
+        self.tracker.spawn(kept);
+    }
+}
 
 impl std::fmt::Debug for Keepers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -150,7 +171,7 @@ impl App {
         for credential in &config.credentials {
             let cache = match tables.remove(&credential.name) {
                 Some(table) => {
-                    Cache::Devices(pool(credential, table, &secrets, &clock, &mut keepers)?)
+                    Cache::Devices(pool(credential, table, &secrets, &store, &clock, &mut keepers)?)
                 }
                 None => cache(credential, &secrets, &store, &clock, &mut keepers)?,
             };
@@ -199,6 +220,7 @@ impl App {
             identities,
             proxy,
             keepers,
+            watch: Watch::default(),
             store: writer,
         })
     }
@@ -229,8 +251,9 @@ impl App {
         let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
         let store = self.store.map(Writer::start);
-        for keeper in self.keepers.0 {
-            keeper(&tracker, stop.clone());
+        let nursery = Nursery { tracker: &tracker, watch: &self.watch, stop: &stop };
+        for start in self.keepers.0 {
+            start(&nursery);
         }
         let watching = Arc::clone(&self.secrets).watch(POLL_INTERVAL, stop.clone());
         tracker.spawn(watching);
@@ -245,6 +268,7 @@ impl App {
                 socket.local_addr()?,
                 credentials,
                 Arc::clone(&self.secrets),
+                self.watch,
             );
             let listener = tokio::net::TcpListener::from_std(socket)?;
             tracker.spawn(admin::serve(listener, Arc::new(admin), stop.clone()));
@@ -379,11 +403,15 @@ fn cache(
                 bound.map_err(|reason| StartError::Credential { name: name.clone(), reason })?;
             let cache = CredentialCache::fixed(clock.clone(), signer);
             let (spec, secrets, published) = (spec.clone(), Arc::clone(secrets), cache.clone());
-            keepers.0.push(Box::new(move |tracker, stop| {
-                let changes = secrets.changes_of(&references);
-                let prepare = move |values: &Values| scheme.bind(values);
-                tracker
-                    .spawn(fixed::follow(name, spec, secrets, changes, published, prepare, stop));
+            keepers.0.push(Box::new(move |nursery| {
+                let (of, stop) = (name.clone(), nursery.stop.clone());
+                nursery.keep(&of, move || {
+                    let (name, spec, secrets) = (name.clone(), spec.clone(), Arc::clone(&secrets));
+                    let changes = secrets.changes_of(&references);
+                    let (published, scheme) = (published.clone(), scheme.clone());
+                    let prepare = move |values: &Values| scheme.bind(values);
+                    fixed::follow(name, spec, secrets, changes, published, prepare, stop.clone())
+                });
             }));
             Ok(Cache::One(cache))
         }
@@ -399,7 +427,8 @@ fn cache(
             let published = cache.clone();
             let slot = slot(credential, secrets, store);
             let (secrets, clock) = (Arc::clone(secrets), clock.clone());
-            keepers.0.push(Box::new(move |tracker, stop| {
+            keepers.0.push(Box::new(move |nursery| {
+                let of = name.clone();
                 let refresher = Refresher {
                     name,
                     source,
@@ -409,9 +438,10 @@ fn cache(
                     clock,
                     slot,
                     secrets: secrets.changes_of(&references),
-                    stop,
+                    stop: nursery.stop.clone(),
+                    progress: Progress::default(),
                 };
-                tracker.spawn(refresher.run());
+                nursery.keep(&of, refresher);
             }));
             Ok(Cache::One(cache))
         }
@@ -420,9 +450,17 @@ fn cache(
 
 /// Where a credential with one identity is kept.
 pub fn slot(credential: &CredentialConfig, secrets: &Arc<Secrets>, store: &Store) -> Slot {
-    let (secrets, references) = (Arc::clone(secrets), credential.bound_secrets());
-    let login = move || references.iter().map(|reference| secrets.get(reference)).collect();
+    let login = login(credential, secrets);
     Slot::new(store, &credential.name, None, credential.definition, login)
+}
+
+/// The secrets that a credential logs in with, whatever they are at the moment.
+fn login(
+    credential: &CredentialConfig,
+    secrets: &Arc<Secrets>,
+) -> impl Fn() -> Vec<Option<Secret>> + Send + Sync + use<> {
+    let (secrets, references) = (Arc::clone(secrets), credential.bound_secrets());
+    move || references.iter().map(|reference| secrets.get(reference)).collect()
 }
 
 /// The source of a credential that is fetched.

@@ -27,6 +27,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::config::AdminConfig;
+use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
 use crate::proxy::Identity;
 
@@ -43,6 +44,8 @@ pub struct Admin {
     /// Every credential, and whether it is fetched at start.
     credentials: Vec<(Arc<Identity>, bool)>,
     secrets: Arc<Secrets>,
+    /// Which credentials are not kept fresh, because of a panic.
+    watch: Watch,
 }
 
 impl Admin {
@@ -53,8 +56,9 @@ impl Admin {
         bound: SocketAddr,
         credentials: Vec<(Arc<Identity>, bool)>,
         secrets: Arc<Secrets>,
+        watch: Watch,
     ) -> Self {
-        Self { config, bound, credentials, secrets }
+        Self { config, bound, credentials, secrets, watch }
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -81,8 +85,14 @@ impl Admin {
         }
     }
 
-    /// Ready as soon as every credential that is fetched at start is there.
+    /// Ready as soon as every credential that is fetched at start is there, while all are kept
+    /// fresh.
     fn ready(&self) -> Response<Full<Bytes>> {
+        let down = self.watch.down();
+        if !down.is_empty() {
+            let detail = format!("not kept fresh at the moment: {}", down.join(", "));
+            return text(StatusCode::SERVICE_UNAVAILABLE, &detail);
+        }
         let waiting: Vec<&str> = self
             .credentials
             .iter()
@@ -197,5 +207,46 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToke
             }
         }
         () = stop.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::permissions::Check;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_not_ready_while_a_credential_is_not_kept_fresh() {
+        let config =
+            AdminConfig { address: ([127, 0, 0, 1], 8081).into(), hosts: Vec::new(), token: None };
+        let secrets = Secrets::resolve(Vec::new(), Check::Off).await.unwrap();
+        let watch = Watch::default();
+        let admin = Admin::new(
+            config.clone(),
+            config.address,
+            Vec::new(),
+            Arc::new(secrets),
+            watch.clone(),
+        );
+        assert_eq!(admin.ready().status(), StatusCode::OK);
+        let stop = CancellationToken::new();
+        let (mut first, until) = (true, stop.clone());
+        let keeper = move || {
+            let (panics, until) = (std::mem::take(&mut first), until.clone());
+            async move {
+                assert!(!panics, "a mistake");
+                until.cancelled().await;
+            }
+        };
+        let kept = tokio::spawn(watch.clone().over(keeper, "plant".to_owned(), stop.clone()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let answer = admin.ready();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let text = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        assert_eq!(text, "not kept fresh at the moment: plant\n");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(admin.ready().status(), StatusCode::OK);
+        stop.cancel();
+        kept.await.unwrap();
     }
 }

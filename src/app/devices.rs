@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Keepers, StartError, login_source, oauth_source};
+use super::{Keepers, StartError, login, login_source, oauth_source};
 use crate::clock::Clock;
 use crate::config::{Config, CredentialConfig, SourceSpec, devices};
 use crate::credential::Credential;
@@ -16,6 +16,8 @@ use crate::credential::devices::scheduler::Scheduler;
 use crate::credential::devices::source::{DeviceSource, FixedSource};
 use crate::credential::devices::table::Table;
 use crate::credential::secrets::Secrets;
+use crate::credential::store::Store;
+use crate::credential::store::slots::Slots;
 use crate::sign::Signer;
 use crate::sign::shared::SharedValues;
 use crate::stamp::POLL_INTERVAL;
@@ -47,6 +49,7 @@ pub(super) fn pool(
     credential: &CredentialConfig,
     table: Table,
     secrets: &Arc<Secrets>,
+    store: &Store,
     clock: &Clock,
     keepers: &mut Keepers,
 ) -> Result<DevicePool<Signer>, StartError> {
@@ -54,25 +57,29 @@ pub(super) fn pool(
         return Err(StartError::System(std::io::Error::other("this credential has no devices")));
     };
     match &credential.source {
-        SourceSpec::Login(login) => {
-            let gate = keepers.1.entry(login.request.url.to_string()).or_default();
+        SourceSpec::Login(request) => {
+            let gate = keepers.1.entry(request.request.url.to_string()).or_default();
             let gate = Arc::clone(gate);
-            let source = login_source(credential, login, secrets, clock)?;
-            Ok(start_pool(credential, spec, table, source, gate, secrets, clock, keepers))
+            let source = login_source(credential, request, secrets, clock)?;
+            let login = login(credential, secrets);
+            let slots = Slots::new(store, &credential.name, credential.definition, login);
+            Ok(start_pool(credential, spec, table, source, gate, slots, secrets, clock, keepers))
         }
         SourceSpec::Oauth(oauth) => {
             let gate = keepers.1.entry(oauth.url().to_string()).or_default();
             let gate = Arc::clone(gate);
             let source = oauth_source(credential, oauth, secrets, clock)?;
-            Ok(start_pool(credential, spec, table, source, gate, secrets, clock, keepers))
+            let login = login(credential, secrets);
+            let slots = Slots::new(store, &credential.name, credential.definition, login);
+            Ok(start_pool(credential, spec, table, source, gate, slots, secrets, clock, keepers))
         }
         SourceSpec::Fixed(fixed) => {
             let source = FixedSource { spec: fixed.clone(), secrets: Arc::clone(secrets) };
             // Nobody is asked, so nobody has to be spared.
             let mut spec = spec;
             spec.fleet.max_logins_per_second = f64::INFINITY;
-            let gate = Arc::default();
-            Ok(start_pool(credential, spec, table, source, gate, secrets, clock, keepers))
+            let (gate, slots) = Default::default();
+            Ok(start_pool(credential, spec, table, source, gate, slots, secrets, clock, keepers))
         }
     }
 }
@@ -84,6 +91,7 @@ fn start_pool<S: DeviceSource>(
     table: Table,
     source: S,
     gate: Arc<EndpointGate>,
+    slots: Slots,
     secrets: &Arc<Secrets>,
     clock: &Clock,
     keepers: &mut Keepers,
@@ -98,7 +106,8 @@ fn start_pool<S: DeviceSource>(
     let (name, scheme, check) =
         (credential.name.clone(), credential.scheme.clone(), secrets.check());
     let published = pool.clone();
-    keepers.0.push(Box::new(move |tracker, stop| {
+    keepers.0.push(Box::new(move |nursery| {
+        let (of, stop) = (name.clone(), nursery.stop.clone());
         let shared = SharedValues::default();
         let scheduler = Scheduler {
             name: name.clone(),
@@ -109,13 +118,17 @@ fn start_pool<S: DeviceSource>(
             pool: published.clone(),
             policy,
             fleet: spec.fleet,
+            slots,
             check,
             stop: stop.clone(),
         };
-        tracker.spawn(scheduler.run());
+        nursery.keep(&of, scheduler);
         let file = spec.file.clone();
         let read: Read = Arc::new(move || devices::read(&spec, check));
-        tracker.spawn(follow(name, file, read, published, check, POLL_INTERVAL, stop));
+        nursery.keep(&of, move || {
+            let (name, file, read) = (name.clone(), file.clone(), Arc::clone(&read));
+            follow(name, file, read, published.clone(), check, POLL_INTERVAL, stop.clone())
+        });
     }));
     pool
 }

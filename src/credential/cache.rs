@@ -82,6 +82,11 @@ impl<T> Issued<T> {
         Self { item, usable_until, expires, obtained, forced }
     }
 
+    /// True for the fruit of a rejection.
+    pub(super) fn is_forced(&self) -> bool {
+        self.forced
+    }
+
     /// When it stops being used.
     pub(super) fn usable_until(&self) -> Option<Deadline> {
         self.usable_until

@@ -8,6 +8,7 @@ pub mod cache;
 pub mod devices;
 pub mod fixed;
 pub mod http;
+pub mod keeper;
 pub mod login;
 pub mod oauth;
 pub mod refresher;
@@ -123,6 +124,9 @@ pub enum FetchError {
     /// A request to the token endpoint could not be put together.
     #[error("the login request cannot be built: {0}")]
     Request(String),
+    /// A panic.
+    #[error("a mistake in countersign ended the attempt")]
+    Panicked,
 }
 
 /// How a token endpoint said no.
@@ -190,7 +194,8 @@ impl FetchError {
             | Self::Reply(_)
             | Self::Bind(_)
             | Self::Secret(_)
-            | Self::Request(_) => None,
+            | Self::Request(_)
+            | Self::Panicked => None,
         }
     }
 
@@ -207,6 +212,7 @@ impl FetchError {
             Self::Bind(_) => "bind",
             Self::Secret(_) => "secret",
             Self::Request(_) => "request",
+            Self::Panicked => "panicked",
         }
     }
 }

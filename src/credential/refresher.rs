@@ -1,19 +1,26 @@
 //! The write side of a credential: the task that owns the source.
 //!
 //! It is the only caller of the source, so that there is one attempt at a time whoever waits, and
-//! a caller who goes away cancels nothing.
+//! a caller who goes away cancels nothing. Where other processes keep the same credential, one
+//! fetches at a time: whoever wants to claims the place in the store, and goes over to what is
+//! there if another was faster.
 
-use std::time::Duration;
+mod turn;
+
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::turn::Turn;
 use super::cache::{CredentialCache, Failure};
+use super::keeper::{Keeper, isolated};
 use super::schedule::{RefreshPolicy, retry_after, usable_guard};
 use super::secrets::Changes;
-use super::store::{Restored, Slot};
+use super::store::seal::Fingerprint;
+use super::store::{Lease, Saved, Slot};
 use super::{Credential, CredentialSource, FetchError};
-use crate::clock::{Clock, Deadline};
+use crate::clock::{Clock, Deadline, Now};
 use crate::sign::BindError;
 
 /// Timers stand still while the machine sleeps, so both clocks are looked at this often.
@@ -21,7 +28,7 @@ const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
 /// How long a renewal in flight may take at the end: its answer may hold the only value by which the
 /// next renewal is possible.
-const LAST_RENEWAL: Duration = Duration::from_secs(5);
+pub(super) const LAST_RENEWAL: Duration = Duration::from_secs(5);
 
 /// Keeps one credential fresh until it is told to stop.
 pub struct Refresher<S, T, P>
@@ -46,24 +53,86 @@ where
     pub secrets: Changes,
     /// Ends the task.
     pub stop: CancellationToken,
+    /// How far it is: the default is the beginning.
+    pub progress: Progress,
 }
 
-/// How it begins.
-#[derive(Default)]
-struct Begin {
-    current: Option<Credential>,
-    /// There is something in the store that may have to be removed.
-    kept: bool,
-    /// `current` has ended, and can be renewed all the same.
-    ended: bool,
-    /// How long until the first attempt, and whether that is because of a failure; `None`: now.
-    pause: Option<(Option<Duration>, bool)>,
+/// What a refresher needs to go on.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// The store was looked at.
+    begun: bool,
+    held: Option<Held>,
+    /// Attempts that failed in a row.
+    failures: u32,
+    /// The last renewal took all the time there was.
+    renewal_hangs: bool,
+    /// It was said that `refresh.margin` is too long.
+    warned: bool,
+}
+
+/// The last credential.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
+struct Held {
+    credential: Credential,
+    fingerprint: Option<Fingerprint>,
+    /// When it was fetched.
+    fetched: SystemTime,
+    /// It was published. If it is not there any more, it was refused.
+    published: bool,
+    /// The store has it, so that anything else there is newer.
+    saved: bool,
+    /// The one before was refused.
+    after_refusal: bool,
+    /// The store was told that it was refused.
+    told: bool,
+    /// It was refused as the one before: what it holds for renewals leads nowhere.
+    spent: bool,
+}
+
+/// How long until the next attempt; `None` if there is no need for one.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    wait: Option<Duration>,
+    /// It is because of a failure.
+    in_backoff: bool,
+}
+
+impl Pause {
+    fn until_renewal(wait: Option<Duration>) -> Self {
+        Self { wait, in_backoff: false }
+    }
 }
 
 enum Wake {
     Due,
     SecretsChanged,
+    /// Another process has fetched.
+    Adopted(Pause),
     Stop,
+}
+
+impl<S, T, P> Keeper for Refresher<S, T, P>
+where
+    S: CredentialSource,
+    T: Send + Sync,
+    P: Fn(&Credential) -> Result<T, BindError> + Send + Sync,
+{
+    /// Runs until stopped; then gives up the credential that it has, within the time limit, unless
+    /// it is kept for the next start.
+    async fn keep(&mut self) {
+        self.keep_fresh().await;
+        self.tell_of_refusal().await;
+        if let Some(last) = &self.progress.held
+            && !self.slot.is_durable()
+        {
+            let giving_up = self.source.give_up(&last.credential);
+            if tokio::time::timeout(self.policy.timeout, giving_up).await.is_err() {
+                tracing::warn!(credential = %self.name, "logging out took too long");
+            }
+        }
+    }
 }
 
 impl<S, T, P> Refresher<S, T, P>
@@ -71,125 +140,142 @@ where
     S: CredentialSource,
     P: Fn(&Credential) -> Result<T, BindError>,
 {
-    /// Runs until stopped; then gives up the credential that it has, within the time limit, unless
-    /// it is kept for the next start.
-    pub async fn run(mut self) {
-        if let Some(last) = self.keep_fresh().await
-            && !self.slot.is_durable()
-        {
-            let giving_up = self.source.give_up(&last);
-            if tokio::time::timeout(self.policy.timeout, giving_up).await.is_err() {
-                tracing::warn!(credential = %self.name, "logging out took too long");
-            }
-        }
-    }
-
-    /// Fetches and renews until stopped. Returns the last credential.
-    async fn keep_fresh(&mut self) -> Option<Credential> {
-        let Begin { mut current, mut kept, mut ended, mut pause } = self.restore().await;
-        if pause.is_none() && !self.policy.eager {
+    /// Fetches and renews until stopped.
+    async fn keep_fresh(&mut self) {
+        let mut pause = self.begin().await;
+        if pause.is_none() && !self.policy.eager && !self.cache.state().renewing {
             tokio::select! {
                 () = self.cache.demanded() => {}
-                () = self.stop.cancelled() => return current,
+                () = self.stop.cancelled() => return,
             }
         }
-        let mut failures: u32 = 0;
-        let mut renewal_hangs = false;
-        let mut warned = false;
         loop {
-            if let Some((wait, in_backoff)) = pause {
-                match self.sleep(wait, in_backoff).await {
+            if let Some(due) = pause {
+                match self.sleep(due).await {
                     Wake::Due => {}
-                    Wake::SecretsChanged => {
-                        tracing::info!(credential = %self.name, "a secret changed; fetching again");
-                        // A new password owes nothing to what the old one returned.
-                        current = None;
-                        failures = 0;
+                    Wake::SecretsChanged => self.forget(),
+                    Wake::Adopted(adopted) => {
+                        pause = Some(adopted);
+                        continue;
                     }
-                    Wake::Stop => return current,
+                    Wake::Stop => return,
                 }
-            }
-            // What was published is not there any more: it was refused.
-            if kept && !ended && self.cache.peek().is_none() {
-                let refused = current.as_ref().map(|current| current.values.clone());
-                self.slot.remove(&refused.unwrap_or_default()).await;
-                kept = false;
             }
             self.cache.begin_attempt();
             self.secrets.mark_seen();
-            let fingerprint = self.slot.fingerprint();
-            let started = self.clock.now();
-            // A renewal that takes all the time there is leaves none for a login.
-            let renewed = current.as_ref().filter(|_| !renewal_hangs);
-            let Some(attempt) = self.attempt_unless_stopped(renewed, ended).await else {
-                return current;
-            };
-            renewal_hangs = matches!(attempt, Err(FetchError::Timeout(_)));
-            let took = self.clock.now().monotonic - started.monotonic;
-            pause = Some(match attempt {
-                Ok((credential, item)) => {
-                    failures = 0;
-                    let exceeds = |lifetime| self.policy.margin_exceeds(lifetime);
-                    if !warned && credential.lifetime.is_some_and(exceeds) {
-                        warned = true;
-                        tracing::warn!(
-                            credential = %self.name,
-                            "it lives no longer than refresh.margin; renewing after a quarter of \
-                             its life"
-                        );
-                    }
-                    (kept, ended) = (true, false);
-                    // Durable before it is used: whoever renewed has no way back.
-                    let (now, renews) = (self.clock.now(), self.source.renews_ended());
-                    self.slot.save(fingerprint, None, &credential, now, renews).await;
-                    let wait = self.published(&credential, item, took);
-                    current = Some(credential);
-                    (wait, false)
-                }
-                Err(error) => {
-                    failures = failures.saturating_add(1);
-                    (Some(self.failed(error, failures)), true)
-                }
-            });
+            self.tell_of_refusal().await;
+            pause = self.renew().await;
+            if pause.is_none() {
+                return;
+            }
         }
     }
 
-    /// What is left from before the start. What is still usable is published, and renewed when it
-    /// would have been.
-    async fn restore(&self) -> Begin {
-        let mut begin = Begin::default();
-        let Some(stored) = self.slot.load().await else { return begin };
-        let Restored { credential, age, usable } = stored.restore(self.clock.now());
-        self.source.restored(&credential);
-        let item = if usable { (self.prepare)(&credential).ok() } else { None };
-        if let Some(item) = item {
-            let guard = credential.lifetime.map(usable_guard).unwrap_or_default();
-            self.cache.publish(item, credential.expires, guard);
-            let after = |lifetime| self.policy.renew_after(lifetime, fastrand::f64());
-            let wait = credential.lifetime.map(|lifetime| after(lifetime).saturating_sub(age));
-            tracing::info!(
-                credential = %self.name,
-                age_s = age.as_secs(),
-                renewal_in_s = wait.map(|wait| wait.as_secs()),
-                "credential restored from the token store"
-            );
-            begin = Begin { kept: true, pause: Some((wait, false)), ..begin };
-            begin.current = Some(credential);
-        } else if !usable && self.source.renews_ended() {
-            begin = Begin { kept: true, ended: true, ..begin };
-            begin.current = Some(credential);
+    /// What is left from before the start is published if it is still usable, and renewed when it
+    /// would have been. So it is with what is left from before a panic.
+    async fn begin(&mut self) -> Option<Pause> {
+        if self.progress.begun {
+            let state = self.cache.state();
+            let held = self.progress.held.as_ref().filter(|_| state.usable && !state.renewing)?;
+            let age = self.clock.wall().duration_since(held.fetched).unwrap_or_default();
+            return Some(Pause::until_renewal(self.renewal(&held.credential, age)));
         }
-        begin
+        self.progress.begun = true;
+        let stored = self.slot.load().await?;
+        let pause = self.adopt(stored, "credential restored from the token store")?;
+        Some(pause)
+    }
+
+    /// A new password owes nothing to what the old one returned.
+    fn forget(&mut self) {
+        tracing::info!(credential = %self.name, "a secret changed; fetching again");
+        self.progress.held = None;
+        self.progress.failures = 0;
+    }
+
+    /// True if what was published last is not there any more: it was refused.
+    fn is_refused(&self) -> bool {
+        self.progress.held.as_ref().is_some_and(|held| held.published)
+            && self.cache.peek().is_none()
+    }
+
+    /// Has the store know that what it holds was refused.
+    async fn tell_of_refusal(&mut self) {
+        if !self.is_refused() {
+            return;
+        }
+        let Some(held) = self.progress.held.as_mut().filter(|held| !held.told) else { return };
+        held.told = true;
+        held.spent = held.after_refusal;
+        let renews = self.source.renews_ended() && !held.spent;
+        self.slot.refuse(&held.credential.values, renews, self.clock.now()).await;
+    }
+
+    /// Fetches, or goes over to what another process has fetched; says how long until the next
+    /// time. `None` if stopped meanwhile.
+    async fn renew(&mut self) -> Option<Pause> {
+        let lease = match self.turn().await? {
+            Turn::Ours(lease) => lease,
+            Turn::Adopted(pause) => return Some(pause),
+        };
+        let leased = lease.is_some();
+        let fingerprint = self.slot.fingerprint();
+        let after_refusal = self.is_refused();
+        let started = self.clock.now();
+        let Some(attempt) = self.attempt_unless_stopped().await else {
+            self.give_back(lease).await;
+            return None;
+        };
+        self.progress.renewal_hangs = matches!(attempt, Err(FetchError::Timeout(_)));
+        match attempt {
+            Ok((credential, item)) => {
+                self.progress.failures = 0;
+                let now = self.clock.now();
+                let held = Held {
+                    credential,
+                    fingerprint,
+                    fetched: now.wall,
+                    published: true,
+                    saved: false,
+                    after_refusal,
+                    told: false,
+                    spent: false,
+                };
+                let pause = self.save(held, item, lease, now.monotonic - started.monotonic).await;
+                Some(pause)
+            }
+            Err(error) => {
+                // Whoever could not ask the store may have been overtaken: what was refused then is
+                // what another process has renewed.
+                if error.is_refusal()
+                    && !leased
+                    && self.slot.is_shared()
+                    && let Some(stored) = self.slot.load().await
+                    && let Some(pause) = self.take_over(stored)
+                {
+                    return Some(pause);
+                }
+                self.progress.failures = self.progress.failures.saturating_add(1);
+                let pause = Pause { wait: Some(self.failed(error)), in_backoff: true };
+                self.give_back(lease).await;
+                // It was refused while this attempt was made.
+                self.tell_of_refusal().await;
+                Some(pause)
+            }
+        }
+    }
+
+    /// How long until the renewal of a credential of that age; `None` if it does not end.
+    fn renewal(&self, credential: &Credential, age: Duration) -> Option<Duration> {
+        let after = |lifetime| self.policy.renew_after(lifetime, fastrand::f64());
+        credential.lifetime.map(|lifetime| after(lifetime).saturating_sub(age))
     }
 
     /// One attempt; `None` if stopped meanwhile.
-    async fn attempt_unless_stopped(
-        &self,
-        current: Option<&Credential>,
-        ended: bool,
-    ) -> Option<Result<(Credential, T), FetchError>> {
+    async fn attempt_unless_stopped(&self) -> Option<Result<(Credential, T), FetchError>> {
+        let current = self.renewable();
         let renews = current.is_some() && self.slot.is_durable();
-        let mut attempt = std::pin::pin!(self.attempt(current, ended));
+        let mut attempt = std::pin::pin!(isolated(&self.name, self.attempt(current)));
         tokio::select! {
             attempt = &mut attempt => Some(attempt),
             () = self.stop.cancelled() => {
@@ -201,20 +287,18 @@ where
         }
     }
 
-    /// One attempt within the time limit. `ended`: `current` is known to have ended, and of use for
-    /// a renewal all the same.
-    async fn attempt(
-        &self,
-        current: Option<&Credential>,
-        ended: bool,
-    ) -> Result<(Credential, T), FetchError> {
-        // Only a credential that still is one can be renewed.
+    /// What can be renewed: one that still is one, or that holds a value for renewals.
+    fn renewable(&self) -> Option<&Credential> {
+        // A renewal that takes all the time there is leaves none for a login.
+        let held = self.progress.held.as_ref().filter(|_| !self.progress.renewal_hangs)?;
         let now = self.clock.now();
-        let current = current.filter(|credential| {
-            ended
-                || (self.cache.peek().is_some_and(|issued| issued.is_usable(now))
-                    && credential.expires.is_none_or(|end| !end.is_over(now)))
-        });
+        let usable = self.cache.peek().is_some_and(|issued| issued.is_usable(now))
+            && held.credential.expires.is_none_or(|end| !end.is_over(now));
+        (usable || (self.source.renews_ended() && !held.spent)).then_some(&held.credential)
+    }
+
+    /// One attempt within the time limit.
+    async fn attempt(&self, current: Option<&Credential>) -> Result<(Credential, T), FetchError> {
         let fetch = self.source.fetch(current);
         let credential = tokio::time::timeout(self.policy.timeout, fetch)
             .await
@@ -223,12 +307,55 @@ where
         Ok((credential, item))
     }
 
+    /// Saves what was fetched under `lease` and publishes it; says how long until its renewal.
+    async fn save(&mut self, held: Held, item: T, lease: Option<Lease>, took: Duration) -> Pause {
+        if lease.is_none() && self.slot.is_shared() {
+            // The store was away. If it is back, others may have saved what must not be lost.
+            let credential = held.credential.clone();
+            self.progress.held = Some(held);
+            if let Some(pause) = self.offer().await {
+                return pause;
+            }
+            return Pause::until_renewal(self.published(&credential, item, took));
+        }
+        // Durable before it is used: whoever renewed has no way back.
+        let at = Now { wall: held.fetched, ..self.clock.now() };
+        let renews = self.source.renews_ended();
+        let saved = self.slot.save(held.fingerprint, lease, &held.credential, at, renews).await;
+        let (credential, fetched) = (held.credential.clone(), held.fetched);
+        self.progress.held = Some(Held { saved: saved != Saved::Unsaved, ..held });
+        if saved == Saved::Superseded {
+            tracing::info!(
+                credential = %self.name,
+                "another process was given the turn to fetch meanwhile; its result counts"
+            );
+            // Ours can be used as well, unless a second login ends the first.
+            if let Some(stored) = self.slot.load().await
+                && let Some(pause) = self.take_over(stored)
+            {
+                return pause;
+            }
+            if let Some(held) = self.progress.held.as_mut().filter(|held| held.fetched == fetched) {
+                held.saved = false;
+            }
+        }
+        Pause::until_renewal(self.published(&credential, item, took))
+    }
+
     /// Publishes and says how long until the renewal; `None` if the credential does not end.
-    fn published(&self, credential: &Credential, item: T, took: Duration) -> Option<Duration> {
+    fn published(&mut self, credential: &Credential, item: T, took: Duration) -> Option<Duration> {
         let lifetime = credential.lifetime;
+        let exceeds = |lifetime| self.policy.margin_exceeds(lifetime);
+        if !self.progress.warned && lifetime.is_some_and(exceeds) {
+            self.progress.warned = true;
+            tracing::warn!(
+                credential = %self.name,
+                "it lives no longer than refresh.margin; renewing after a quarter of its life"
+            );
+        }
         let guard = lifetime.map(usable_guard).unwrap_or_default();
         self.cache.publish(item, credential.expires, guard);
-        let wait = lifetime.map(|lifetime| self.policy.renew_after(lifetime, fastrand::f64()));
+        let wait = self.renewal(credential, Duration::ZERO);
         if let (Some(lifetime), Some(wait)) = (lifetime, wait) {
             tracing::info!(
                 credential = %self.name,
@@ -244,8 +371,8 @@ where
     }
 
     /// Publishes the failure and says how long until the next attempt.
-    fn failed(&self, error: FetchError, failures: u32) -> Duration {
-        let wait = retry_after(&error, failures, fastrand::f64());
+    fn failed(&self, error: FetchError) -> Duration {
+        let wait = retry_after(&error, self.progress.failures, fastrand::f64());
         let usable = self.cache.is_ready();
         let retry_in_s = wait.as_secs_f64();
         if error.is_refusal() {
@@ -258,14 +385,16 @@ where
     }
 
     /// Sleeps until the next attempt is due, by the schedule or because somebody needs it.
-    async fn sleep(&mut self, wait: Option<Duration>, in_backoff: bool) -> Wake {
+    async fn sleep(&mut self, Pause { wait, in_backoff }: Pause) -> Wake {
         let due: Option<Deadline> = wait.map(|wait| self.clock.now().after(wait));
         loop {
             let left = due.map(|due| due.remaining(self.clock.now()));
             if left == Some(Duration::ZERO) {
                 return Wake::Due;
             }
-            let slice = left.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+            let offering = self.is_to_be_offered();
+            let longest = if offering { turn::OFFER } else { LONGEST_SLEEP };
+            let slice = left.unwrap_or(longest).min(longest);
             tokio::select! {
                 () = tokio::time::sleep(slice) => {}
                 () = self.secrets.next() => return Wake::SecretsChanged,
@@ -276,6 +405,9 @@ where
                     }
                 }
                 () = self.stop.cancelled() => return Wake::Stop,
+            }
+            if offering && let Some(pause) = self.offer().await {
+                return Wake::Adopted(pause);
             }
         }
     }

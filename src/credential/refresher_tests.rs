@@ -60,6 +60,10 @@ impl CredentialSource for Scripted {
     }
 }
 
+fn keep(mut keeper: impl Keeper + 'static) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move { keeper.keep().await })
+}
+
 struct Scene {
     cache: CredentialCache<String>,
     source: Scripted,
@@ -100,8 +104,9 @@ fn scene(answers: &[Answer], policy: RefreshPolicy, clock: &Clock) -> Scene {
         slot: Slot::default(),
         secrets: Changes::from_iter([secrets.subscribe()]),
         stop: stop.clone(),
+        progress: Progress::default(),
     };
-    let task = tokio::spawn(refresher.run());
+    let task = keep(refresher);
     Scene { cache, source, secrets, stop, task }
 }
 
@@ -292,8 +297,9 @@ async fn a_source_that_hangs_is_given_up_and_tried_again() {
         slot: Slot::default(),
         secrets: Changes::from_iter([scene.secrets.subscribe()]),
         stop: scene.stop.clone(),
+        progress: Progress::default(),
     };
-    scene.task = tokio::spawn(refresher.run());
+    scene.task = keep(refresher);
     let error = scene.cache.get().await.unwrap_err();
     assert!(matches!(error, Unavailable::Waiting(_)), "callers wait a bounded time: {error:?}");
     pass(60).await;
@@ -359,8 +365,9 @@ fn with_slot(scene: &Scene, slot: Slot, policy: RefreshPolicy) -> tokio::task::J
         slot,
         secrets: Changes::from_iter([scene.secrets.subscribe()]),
         stop: scene.stop.clone(),
+        progress: Progress::default(),
     };
-    tokio::spawn(refresher.run())
+    keep(refresher)
 }
 
 #[tokio::test(start_paused = true)]

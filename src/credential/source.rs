@@ -49,8 +49,8 @@ impl CredentialSource for Source {
 
     fn renews_ended(&self) -> bool {
         match self {
-            Self::Login(login) => login.renews_ended(),
-            Self::Oauth(oauth) => oauth.renews_ended(),
+            Self::Login(login) => CredentialSource::renews_ended(login),
+            Self::Oauth(oauth) => CredentialSource::renews_ended(oauth),
         }
     }
 

@@ -28,6 +28,8 @@ mod connections;
 mod descriptors;
 #[cfg(target_os = "linux")]
 mod device_commands;
+#[cfg(target_os = "linux")]
+mod device_store;
 mod devices;
 mod devo;
 mod devo_sdk;

@@ -340,10 +340,11 @@ async fn a_value_for_renewals_outlives_its_token() {
     drop(program);
 }
 
+/// With `COUNTERSIGN_TEST_ROUNDS=300` for as many kills.
 #[tokio::test]
 async fn a_process_that_is_killed_at_any_moment_leaves_a_store_that_serves() {
-    const ROUNDS: usize = 50;
     const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+    let rounds = std::env::var("COUNTERSIGN_TEST_ROUNDS").map_or(50, |text| text.parse().unwrap());
     let stand_in = twinzo().await;
     // Each is renewed about twice a second.
     stand_in.switches().set_token_lifetime(Duration::from_secs(2));
@@ -355,7 +356,7 @@ async fn a_process_that_is_killed_at_any_moment_leaves_a_store_that_serves() {
     }
     let recorder = stand_in.recorder();
     let mut restored = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let program = Program::start(&config).await;
         for name in NAMES {
             let reply = get(&program, &format!("/{name}/v3/devices")).await;
@@ -370,7 +371,7 @@ async fn a_process_that_is_killed_at_any_moment_leaves_a_store_that_serves() {
     assert!(restored > 0, "every token was fetched again");
     assert!(recorder.refreshes() > 0, "nothing was written meanwhile");
     eprintln!(
-        "{ROUNDS} rounds: {restored} restored, {} renewed, {} logins",
+        "{rounds} rounds: {restored} restored, {} renewed, {} logins",
         recorder.refreshes(),
         recorder.logins()
     );
@@ -453,7 +454,8 @@ fn a_confined_process_can_let_the_file_grow_and_make_no_other() {
                     let values = Values::from_iter([("token", value)]);
                     let credential = Credential { values, ..Credential::default() };
                     let slot = slot(&n.to_string());
-                    slot.save(slot.fingerprint(), None, &credential, clock.now(), false).await;
+                    let fingerprint = slot.fingerprint();
+                    slot.save(fingerprint, None, &credential, clock.now(), false).await;
                     assert!(slot.load().await.is_some());
                 }
                 running.close().await;

@@ -98,7 +98,8 @@ fn is_of_endpoint(error: &FetchError) -> bool {
         | FetchError::Bind(_)
         | FetchError::Secret(_)
         | FetchError::Discovery(_)
-        | FetchError::Request(_) => false,
+        | FetchError::Request(_)
+        | FetchError::Panicked => false,
     }
 }
 

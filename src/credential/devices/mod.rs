@@ -4,6 +4,7 @@
 //! credentials of all devices; [`scheduler`] is the one task that fetches and renews them; [`gate`]
 //! is what all who ask one token endpoint have in common; [`follow`] reads the file again.
 
+mod attempt;
 pub mod follow;
 pub mod gate;
 pub mod packed;

@@ -66,6 +66,8 @@ pub(super) struct State<T> {
     pub(super) failed: Option<Box<Failed>>,
     /// What renews the token.
     pub(super) current: Option<Packed>,
+    /// A digest of the values of the last token; zero if there was none.
+    pub(super) held: u64,
     /// Those who wait for the attempt; there only while somebody does.
     waiters: Option<Arc<Notify>>,
     last_forced: Option<Instant>,
@@ -85,6 +87,12 @@ pub(super) struct State<T> {
     pub(super) lapsing: bool,
     /// The last renewal took all the time there was.
     pub(super) renewal_hangs: bool,
+    /// What is stored of it is being looked at.
+    pub(super) looking: bool,
+    /// It was, and it is the device's turn.
+    pub(super) looked: bool,
+    /// Another process fetches for it.
+    pub(super) busy: bool,
     /// It is not in the roster any more.
     pub(super) gone: bool,
 }
@@ -95,6 +103,7 @@ impl<T> Default for State<T> {
             issued: None,
             failed: None,
             current: None,
+            held: 0,
             waiters: None,
             last_forced: None,
             due: None,
@@ -105,6 +114,9 @@ impl<T> Default for State<T> {
             forcing: false,
             lapsing: false,
             renewal_hangs: false,
+            looking: false,
+            looked: false,
+            busy: false,
             gone: false,
         }
     }
@@ -128,6 +140,11 @@ impl<T> State<T> {
 
     fn standing(&self, now: Now) -> Standing<'_, T> {
         standing(self.issued.as_ref(), self.failure(), self.renewing, now)
+    }
+
+    /// The last token was refused.
+    pub(super) fn is_refused(&self) -> bool {
+        self.held != 0 && self.issued.is_none() && !self.gone
     }
 
     pub(super) fn is_usable(&self, now: Now) -> bool {
@@ -323,8 +340,10 @@ impl<T> DevicePool<T> {
             // An attempt that is under way is not the fruit of this rejection.
             state.forcing = !state.renewing;
             state.issued = None;
-            // What was refused cannot be renewed.
-            state.current = None;
+            // What renewed one that is refused again leads nowhere.
+            if refused.is_forced() {
+                state.current = None;
+            }
             if !state.called && !state.renewing {
                 state.called = true;
                 drop(state);
@@ -433,6 +452,12 @@ impl<T> Shared<T> {
     fn call(&self, device: Arc<Device<T>>) {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(device);
         self.called.notify_one();
+    }
+
+    /// Every live device.
+    pub(super) fn all(&self) -> Vec<Arc<Device<T>>> {
+        let roster = self.roster.load();
+        roster.live.iter().filter_map(ArcSwapOption::load_full).collect()
     }
 
     /// Those for whom something is to be done, in the order of their calls.

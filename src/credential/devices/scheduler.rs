@@ -1,30 +1,33 @@
 //! The write side of the credentials of all devices: the one task that fetches and renews them.
 //!
 //! It is the only caller of the source, so that there is one attempt at a time per device whoever
-//! waits, and no more in all than the endpoint is to bear.
+//! waits, and no more in all than the endpoint is to bear. Where tokens outlive the process, what is
+//! stored is looked at before a device's turn to log in: whoever has a token there passes no gate.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, FuturesUnordered, Stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
+use super::attempt::{Attempt, Fresh, Look, Looked, Outcome};
 use super::packed::Names;
-use super::pool::{Device, DevicePool, Failed, Shared};
+use super::pool::{Device, DevicePool, Failed, Shared, State};
 use super::queue::{Next, Queue};
-use super::source::{DeviceSource, own_values};
+use super::source::DeviceSource;
 use crate::clock::Now;
 use crate::credential::cache::{Failure, Issued};
+use crate::credential::keeper::Keeper;
+use crate::credential::refresher::LAST_RENEWAL;
 use crate::credential::schedule::{RefreshPolicy, retry_after, usable_guard};
-use crate::credential::secret_ref::SecretRef;
+use crate::credential::store::slots::Slots;
 use crate::credential::{Credential, FetchError};
 use crate::permissions::Check;
 use crate::sign::BindError;
-use crate::values::Values;
 
 /// Timers stand still while the machine sleeps, so both clocks are looked at this often.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
@@ -48,6 +51,8 @@ where
     pub policy: RefreshPolicy,
     /// How many at once.
     pub fleet: Fleet,
+    /// Where they are kept beyond the process.
+    pub slots: Slots,
     /// Whether files of secrets that others can get at are refused.
     pub check: Check,
     /// Ends the task.
@@ -55,28 +60,15 @@ where
 }
 
 /// How often the files of a refused device's secrets are looked at: a new password is tried soon.
-const LOOK: Duration = Duration::from_secs(30);
-
-/// What came of an attempt.
-struct Attempt<T> {
-    device: Arc<Device<T>>,
-    /// A digest of the device's own values.
-    tried: u64,
-    /// True if these may change by themselves.
-    from_files: bool,
-    outcome: Outcome<T>,
-}
-
-enum Outcome<T> {
-    Fetched(Credential, T),
-    Failed(FetchError),
-    /// It was not made: the same values were refused before.
-    AsBefore,
-}
+const RETRY: Duration = Duration::from_secs(30);
+/// How many devices are looked for in the store at a time.
+const LOOKS: usize = 64;
 
 /// What is done with a device whose turn it is.
 enum Turn {
     Attempt,
+    /// Another process may have fetched for it.
+    Look,
     /// Nothing any more.
     Over,
 }
@@ -84,12 +76,11 @@ enum Turn {
 /// What the task keeps beside what is published.
 struct Work<T> {
     queue: Queue<Arc<Device<T>>>,
+    /// Those to be looked for in the store, each at most once.
+    unseen: VecDeque<Arc<Device<T>>>,
     names: Names,
     hours: Hours,
 }
-
-/// Values that were refused, and until when they are not tried again.
-type Refused = (u64, Instant);
 
 /// The time of the schedule: the monotonic clock, moved on by what it missed while the machine
 /// slept.
@@ -111,20 +102,21 @@ impl Hours {
     }
 }
 
-impl<S, T, P> Scheduler<S, T, P>
+impl<S, T, P> Keeper for Scheduler<S, T, P>
 where
     S: DeviceSource,
-    P: Fn(&Credential) -> Result<T, BindError>,
+    T: Send + Sync,
+    P: Fn(&Credential) -> Result<T, BindError> + Send + Sync,
 {
     /// Runs until stopped.
-    pub async fn run(self) {
+    async fn keep(&mut self) {
         let shared = Arc::clone(self.pool.shared());
-        let hours = Hours { last: shared.clock.now(), missed: Duration::ZERO };
-        let mut work = Work { queue: Queue::default(), names: Names::default(), hours };
+        let mut work = self.begin(&shared);
         let mut attempts = FuturesUnordered::new();
+        let mut looks = FuturesUnordered::new();
         loop {
             for device in shared.calls() {
-                called(device, &mut work.queue);
+                self.called(device, &mut work);
             }
             let mut not_before = None;
             while attempts.len() < self.fleet.max_concurrent_logins {
@@ -137,6 +129,11 @@ where
                     }
                 }
             }
+            while looks.len() < LOOKS
+                && let Some(device) = work.unseen.pop_front()
+            {
+                looks.push(self.look(&shared, device));
+            }
             let now = shared.clock.now();
             let time = work.hours.read(now);
             let full = attempts.len() >= self.fleet.max_concurrent_logins;
@@ -147,10 +144,116 @@ where
             let sleep = due.min(LONGEST_SLEEP).min(gate.unwrap_or(LONGEST_SLEEP));
             tokio::select! {
                 Some(ended) = attempts.next() => self.ended(&shared, ended, &mut work),
+                Some(look) = looks.next() => self.looked(&shared, look, &mut work),
                 () = shared.called() => {}
                 () = tokio::time::sleep(sleep) => {}
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => break,
             }
+        }
+        if self.slots.is_durable() {
+            let ending = self.end(&shared, attempts, &mut work);
+            if tokio::time::timeout(LAST_RENEWAL, ending).await.is_err() {
+                tracing::warn!(credential = %self.name, "not everything could be stored at the end");
+            }
+        }
+    }
+}
+
+impl<S, T, P> Scheduler<S, T, P>
+where
+    S: DeviceSource,
+    P: Fn(&Credential) -> Result<T, BindError>,
+{
+    /// Everything is to be done for the devices that were called, and for those of which a panic
+    /// has left nobody to take care.
+    fn begin(&self, shared: &Shared<T>) -> Work<T> {
+        let now = shared.clock.now();
+        let mut work = Work {
+            queue: Queue::default(),
+            unseen: VecDeque::new(),
+            names: Names::default(),
+            hours: Hours { last: now, missed: Duration::ZERO },
+        };
+        drop(shared.calls());
+        for device in shared.all() {
+            let mut state = device.lock();
+            let interrupted = state.renewing || state.looking;
+            (state.renewing, state.looking, state.looked) = (false, false, false);
+            let due = state.due.take().map_or(now.monotonic, |(due, _)| due);
+            if state.called || interrupted {
+                state.called = true;
+                drop(state);
+                self.called(device, &mut work);
+            } else {
+                state.due = Some(work.queue.schedule(due, Arc::clone(&device)));
+            }
+        }
+        work
+    }
+
+    /// What is to be stored before the end: renewals that are in flight, and that tokens were
+    /// refused.
+    async fn end(
+        &self,
+        shared: &Shared<T>,
+        mut attempts: impl Stream<Item = Attempt<T>> + Unpin,
+        work: &mut Work<T>,
+    ) {
+        while let Some(ended) = attempts.next().await {
+            self.ended(shared, ended, work);
+        }
+        let refused = shared.all().into_iter().filter(|device| device.lock().is_refused());
+        stream::iter(refused)
+            .for_each_concurrent(
+                LOOKS,
+                |device| async move { drop(self.look(shared, device).await) },
+            )
+            .await;
+    }
+
+    /// The scheduler has something to do for `device`.
+    fn called(&self, device: Arc<Device<T>>, work: &mut Work<T>) {
+        let mut state = device.lock();
+        if state.gone {
+            if let Some(key) = state.due.take() {
+                work.queue.unschedule(key);
+            }
+            return;
+        }
+        if !self.slots.is_durable() {
+            drop(state);
+            work.queue.demand(device);
+        } else if !state.looking {
+            state.looking = true;
+            drop(state);
+            work.unseen.push_back(device);
+        }
+    }
+
+    /// What is stored is published; else it is the device's turn.
+    fn looked(&self, shared: &Shared<T>, look: Look<T>, work: &mut Work<T>) {
+        let Look { device, found } = look;
+        let now = shared.clock.now();
+        let mut state = device.lock();
+        state.looking = false;
+        if state.gone {
+            return;
+        }
+        match found {
+            Looked::Fresh(fresh) => {
+                self.publish(&device, &mut state, fresh, now, work);
+                return;
+            }
+            Looked::Renewable(values) => state.current = Some(work.names.pack(&values)),
+            Looked::Nothing => {}
+        }
+        if state.called {
+            drop(state);
+            work.queue.demand(device);
+        } else {
+            state.looked = true;
+            let time = work.hours.read(now);
+            state.due = Some(work.queue.schedule(time, Arc::clone(&device)));
         }
     }
 
@@ -168,8 +271,14 @@ where
                 Next::Demanded(device) => (device, true),
                 Next::Due(device) => (device, false),
             };
-            if matches!(self.turn(shared, &device, demanded, now, work), Turn::Over) {
-                continue;
+            match self.turn(shared, &device, demanded, now, work) {
+                Turn::Over => continue,
+                Turn::Look => {
+                    device.lock().looking = true;
+                    work.unseen.push_back(device);
+                    continue;
+                }
+                Turn::Attempt => {}
             }
             if let Err(until) = shared.gate().pass(now.monotonic, self.fleet.pace()) {
                 if demanded {
@@ -186,6 +295,7 @@ where
             }
             state.renewing = true;
             state.lapsing = false;
+            (state.looked, state.busy) = (false, false);
             drop(state);
             return Ok(Some(device));
         }
@@ -216,9 +326,18 @@ where
             return Turn::Over;
         }
         state.due = None;
-        if state.called || state.renewing {
+        if state.looking || state.renewing {
             return Turn::Over;
         }
+        if std::mem::take(&mut state.busy) {
+            return Turn::Look;
+        }
+        if state.called {
+            return Turn::Over;
+        }
+        // Others renew as well; whoever is alone has the last token in memory.
+        let look = self.slots.is_shared() && !state.looked;
+        let attempt = if look { Turn::Look } else { Turn::Attempt };
         let idle_after = self.fleet.idle_after;
         let usable = state.is_usable(now);
         let refused = state.failure().is_some_and(|failure| failure.error.is_refusal());
@@ -227,7 +346,7 @@ where
         if let Some(retry_at) = retry_at.filter(|at| refused && *at > now.monotonic) {
             // Its password may have been replaced; if nobody asks any more, it is just remembered.
             if !idle {
-                return Turn::Attempt;
+                return attempt;
             }
             let time = work.hours.read(now) + (retry_at - now.monotonic);
             state.due = Some(work.queue.schedule(time, Arc::clone(device)));
@@ -235,7 +354,7 @@ where
         }
         // Nobody asks again and again with a password that was refused, unless a request does.
         if !idle && (usable || !refused) {
-            return Turn::Attempt;
+            return attempt;
         }
         let ends = state.issued.as_ref().and_then(|issued| issued.usable_until());
         if let Some(ends) = ends.filter(|_| usable && !state.lapsing) {
@@ -252,61 +371,15 @@ where
         Turn::Over
     }
 
-    /// One attempt within the time limit.
-    async fn attempt(&self, shared: &Shared<T>, device: Arc<Device<T>>) -> Attempt<T> {
-        let now = shared.clock.now();
-        let (current, refused) = {
-            let state = device.lock();
-            let refused = state.failed.as_ref().filter(|failed| failed.failure.error.is_refusal());
-            let refused: Option<Refused> =
-                refused.map(|failed| (failed.tried, failed.failure.retry_at));
-            // Only a credential that still is one can be renewed, and a renewal that takes all the
-            // time there is leaves none for a login.
-            let renewable = state.is_usable(now) && !state.renewal_hangs;
-            let issued = state.issued.as_ref().filter(|_| renewable);
-            let current = issued.zip(state.current.as_ref()).map(|(issued, packed)| Credential {
-                values: packed.unpack(),
-                expires: issued.expires,
-                ..Credential::default()
-            });
-            (current, refused)
-        };
-        let (mut tried, mut from_files) = (0, false);
-        let fetch = async {
-            let table = shared.table();
-            let row = table.find(&device.name);
-            let row = row.ok_or_else(|| FetchError::Secret("the device is gone".to_owned()))?;
-            let mut cells = table.cells(row);
-            from_files = cells.any(|(_, cell)| matches!(cell, SecretRef::File(_)));
-            let own = own_values(&table, row, self.check).await?;
-            tried = digest(&own, &shared.hasher);
-            if refused.is_some_and(|(before, until)| before == tried && until > now.monotonic) {
-                return Ok(None);
-            }
-            self.source.fetch_for(&own, current.as_ref()).await.map(Some)
-        };
-        let fetched = tokio::time::timeout(self.policy.timeout, fetch).await;
-        let fetched = fetched.unwrap_or(Err(FetchError::Timeout(self.policy.timeout)));
-        let outcome = match fetched {
-            Ok(None) => Outcome::AsBefore,
-            Err(error) => Outcome::Failed(error),
-            Ok(Some(credential)) => match (self.prepare)(&credential) {
-                Ok(item) => Outcome::Fetched(credential, item),
-                Err(error) => Outcome::Failed(error.into()),
-            },
-        };
-        Attempt { device, tried, from_files, outcome }
-    }
-
     /// Publishes what came of an attempt, and says when the next is due.
     fn ended(&self, shared: &Shared<T>, attempt: Attempt<T>, work: &mut Work<T>) {
         let Attempt { device, tried, from_files, outcome } = attempt;
         let now = shared.clock.now();
         let time = work.hours.read(now);
         let told = match &outcome {
-            Outcome::Fetched(..) => Some(Ok(())),
+            Outcome::Fetched(_) => Some(Ok(())),
             Outcome::Failed(error) => Some(Err(error)),
-            Outcome::AsBefore => None,
+            Outcome::Adopted(_) | Outcome::AsBefore | Outcome::Busy(_) | Outcome::Stopped => None,
         };
         let random = fastrand::f64();
         let closed = told.is_some_and(|told| shared.gate().ended(told, now.monotonic, random));
@@ -316,26 +389,19 @@ where
             return;
         }
         let wait = match outcome {
-            Outcome::Fetched(credential, item) => {
-                let lifetime = credential.lifetime;
-                let guard = lifetime.map(usable_guard).unwrap_or_default();
-                let forced = std::mem::take(&mut state.forcing);
-                let issued = Issued::new(item, credential.expires, guard, now, forced);
-                state.issued = Some(Arc::new(issued));
-                let packed = self.source.renews().then(|| work.names.pack(&credential.values));
-                state.current = packed;
-                state.failed = None;
-                state.failures = 0;
-                state.renewal_hangs = false;
-                let renewal =
-                    lifetime.map(|lifetime| self.policy.renew_after(lifetime, fastrand::f64()));
-                tracing::debug!(
-                    credential = %self.name, device = %device.name,
-                    lifetime_s = lifetime.map(|lifetime| lifetime.as_secs()),
-                    "credential of a device fetched"
-                );
-                let again = renewal.or_else(|| self.source.look_again_after());
-                again.unwrap_or(self.fleet.idle_after)
+            Outcome::Fetched(fresh) | Outcome::Adopted(fresh) => {
+                self.publish(&device, &mut state, fresh, now, work);
+                return;
+            }
+            Outcome::Stopped => return,
+            Outcome::Busy(left) => {
+                // Those who wait go on waiting, and no other is called for them.
+                state.busy = true;
+                let least = if state.is_usable(now) { 2000 } else { 200 };
+                let wait = Duration::from_millis(least).mul_f64(1.0 + 2.0 * fastrand::f64());
+                let due = time + wait.min(left);
+                state.due = Some(work.queue.schedule(due, Arc::clone(&device)));
+                return;
             }
             Outcome::Failed(error) if closed => {
                 let again = shared.gate().closed(now.monotonic);
@@ -370,37 +436,53 @@ where
                 let look = error.is_refusal() && from_files;
                 let failure = Failure { error, retry_at };
                 state.failed = Some(Box::new(Failed { failure, tried }));
-                if look { LOOK.min(wait) } else { wait }
+                if look { RETRY.min(wait) } else { wait }
             }
             Outcome::AsBefore => {
                 let left = state.failure().map(|failure| failure.retry_at - now.monotonic);
-                left.unwrap_or_default().min(LOOK)
+                left.unwrap_or_default().min(RETRY)
             }
         };
         state.called = false;
         state.due = Some(work.queue.schedule(time + wait, Arc::clone(&device)));
         state.changed();
     }
-}
 
-/// The scheduler has something to do for `device`.
-fn called<T>(device: Arc<Device<T>>, queue: &mut Queue<Arc<Device<T>>>) {
-    let mut state = device.lock();
-    if state.gone {
+    /// Publishes a credential, and says when it is renewed.
+    fn publish(
+        &self,
+        device: &Arc<Device<T>>,
+        state: &mut State<T>,
+        fresh: Fresh<T>,
+        now: Now,
+        work: &mut Work<T>,
+    ) {
+        let Fresh { credential, item, digest, age } = fresh;
+        let lifetime = credential.lifetime;
+        let guard = lifetime.map(usable_guard).unwrap_or_default();
+        let forced = std::mem::take(&mut state.forcing);
+        let issued = Issued::new(item, credential.expires, guard, now, forced);
+        state.issued = Some(Arc::new(issued));
+        state.current = self.source.renews().then(|| work.names.pack(&credential.values));
+        state.held = digest;
+        state.failed = None;
+        state.failures = 0;
+        (state.renewal_hangs, state.called, state.busy) = (false, false, false);
+        let after = |lifetime| self.policy.renew_after(lifetime, fastrand::f64());
+        let renewal = lifetime.map(|lifetime| after(lifetime).saturating_sub(age));
+        tracing::debug!(
+            credential = %self.name, device = %device.name,
+            lifetime_s = lifetime.map(|lifetime| lifetime.as_secs()), age_s = age.as_secs(),
+            "credential of a device fetched"
+        );
+        let again = renewal.or_else(|| self.source.look_again_after());
+        let time = work.hours.read(now) + again.unwrap_or(self.fleet.idle_after);
         if let Some(key) = state.due.take() {
-            queue.unschedule(key);
+            work.queue.unschedule(key);
         }
-        return;
+        state.due = Some(work.queue.schedule(time, Arc::clone(device)));
+        state.changed();
     }
-    drop(state);
-    queue.demand(device);
-}
-
-/// A digest by which to tell whether values are the same. Its key lives as long as the process.
-fn digest(values: &Values, hasher: &RandomState) -> u64 {
-    let values: Vec<(&str, &str)> =
-        values.iter().map(|(name, value)| (name, value.expose())).collect();
-    hasher.hash_one(values)
 }
 
 /// Those who would wait in vain are told so.
@@ -419,6 +501,9 @@ where
     }
 }
 
+#[cfg(test)]
+#[path = "scheduler_store_tests.rs"]
+mod store_tests;
 #[cfg(test)]
 #[path = "scheduler_tests.rs"]
 mod tests;

@@ -160,17 +160,18 @@ fn start(table: Table, endpoint: Endpoint, fleet: Fleet) -> Bench {
     let gate = Arc::new(EndpointGate::default());
     let pool = DevicePool::new(table, Clock::system(), settings, gate);
     let stop = CancellationToken::new();
-    let scheduler = Scheduler {
+    let mut scheduler = Scheduler {
         name: "fleet".to_owned(),
         source: Source(Arc::clone(&endpoint)),
         prepare: |credential: &Credential| Ok(credential.values.text("token").unwrap().to_owned()),
         pool: pool.clone(),
         policy: RefreshPolicy { wait: WAIT, ..RefreshPolicy::default() },
         fleet,
+        slots: Slots::default(),
         check: Check::Off,
         stop: stop.clone(),
     };
-    tokio::spawn(scheduler.run());
+    tokio::spawn(async move { scheduler.keep().await });
     Bench { pool, endpoint, stop }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::credential::fixed::FixedSpec;
 use crate::credential::login::LoginSource;
 use crate::credential::secrets::{Secrets, read};
-use crate::credential::{Credential, FetchError};
+use crate::credential::{Credential, CredentialSource, FetchError};
 use crate::permissions::Check;
 use crate::values::Values;
 
@@ -31,6 +31,18 @@ pub trait DeviceSource: std::fmt::Debug + Send + Sync + 'static {
     /// True if it can make use of what is to be replaced, which is kept for it then.
     fn renews(&self) -> bool;
 
+    /// True if a credential that has ended, or was refused, is of use for
+    /// [`fetch_for`](Self::fetch_for), because it holds a value for renewals that lives longer.
+    fn renews_ended(&self) -> bool {
+        false
+    }
+
+    /// A store has `credential` of the device whose own values are `own`, and it is newer than what
+    /// was known of it. Called before the fetch that goes on from there, if there is one.
+    fn restored_for(&self, own: &Values, credential: &Credential) {
+        let _ = (own, credential);
+    }
+
     /// How long until a credential without an end is looked at again; `None` for never.
     fn look_again_after(&self) -> Option<Duration> {
         None
@@ -48,6 +60,10 @@ impl DeviceSource for LoginSource {
 
     fn renews(&self) -> bool {
         LoginSource::renews(self)
+    }
+
+    fn renews_ended(&self) -> bool {
+        CredentialSource::renews_ended(self)
     }
 }
 

@@ -230,7 +230,8 @@ fn passes(error: &FetchError) -> bool {
         | FetchError::Reply(_)
         | FetchError::Bind(_)
         | FetchError::Secret(_)
-        | FetchError::Request(_) => false,
+        | FetchError::Request(_)
+        | FetchError::Panicked => false,
     }
 }
 

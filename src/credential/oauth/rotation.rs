@@ -43,8 +43,8 @@ pub(super) enum Kept {
     Nothing,
     /// Its newest refresh token.
     Token(Secret),
-    /// There was one, and nobody knows whether it is used up.
-    InDoubt,
+    /// This was one, and nobody knows whether it is used up.
+    InDoubt(Secret),
 }
 
 impl RefreshTokens {
@@ -71,9 +71,17 @@ impl RefreshTokens {
         self.set(basis, Kept::Token(token));
     }
 
+    /// It comes from a store, where it is the newest that is known to be good; whether that is so of
+    /// one that this process has sent, nobody knows.
+    pub(super) fn restore(&self, token: Secret, basis: Basis) {
+        if self.current(basis) != Kept::InDoubt(token.clone()) {
+            self.keep(token, basis);
+        }
+    }
+
     /// It is used up, or nobody knows whether it is.
-    pub(super) fn doubt(&self, basis: Basis) {
-        self.set(basis, Kept::InDoubt);
+    pub(super) fn doubt(&self, token: Secret, basis: Basis) {
+        self.set(basis, Kept::InDoubt(token));
     }
 
     /// There is none any more.
@@ -118,8 +126,10 @@ mod tests {
         assert_eq!(tokens.current(old), Kept::Token(Secret::new("r1")));
         assert_eq!(tokens.current(new), Kept::Nothing, "another password");
         tokens.keep(Secret::new("r2"), new);
-        tokens.doubt(new);
-        assert_eq!(tokens.current(new), Kept::InDoubt);
+        tokens.doubt(Secret::new("r2"), new);
+        assert_eq!(tokens.current(new), Kept::InDoubt(Secret::new("r2")));
+        tokens.restore(Secret::new("r2"), new);
+        assert_eq!(tokens.current(new), Kept::InDoubt(Secret::new("r2")), "no surer than before");
         tokens.keep(Secret::new("r3"), new);
         assert_eq!(tokens.current(new), Kept::Token(Secret::new("r3")));
         assert_eq!(tokens.current(old), Kept::Token(Secret::new("r1")), "another device's");

@@ -91,7 +91,7 @@ impl OauthSource {
         }
         // Should this attempt be cut off, nobody knows whether the token is used up. Where asking
         // anew is possible, it is not sent a second time: servers take that for theft.
-        self.refresh_tokens.doubt(basis);
+        self.refresh_tokens.doubt(token.clone(), basis);
         match self.ask(server, refresh, own, basis).await {
             Err(error) if is_refused_grant(&error) => {
                 tracing::warn!(
@@ -270,7 +270,10 @@ fn doubts_endpoint(error: &FetchError) -> bool {
         | FetchError::Timeout(_)
         | FetchError::Discovery(_)
         | FetchError::Reply(_) => true,
-        FetchError::Bind(_) | FetchError::Secret(_) | FetchError::Request(_) => false,
+        FetchError::Bind(_)
+        | FetchError::Secret(_)
+        | FetchError::Request(_)
+        | FetchError::Panicked => false,
     }
 }
 
@@ -297,9 +300,7 @@ impl CredentialSource for OauthSource {
     }
 
     fn restored(&self, credential: &Credential) {
-        if let Some(kept) = credential.values.get(REFRESH_TOKEN) {
-            self.refresh_tokens.keep(kept.clone(), self.basis(&Values::default()));
-        }
+        self.restored_for(&Values::default(), credential);
     }
 
     fn renews_ended(&self) -> bool {
@@ -311,20 +312,23 @@ impl DeviceSource for OauthSource {
     async fn fetch_for(
         &self,
         own: &Values,
-        current: Option<&Credential>,
+        _current: Option<&Credential>,
     ) -> Result<Credential, FetchError> {
-        let basis = self.basis(own);
-        // What somebody else has kept of a device about which nothing is known here.
-        if let Some(kept) = current.and_then(|current| current.values.get(REFRESH_TOKEN))
-            && self.refresh_tokens.current(basis) == Kept::Nothing
-        {
-            self.refresh_tokens.keep(kept.clone(), basis);
-        }
         self.fetch_with(own).await
     }
 
     /// The source has the refresh tokens itself: they outlast the access token and its refusal.
     fn renews(&self) -> bool {
         false
+    }
+
+    fn renews_ended(&self) -> bool {
+        self.spec.grant.takes_refresh_tokens()
+    }
+
+    fn restored_for(&self, own: &Values, credential: &Credential) {
+        if let Some(kept) = credential.values.get(REFRESH_TOKEN) {
+            self.refresh_tokens.restore(kept.clone(), self.basis(own));
+        }
     }
 }

@@ -2,14 +2,16 @@
 //!
 //! A store keeps sealed records by place ([`seal`]) and knows nothing of what is in them. A
 //! [`Slot`] is the place of one credential, or of one of its devices, and all that those who fetch
-//! have to do with: load at the start, save before a token is used, remove what was refused. None
-//! of these fails a request: a store that is away costs logins after the next start, no more.
+//! have to do with: load at the start, claim before fetching, save before a token is used, refuse
+//! what was refused. None of these fails a request: a store that is away costs logins after the
+//! next start, no more.
 
 pub mod file;
 pub mod open;
 pub mod seal;
 #[cfg(test)]
 pub(crate) mod shared;
+pub mod slots;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -33,6 +35,10 @@ use crate::values::Values;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How far the wall clock may seem to be behind the time when a token was fetched.
 const TOLERANCE: Duration = Duration::from_mins(1);
+/// How much longer than an attempt a lease is: what was fetched has to be saved within it.
+pub(super) const LEASE_BEYOND: Duration = Duration::from_secs(10);
+/// How long somebody who tells of a refusal keeps others from renewing.
+const TELLING: Duration = Duration::from_secs(10);
 /// How long after its end a token with a value for renewals is kept.
 const RENEWABLE: Duration = Duration::from_hours(24 * 90);
 
@@ -189,6 +195,10 @@ impl Store {
 }
 
 impl Durable {
+    fn is_shared(&self) -> bool {
+        !matches!(self.backend, Backend::File(_))
+    }
+
     async fn read(&self, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
         let read = async {
             match &self.backend {
@@ -308,6 +318,11 @@ impl Slot {
         self.durable.is_some()
     }
 
+    /// True if other processes may save here as well.
+    pub fn is_shared(&self) -> bool {
+        self.durable.as_ref().is_some_and(|bound| bound.store.is_shared())
+    }
+
     /// What a token that is fetched from now on will be bound to. To be taken before it is
     /// fetched: the secrets may change meanwhile.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
@@ -383,10 +398,20 @@ impl Slot {
         let (Some(bound), Some(fingerprint)) = (&self.durable, fingerprint) else {
             return Saved::Unsaved;
         };
-        let stored = Stored::of(credential, now);
+        self.put(bound, fingerprint, lease, &Stored::of(credential, now), renews_ended).await
+    }
+
+    async fn put(
+        &self,
+        bound: &Bound,
+        fingerprint: Fingerprint,
+        lease: Option<Lease>,
+        stored: &Stored,
+        renews_ended: bool,
+    ) -> Saved {
         let longer = if renews_ended { RENEWABLE } else { Duration::ZERO };
         let keep_until = stored.expires.map(|end| end + longer);
-        let saved = match bound.store.sealer.seal(bound.place, fingerprint, &stored, keep_until) {
+        let saved = match bound.store.sealer.seal(bound.place, fingerprint, stored, keep_until) {
             Ok(record) => bound.store.write(bound.place, record, lease.map(|l| l.fence)).await,
             Err(error) => Err(StoreError::Failed(error.to_string())),
         };
@@ -401,10 +426,38 @@ impl Slot {
         }
     }
 
-    /// Removes what was saved with these values: they were refused. What another process has saved
-    /// since stays.
-    pub async fn remove(&self, refused: &Values) {
+    /// What was saved with these values is never again taken for a token that is good: it was
+    /// refused. With `renews_ended` it stays for what it holds for renewals, as one that has ended;
+    /// else it is removed. What another process has saved since stays as it is.
+    pub async fn refuse(&self, refused: &Values, renews_ended: bool, now: Now) {
         let Some(bound) = &self.durable else { return };
+        if !renews_ended {
+            return self.remove(bound, refused).await;
+        }
+        let fingerprint = bound.fingerprint();
+        // Nobody is to save anything between reading and writing.
+        let (lease, stored) = match self.claim(TELLING).await {
+            // The store is away.
+            Claim::Alone if self.is_shared() => return,
+            Claim::Alone => (None, self.load().await),
+            Claim::Granted(lease, stored) => (Some(lease), stored),
+            // Whoever has the lease puts another in its place.
+            Claim::Held(..) => return,
+        };
+        match stored.filter(|stored| stored.values == *refused && !stored.is_refused()) {
+            Some(stored) => {
+                let stored = stored.refused(now);
+                self.put(bound, fingerprint, lease, &stored, renews_ended).await;
+            }
+            None => {
+                if let Some(lease) = lease {
+                    self.release(lease).await;
+                }
+            }
+        }
+    }
+
+    async fn remove(&self, bound: &Bound, refused: &Values) {
         let Some(record) = self.read(bound).await else { return };
         if self.open(bound, Some(&record)).is_some_and(|stored| stored.values != *refused) {
             return;
@@ -469,6 +522,15 @@ impl Stored {
             lifetime: credential.lifetime,
             clock_skew_ms: credential.clock_skew_ms,
         }
+    }
+
+    /// The same, ended by all clocks.
+    fn refused(self, now: Now) -> Self {
+        Self { expires: Some(now.wall), lifetime: Some(Duration::ZERO), ..self }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.lifetime == Some(Duration::ZERO)
     }
 
     /// The credential as of `now`. A wall clock that is behind the time when the token was fetched,

@@ -18,6 +18,7 @@ pub(crate) struct SharedStore(Arc<Mutex<Inner>>);
 struct Inner {
     places: HashMap<Place, Entry>,
     away: bool,
+    claims: usize,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +50,18 @@ impl SharedStore {
     /// How many leases run.
     pub(crate) fn leases(&self) -> usize {
         self.lock().places.values().filter(|entry| entry.lease_left().is_some()).count()
+    }
+
+    /// How many leases were asked for so far.
+    pub(crate) fn claims(&self) -> usize {
+        self.lock().claims
+    }
+
+    /// Whoever has a lease has been asleep for so long that it has ended.
+    pub(crate) fn end_leases(&self) {
+        for entry in self.lock().places.values_mut() {
+            entry.leased_until = None;
+        }
     }
 
     pub(super) fn read(&self, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
@@ -86,6 +99,7 @@ impl SharedStore {
 
     pub(super) fn claim(&self, place: Place, lease: Duration) -> Result<Claimed, StoreError> {
         let mut inner = self.there()?;
+        inner.claims += 1;
         let entry = inner.places.entry(place).or_default();
         let record = entry.record.clone();
         if let Some(left) = entry.lease_left() {

@@ -1,4 +1,5 @@
 use super::shared::SharedStore;
+use super::slots::Slots;
 use super::*;
 use crate::permissions::Check;
 use std::time::UNIX_EPOCH;
@@ -87,7 +88,8 @@ async fn what_is_saved_is_there_after_a_restart_for_whom_it_belongs_to() {
                 .await;
             assert_eq!(token(&slot).await.as_deref(), Some(value));
         }
-        slot(&store, "plant", Some("b"), "d", "p").remove(&credential("t-b", &clock).values).await;
+        let refused = credential("t-b", &clock).values;
+        slot(&store, "plant", Some("b"), "d", "p").refuse(&refused, false, clock.now()).await;
         running.close().await;
     }
     let (store, writer) = Store::open(&spec, &secrets, &clock).await.unwrap();
@@ -172,9 +174,9 @@ async fn a_refused_token_is_removed_but_not_another_that_is_there_by_now() {
     let (one, two, shared) = two_processes();
     let (old, new) = (credential("old", &clock), credential("new", &clock));
     two.save(two.fingerprint(), None, &new, clock.now(), false).await;
-    one.remove(&old.values).await;
+    one.refuse(&old.values, false, clock.now()).await;
     assert_eq!(shared.records(), 1);
-    one.remove(&new.values).await;
+    one.refuse(&new.values, false, clock.now()).await;
     assert_eq!(shared.records(), 0);
 }
 
@@ -188,4 +190,56 @@ async fn without_the_store_everybody_goes_ahead_alone() {
     let saved = one.save(one.fingerprint(), None, &fetched, clock.now(), false).await;
     assert_eq!(saved, Saved::Unsaved);
     assert!(one.load().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_kept_for_what_renews_it_and_is_never_good_again() {
+    let clock = Clock::system();
+    let (one, two, shared) = two_processes();
+    let (old, new) = (credential("old", &clock), credential("new", &clock));
+    two.save(two.fingerprint(), None, &old, clock.now(), true).await;
+    one.refuse(&new.values, true, clock.now()).await;
+    let restored = two.load().await.unwrap().restore(clock.now());
+    assert!(restored.usable, "another was refused");
+    one.refuse(&old.values, true, clock.now()).await;
+    let stored = two.load().await.unwrap();
+    assert_eq!(stored.values, old.values);
+    let hours = Duration::from_hours;
+    for wall in [clock.wall(), clock.wall() + hours(1), clock.wall() - hours(1)] {
+        let at = Now { wall, ..clock.now() };
+        assert!(!stored.clone().restore(at).usable, "whatever a clock says");
+    }
+    // Whoever renews it meanwhile has the last word.
+    let Claim::Granted(lease, _) = two.claim(Duration::from_secs(10)).await else { panic!() };
+    one.refuse(&old.values, true, clock.now()).await;
+    assert_eq!(shared.leases(), 1);
+    let saved = two.save(two.fingerprint(), Some(lease), &new, clock.now(), true).await;
+    assert_eq!(saved, Saved::Durable);
+    one.refuse(&old.values, true, clock.now()).await;
+    assert!(two.load().await.unwrap().restore(clock.now()).usable);
+    assert_eq!(shared.leases(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_s_place_is_bound_to_its_own_values_in_any_order_of_the_columns() {
+    let clock = Clock::system();
+    let store = Store::sharing(SharedStore::default());
+    let slots = |password: &str| {
+        let password = Secret::new(password);
+        Slots::new(&store, "plant", Definition::of(b"d"), move || vec![Some(password.clone())])
+    };
+    let own = |pairs: [(&str, &str); 2]| {
+        Values::from_iter(pairs.map(|(name, value)| (name.to_owned(), Secret::new(value))))
+    };
+    let a = own([("login", "l"), ("password", "p")]);
+    let slot = slots("s").of("a", &a);
+    slot.save(slot.fingerprint(), None, &credential("t", &clock), clock.now(), false).await;
+    let swapped = own([("password", "p"), ("login", "l")]);
+    assert_eq!(token(&slots("s").of("a", &swapped)).await.as_deref(), Some("t"));
+    assert_eq!(token(&slots("s").of("b", &a)).await, None, "another device");
+    assert_eq!(token(&slots("other").of("a", &a)).await, None, "another shared secret");
+    for other in [[("login", "l"), ("password", "q")], [("login", "p"), ("password", "l")]] {
+        assert_eq!(token(&slots("s").of("a", &own(other))).await, None, "{other:?}");
+    }
+    assert!(!Slots::default().of("a", &a).is_durable());
 }
