@@ -529,7 +529,11 @@ fn token_client(
     };
     // Some of the time has to be left for the answer.
     let connect_timeout = (credential.refresh.timeout / 2).min(Duration::from_secs(5));
-    Ok(TokenClient::new(tls, connect_timeout, clock.clone()))
+    let client = TokenClient::new(tls, connect_timeout, clock.clone());
+    Ok(match &credential.devices {
+        Some(devices) => client.keeping(devices.fleet.max_concurrent_logins),
+        None => client,
+    })
 }
 
 /// A credential as routes use it, read from `cache`.

@@ -62,6 +62,14 @@ impl Template {
         Self { parts: vec![Part::Name(name.to_owned())] }
     }
 
+    /// The name, where it is `{name}` and nothing else.
+    pub fn as_value(&self) -> Option<&str> {
+        match self.parts.as_slice() {
+            [Part::Name(name)] => Some(name),
+            _ => None,
+        }
+    }
+
     /// A template without names.
     pub fn literal(text: &str) -> Self {
         Self { parts: vec![Part::Literal(text.to_owned())] }

@@ -414,7 +414,7 @@ impl Page {
             SourceSpec::Fixed(_) => Vec::new(),
         };
         let open = credential.scheme.sets_openly(&fetched);
-        for (name, value) in fields.fields.iter() {
+        for (name, value) in fields.iter() {
             let is_open = open.contains(name);
             let shown = if is_open || self.reveal {
                 String::from_utf8_lossy(value.as_bytes()).into_owned()

@@ -59,27 +59,19 @@ pub struct CacheSettings {
 pub struct Issued<T> {
     /// What was made of it.
     pub item: T,
-    /// When it stops being used; a little before its end.
-    usable_until: Option<Deadline>,
     /// When it ends.
     pub expires: Option<Deadline>,
-    /// When it was published.
-    pub obtained: Now,
+    /// How long before its end it stops being used, in milliseconds.
+    guard_ms: u32,
     forced: bool,
 }
 
 impl<T> Issued<T> {
-    /// A credential published at `obtained`. `guard` is how long before its end it is no longer
-    /// sent; `forced` marks the fruit of a rejection.
-    pub(super) fn new(
-        item: T,
-        expires: Option<Deadline>,
-        guard: Duration,
-        obtained: Now,
-        forced: bool,
-    ) -> Self {
-        let usable_until = expires.map(|end| end.earlier_by(guard));
-        Self { item, usable_until, expires, obtained, forced }
+    /// A credential. `guard` is how long before its end it is no longer sent; `forced` marks the
+    /// fruit of a rejection.
+    pub(super) fn new(item: T, expires: Option<Deadline>, guard: Duration, forced: bool) -> Self {
+        let guard_ms = u32::try_from(guard.as_millis()).unwrap_or(u32::MAX);
+        Self { item, expires, guard_ms, forced }
     }
 
     /// True for the fruit of a rejection.
@@ -89,12 +81,13 @@ impl<T> Issued<T> {
 
     /// When it stops being used.
     pub(super) fn usable_until(&self) -> Option<Deadline> {
-        self.usable_until
+        let guard = Duration::from_millis(self.guard_ms.into());
+        self.expires.map(|end| end.earlier_by(guard))
     }
 
     /// True until shortly before its end: it may be sent.
     pub fn is_usable(&self, now: Now) -> bool {
-        self.usable_until.is_none_or(|end| !end.is_over(now))
+        self.usable_until().is_none_or(|end| !end.is_over(now))
     }
 }
 
@@ -336,7 +329,7 @@ impl<T> CredentialCache<T> {
     pub(super) fn publish(&self, item: T, expires: Option<Deadline>, guard: Duration) {
         let mut writer = self.writer();
         let forced = std::mem::take(&mut writer.forcing);
-        let issued = Issued::new(item, expires, guard, self.shared.clock.now(), forced);
+        let issued = Issued::new(item, expires, guard, forced);
         self.store(Slot { issued: Some(Arc::new(issued)), failure: None, renewing: false });
         drop(writer);
         self.shared.changed.send_replace(());

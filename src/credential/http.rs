@@ -1,5 +1,5 @@
-//! The small HTTP client that sources share: one connection, one exchange, a bounded answer, no
-//! redirects, nothing compressed.
+//! The small HTTP client that sources share: one exchange at a time on a connection, a bounded
+//! answer, no redirects, nothing compressed.
 
 use std::error::Error as _;
 use std::io;
@@ -12,10 +12,10 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
+use super::link::{Link, Links, Sender};
 use super::reply::{ReplyError, ReplyTime};
 use super::{FetchError, Refusal};
 use crate::clock::{Clock, Now};
@@ -33,6 +33,7 @@ pub struct TokenClient {
     tls: Option<Arc<ClientConfig>>,
     connect_timeout: Duration,
     clock: Clock,
+    links: Arc<Links>,
 }
 
 /// A request to a token endpoint.
@@ -91,7 +92,18 @@ pub struct TokenReply {
 impl TokenClient {
     /// A client that trusts what `tls` trusts; without it, it speaks plain HTTP only.
     pub fn new(tls: Option<Arc<ClientConfig>>, connect_timeout: Duration, clock: Clock) -> Self {
-        Self { tls, connect_timeout, clock }
+        Self { tls, connect_timeout, clock, links: Arc::default() }
+    }
+
+    /// The same for many exchanges in a row: keeps up to `most` connections open for a moment.
+    #[must_use]
+    pub fn keeping(self, most: usize) -> Self {
+        Self { links: Arc::new(Links::keeping(most)), ..self }
+    }
+
+    #[cfg(test)]
+    pub(super) fn links(&self) -> &Links {
+        &self.links
     }
 
     /// Sends `request` and reads the answer.
@@ -115,42 +127,77 @@ impl TokenClient {
         request: TokenRequest,
         wanted: fn(StatusCode) -> bool,
     ) -> Result<TokenAnswer, FetchError> {
-        let authority = request.url.authority().map(ToString::to_string).unwrap_or_default();
+        let url = request.url.clone();
+        let authority = url.authority().map(ToString::to_string).unwrap_or_default();
         let broken = |error: &hyper::Error| FetchError::Broken {
             authority: authority.clone(),
             reason: reason(error),
         };
-        let proxy = ForwardProxy::of_environment(&request.url)
-            .map_err(|error| FetchError::Request(error.to_string()))?;
-        let dialer = Dialer::new(&request.url, self.tls.as_ref(), proxy, self.connect_timeout)
-            .map_err(|error| FetchError::Request(error.to_string()))?;
-        let stream = dialer
-            .dial()
-            .await
-            .map_err(|reason| FetchError::Unreachable { authority: authority.clone(), reason })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| broken(&error))?;
-        let exchange = async {
-            let request = build(request, &authority)?;
-            let sent = self.clock.now();
-            let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-            let received_at = self.clock.wall();
-            read(response, sent, received_at, wanted, &authority).await
+        let request = build(request, &authority, self.links.keep())?;
+        let answered = async |link: &mut Link, request| {
+            let exchange = async |sender: &mut Sender| {
+                let sent = self.clock.now();
+                let response = sender.send_request(request).await;
+                let response = response.map_err(|error| Failed::Unanswered(broken(&error)))?;
+                let received_at = self.clock.wall();
+                let answer = read(response, sent, received_at, wanted, &authority).await;
+                answer.map_err(Failed::Answered)
+            };
+            link.drive(exchange).await
         };
-        // The connection is driven here, so that it ends with the exchange.
-        tokio::pin!(exchange, connection);
-        let mut connection_open = true;
-        loop {
-            tokio::select! {
-                result = &mut exchange => return result,
-                _ = &mut connection, if connection_open => connection_open = false,
+        if let Some(mut link) = self.links.take(&url) {
+            match answered(&mut link, request.clone()).await {
+                Ok(answer) => {
+                    self.links.give_back(&url, link);
+                    return Ok(answer);
+                }
+                // The endpoint may close what was kept at any moment. A login that it took all the
+                // same is made twice, as it would be by the next attempt.
+                Err(Failed::Unanswered(_)) => {}
+                Err(Failed::Answered(error)) => return Err(error),
             }
         }
+        let mut link = self.open(&url, &authority, &broken).await?;
+        match answered(&mut link, request).await {
+            Ok(answer) => {
+                self.links.give_back(&url, link);
+                Ok(answer)
+            }
+            Err(Failed::Unanswered(error) | Failed::Answered(error)) => Err(error),
+        }
+    }
+
+    async fn open(
+        &self,
+        url: &Uri,
+        authority: &str,
+        broken: &impl Fn(&hyper::Error) -> FetchError,
+    ) -> Result<Link, FetchError> {
+        let proxy = ForwardProxy::of_environment(url)
+            .map_err(|error| FetchError::Request(error.to_string()))?;
+        let dialer = Dialer::new(url, self.tls.as_ref(), proxy, self.connect_timeout)
+            .map_err(|error| FetchError::Request(error.to_string()))?;
+        let stream = dialer.dial().await.map_err(|reason| FetchError::Unreachable {
+            authority: authority.to_owned(),
+            reason,
+        })?;
+        Link::over(stream).await.map_err(|error| broken(&error))
     }
 }
 
-fn build(request: TokenRequest, authority: &str) -> Result<Request<Full<Bytes>>, FetchError> {
+/// Why there is no answer that can be used.
+enum Failed {
+    /// Nothing came.
+    Unanswered(FetchError),
+    /// It began well.
+    Answered(FetchError),
+}
+
+fn build(
+    request: TokenRequest,
+    authority: &str,
+    keep: bool,
+) -> Result<Request<Full<Bytes>>, FetchError> {
     let unbuildable = |error: &dyn std::fmt::Display| FetchError::Request(error.to_string());
     // Origin form: only a proxy is sent the whole URL.
     let target = request.url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
@@ -166,7 +213,9 @@ fn build(request: TokenRequest, authority: &str) -> Result<Request<Full<Bytes>>,
     headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_VALUE));
     headers.extend(request.headers);
     headers.insert(HOST, host);
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if !keep {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     Ok(built)
 }
 

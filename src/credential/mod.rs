@@ -9,6 +9,7 @@ pub mod devices;
 pub mod fixed;
 pub mod http;
 pub mod keeper;
+mod link;
 pub mod login;
 pub mod oauth;
 pub mod refresher;

@@ -62,6 +62,11 @@ pub trait Api: fmt::Debug + Send + Sync + 'static {
 
     /// Adds the fields that every answer of this vendor carries.
     fn decorate(&self, fields: &mut HeaderMap);
+
+    /// What this vendor counts beside the [`Recorder`], by name.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// Which switches apply to a call.

@@ -18,6 +18,7 @@ mod options;
 mod problem;
 mod records;
 mod route;
+mod tally;
 mod tokens;
 
 pub use options::{Account, Options};
@@ -26,6 +27,7 @@ use check::{Caller, Refusal};
 use problem::{Fault, JSON, problem};
 use records::{MediaType, media_type};
 use route::{Call, Find};
+use tally::Tally;
 use tokens::Tokens;
 
 /// The one sector the stand-in knows.
@@ -48,6 +50,7 @@ pub struct Twinzo {
     by_login: HashMap<String, Vec<usize>>,
     api_key: ApiKey,
     tokens: Tokens,
+    tally: Tally,
 }
 
 /// What the head of a request settled.
@@ -80,7 +83,8 @@ impl Twinzo {
             by_login.entry(account.login.clone()).or_default().push(index);
         }
         let tokens = Tokens::for_accounts(accounts.len());
-        Self { accounts, by_login, api_key: ApiKey(options.api_key), tokens }
+        let api_key = ApiKey(options.api_key);
+        Self { accounts, by_login, api_key, tokens, tally: Tally::default() }
     }
 
     fn log_in(&self, head: &Parts, content: &Content, switches: &Switches) -> Answer {
@@ -130,6 +134,7 @@ impl Twinzo {
     ) -> Answer {
         match self.tokens.issue(account, switches) {
             Some(grant) => {
+                self.tally.given(&account.login, grant.created, grant.expiration);
                 Answer::json(StatusCode::OK, JSON, &grant).accepted(verdict).event(event)
             }
             None => problem(head, Fault::Server, "No random numbers."),
@@ -160,8 +165,8 @@ impl Twinzo {
                 self.devices(&caller.account).map(|(id, account)| device(id, account)).collect()
             }
             Call::DeviceByLogin(login) => {
-                let mut devices = self.devices(&caller.account);
-                match devices.find(|(_, account)| account.login == *login) {
+                self.tally.named(caller.account.login == *login);
+                match self.device_by_login(&caller.account, login) {
                     Some((id, account)) => device(id, account),
                     None => return problem(head, Fault::NotFound, "The device does not exist."),
                 }
@@ -189,6 +194,16 @@ impl Twinzo {
         (1..)
             .zip(self.accounts.iter().map(Arc::as_ref))
             .filter(|(_, account)| account.client_guid == caller.client_guid)
+    }
+
+    /// The account of the caller's client that has this login, numbered as in `devices`.
+    fn device_by_login(&self, caller: &Account, login: &str) -> Option<(u64, &Account)> {
+        let indices = self.by_login.get(login)?;
+        indices.iter().find_map(|index| {
+            let account = self.accounts.get(*index)?;
+            let id = u64::try_from(*index).ok()? + 1;
+            (account.client_guid == caller.client_guid).then_some((id, &**account))
+        })
     }
 }
 
@@ -268,6 +283,10 @@ impl Api for Twinzo {
     }
 
     fn decorate(&self, _fields: &mut HeaderMap) {}
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.tally.counters()
+    }
 }
 
 /// The value of a key in whatever case it was written: the vendor binds names without regard to

@@ -323,7 +323,7 @@ fn apply(
         request.target = replace_query(&request.target, &identity.owned_query, pairs)
             .ok_or(ProxyError::Internal)?;
     }
-    for (name, value) in fields.fields.iter() {
+    for (name, value) in fields.iter() {
         request.headers.insert(name.clone(), value.clone());
     }
     Ok(())
@@ -331,7 +331,7 @@ fn apply(
 
 /// Remembers what was added, to know it when it comes back.
 fn remember(fields: &AuthFields<'_>, scrub: &mut Scrub) {
-    for (_, value) in fields.fields.iter() {
+    for (_, value) in fields.iter() {
         scrub.add_field(value);
     }
     if let Some(pairs) = &fields.query {

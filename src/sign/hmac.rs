@@ -1,6 +1,5 @@
 //! The `hmac` scheme: a keyed hash (RFC 2104) over parts of the request.
 
-use std::borrow::Cow;
 use std::time::SystemTime;
 
 use base64::Engine as _;
@@ -259,7 +258,7 @@ impl HmacSigner {
             };
             fields.push((name.clone(), value));
         }
-        Ok(AuthFields { fields: Cow::Owned(fields), query: None })
+        Ok(AuthFields::made(fields))
     }
 
     /// The name of the hash function.

@@ -14,7 +14,6 @@ pub mod owned;
 pub mod query;
 pub mod shared;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -53,17 +52,38 @@ pub enum BodyCoverage {
 /// What authenticates one request. All values are marked sensitive.
 #[derive(Clone, Default)]
 pub struct AuthFields<'s> {
-    /// Fields to set; each replaces every field of its name. The signer's own where they are the
-    /// same for every request.
-    pub fields: Cow<'s, [(HeaderName, HeaderValue)]>,
+    /// Those of a signer that sets the same for every request.
+    same: Option<&'s FieldsSigner>,
+    /// Those that were made for this request.
+    made: Vec<(HeaderName, HeaderValue)>,
     /// Query parameters to append, encoded, without a leading `?` or `&`.
     pub query: Option<Arc<str>>,
+}
+
+impl<'s> AuthFields<'s> {
+    fn same(signer: &'s FieldsSigner) -> Self {
+        Self { same: Some(signer), ..Self::default() }
+    }
+
+    fn made(fields: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self { made: fields, ..Self::default() }
+    }
+
+    fn query(pairs: Arc<str>) -> Self {
+        Self { query: Some(pairs), ..Self::default() }
+    }
+
+    /// Fields to set; each replaces every field of its name.
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let made = self.made.iter().map(|(name, value)| (name, value));
+        self.same.into_iter().flat_map(FieldsSigner::iter).chain(made)
+    }
 }
 
 /// Only the names of the fields.
 impl std::fmt::Debug for AuthFields<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names = self.fields.iter().map(|(name, _)| name);
+        let names = self.iter().map(|(name, _)| name);
         f.debug_set().entries(names).entries(self.query.iter().map(|_| "(query)")).finish()
     }
 }
@@ -152,6 +172,15 @@ impl Signer {
             Self::Fields(signer) => Self::Fields(signer.sharing(shared)),
             other @ (Self::Query(_) | Self::Hmac(_)) => other,
         }
+    }
+
+    /// The values of the credential that can be read back from it, with their names.
+    pub fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
+        let fields = match self {
+            Self::Fields(signer) => Some(signer),
+            Self::Query(_) | Self::Hmac(_) => None,
+        };
+        fields.into_iter().flat_map(FieldsSigner::shown)
     }
 
     /// Begins to read the content of a request; `None` if the signature does not cover it.

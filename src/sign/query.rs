@@ -1,6 +1,5 @@
 //! The `query` scheme: query parameters filled from a credential's values.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -47,7 +46,7 @@ pub struct QuerySigner {
 
 impl QuerySigner {
     pub(super) fn sign(&self) -> AuthFields<'_> {
-        AuthFields { fields: Cow::Borrowed(&[]), query: Some(Arc::clone(&self.pairs)) }
+        AuthFields::query(Arc::clone(&self.pairs))
     }
 }
 

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::packed::{Published, unpack};
 use super::pool::{Device, Shared};
 use super::scheduler::Scheduler;
 use super::source::{DeviceSource, own_values};
@@ -74,6 +75,7 @@ struct Own {
 impl<S, T, P> Scheduler<S, T, P>
 where
     S: DeviceSource,
+    T: Published,
     P: Fn(&Credential) -> Result<T, BindError>,
 {
     /// Looks at what is stored of the device. What was refused is not to be found there again.
@@ -116,7 +118,7 @@ where
                 return false;
             }
             // A source that keeps nothing of it here has what it renews with itself.
-            self.source.renews_ended() && (state.current.is_some() || !self.source.renews())
+            self.source.renews_ended() && (state.former.is_some() || !self.source.renews())
         };
         slot.refuse(&stored.values, renews, shared.clock.now()).await;
         true
@@ -267,10 +269,17 @@ where
         let state = device.lock();
         let usable = state.is_usable(shared.clock.now());
         // A renewal that takes all the time there is leaves none for a login.
-        let renewable = (usable || self.source.renews_ended()) && !state.renewal_hangs;
-        let packed = state.current.as_ref().filter(|_| renewable)?;
+        let renewable = self.source.renews() && (usable || self.source.renews_ended());
+        if !renewable || state.renewal_hangs {
+            return None;
+        }
+        let hidden = state.hidden.as_deref();
+        let values = match state.issued.as_ref().or(state.former.as_ref()) {
+            Some(published) => unpack(&published.item, hidden),
+            None => unpack(&(), Some(hidden?)),
+        };
         let expires = state.issued.as_ref().and_then(|issued| issued.expires);
-        Some(Credential { values: packed.unpack(), expires, ..Credential::default() })
+        Some(Credential { values, expires, ..Credential::default() })
     }
 
     /// `None` if stopped meanwhile; what renews has a while to end.

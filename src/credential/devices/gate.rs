@@ -10,6 +10,13 @@ use tokio::time::Instant;
 use crate::credential::FetchError;
 use crate::credential::schedule::retry_after;
 
+/// A device whose attempts closed the gate so often in a row, while others were served in between,
+/// is told by the endpoint of itself: its account may be locked.
+const MOST_CLOSINGS: u8 = 3;
+
+/// How late those who wait may be told that they may pass, which costs nobody a turn.
+const LATE: Duration = Duration::from_millis(10);
+
 /// The way to one token endpoint, shared by all devices that log in there.
 #[derive(Debug, Default)]
 pub struct EndpointGate(Mutex<State>);
@@ -44,8 +51,10 @@ impl EndpointGate {
             return Err(until);
         }
         state.closed = None;
-        // What was not used is not saved up: a burst is what the endpoint does not want.
-        let from = state.next.filter(|next| now.saturating_duration_since(*next) < pace);
+        // What was not used is not saved up: a burst is what the endpoint does not want. But for
+        // what a timer is late by, without which many in a second would be fewer than configured.
+        let late = pace.max(LATE);
+        let from = state.next.filter(|next| now.saturating_duration_since(*next) < late);
         state.next = Some(from.unwrap_or(now) + pace);
         Ok(())
     }
@@ -57,17 +66,32 @@ impl EndpointGate {
 
     /// An attempt ended so. True if that was the endpoint's doing and says nothing of the device:
     /// the gate is closed then, for as long as the endpoint asks, or else longer each time.
-    pub fn ended(&self, outcome: Result<(), &FetchError>, now: Instant, random: f64) -> bool {
+    ///
+    /// `closings` is how often in a row the device's attempts have closed it.
+    pub fn ended(
+        &self,
+        outcome: Result<(), &FetchError>,
+        closings: &mut u8,
+        now: Instant,
+        random: f64,
+    ) -> bool {
         let mut state = self.lock();
         let Err(error) = outcome else {
             state.failures = 0;
+            *closings = 0;
             return false;
         };
         if !is_of_endpoint(error) {
+            *closings = 0;
             return false;
         }
         // Those that were under way when it closed tell nothing new.
         if state.closed.is_none() {
+            let served_others = state.failures == 0;
+            if *closings >= MOST_CLOSINGS && served_others {
+                return false;
+            }
+            *closings = closings.saturating_add(1);
             state.failures = state.failures.saturating_add(1);
         }
         let wait = retry_after(error, state.failures, random);
@@ -130,9 +154,22 @@ mod tests {
     }
 
     #[test]
+    fn late_timers_do_not_slow_down_those_who_are_many() {
+        let (gate, start) = (EndpointGate::default(), Instant::now());
+        let pace = Duration::from_micros(900);
+        let passed = |from: u64, step: usize| -> usize {
+            let times = (from..from + 1000).step_by(step).map(Duration::from_millis);
+            times.map(|at| std::iter::from_fn(|| gate.pass(start + at, pace).ok()).count()).sum()
+        };
+        assert!((1110..=1112).contains(&passed(0, 1)));
+        assert!((1100..=1124).contains(&passed(1000, 7)));
+        assert_eq!(passed(3000, 100), 10, "nothing is saved up for longer than that");
+    }
+
+    #[test]
     fn it_closes_for_as_long_as_the_endpoint_asks_and_says_why() {
         let (gate, now) = (EndpointGate::default(), Instant::now());
-        assert!(gate.ended(Err(&too_many(Some(30))), now, 0.0));
+        assert!(gate.ended(Err(&too_many(Some(30))), &mut 0, now, 0.0));
         let closed = gate.closed(now).unwrap();
         assert_eq!(closed.until, now + Duration::from_secs(30));
         assert_eq!(gate.pass(now, Duration::ZERO), Err(closed.until));
@@ -146,17 +183,44 @@ mod tests {
         let mut now = Instant::now();
         let mut waits = Vec::new();
         for _ in 0..4 {
-            assert!(gate.ended(Err(&too_many(None)), now, 1.0));
-            assert!(gate.ended(Err(&too_many(None)), now, 0.0), "another that was under way");
+            assert!(gate.ended(Err(&too_many(None)), &mut 0, now, 1.0));
+            assert!(
+                gate.ended(Err(&too_many(None)), &mut 0, now, 0.0),
+                "another that was under way"
+            );
             let until = gate.closed(now).unwrap().until;
             waits.push((until - now).as_millis());
             now = until;
             assert_eq!(gate.pass(now, Duration::ZERO), Ok(()));
         }
         assert_eq!(waits, [1100, 2200, 4400, 8800]);
-        assert!(!gate.ended(Ok(()), now, 1.0));
-        assert!(gate.ended(Err(&too_many(None)), now, 1.0));
+        assert!(!gate.ended(Ok(()), &mut 0, now, 1.0));
+        assert!(gate.ended(Err(&too_many(None)), &mut 0, now, 1.0));
         assert_eq!((gate.closed(now).unwrap().until - now).as_millis(), 1100);
+    }
+
+    #[test]
+    fn one_device_does_not_close_it_again_and_again_while_others_are_served() {
+        let gate = EndpointGate::default();
+        let mut now = Instant::now();
+        let mut closings = 0;
+        let mut close = |served: bool| {
+            assert_eq!(gate.pass(now, Duration::ZERO), Ok(()));
+            if served {
+                gate.ended(Ok(()), &mut 0, now, 0.0);
+            }
+            let closed = gate.ended(Err(&too_many(Some(30))), &mut closings, now, 0.0);
+            now += Duration::from_secs(30);
+            closed
+        };
+        assert_eq!([true; 5].map(&mut close), [true, true, true, false, false]);
+        assert_eq!([false; 3].map(&mut close), [false, false, false], "others were served");
+        let other = gate.ended(Err(&too_many(Some(30))), &mut 0, now, 0.0);
+        assert!(other, "another is told the same");
+        now += Duration::from_secs(30);
+        assert_eq!(gate.pass(now, Duration::ZERO), Ok(()));
+        let closed = gate.ended(Err(&too_many(Some(30))), &mut closings, now, 0.0);
+        assert!(closed, "nobody was served since");
     }
 
     #[test]
@@ -168,7 +232,7 @@ mod tests {
             retry_after: None,
         };
         for error in [refused, failed, FetchError::Timeout(Duration::from_secs(1))] {
-            assert!(!gate.ended(Err(&error), now, 1.0), "{error}");
+            assert!(!gate.ended(Err(&error), &mut 0, now, 1.0), "{error}");
         }
         assert!(gate.closed(now).is_none());
     }

@@ -64,8 +64,10 @@ pub(super) struct Failed {
 pub(super) struct State<T> {
     pub(super) issued: Option<Arc<Issued<T>>>,
     pub(super) failed: Option<Box<Failed>>,
-    /// What renews the token.
-    pub(super) current: Option<Packed>,
+    /// What renews the token, beside what is published of it.
+    pub(super) hidden: Option<Box<Packed>>,
+    /// What was published last and was refused: what renews may be in it.
+    pub(super) former: Option<Arc<Issued<T>>>,
     /// A digest of the values of the last token; zero if there was none.
     pub(super) held: u64,
     /// Those who wait for the attempt; there only while somebody does.
@@ -77,6 +79,8 @@ pub(super) struct State<T> {
     used: u32,
     /// Attempts that failed in a row.
     pub(super) failures: u16,
+    /// Attempts in a row that closed the gate.
+    pub(super) closings: u8,
     /// The scheduler was called, or is at it.
     pub(super) called: bool,
     /// An attempt is in flight.
@@ -102,13 +106,15 @@ impl<T> Default for State<T> {
         Self {
             issued: None,
             failed: None,
-            current: None,
+            hidden: None,
+            former: None,
             held: 0,
             waiters: None,
             last_forced: None,
             due: None,
             used: 0,
             failures: 0,
+            closings: 0,
             called: false,
             renewing: false,
             forcing: false,
@@ -339,10 +345,10 @@ impl<T> DevicePool<T> {
             state.last_forced = Some(now);
             // An attempt that is under way is not the fruit of this rejection.
             state.forcing = !state.renewing;
-            state.issued = None;
+            state.former = state.issued.take();
             // What renewed one that is refused again leads nowhere.
             if refused.is_forced() {
-                state.current = None;
+                (state.former, state.hidden) = (None, None);
             }
             if !state.called && !state.renewing {
                 state.called = true;

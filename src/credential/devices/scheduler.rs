@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
 use super::attempt::{Attempt, Fresh, Look, Looked, Outcome};
-use super::packed::Names;
+use super::packed::{Names, Published};
 use super::pool::{Device, DevicePool, Failed, Shared, State};
 use super::queue::{Next, Queue};
 use super::source::DeviceSource;
@@ -105,7 +105,7 @@ impl Hours {
 impl<S, T, P> Keeper for Scheduler<S, T, P>
 where
     S: DeviceSource,
-    T: Send + Sync,
+    T: Published + Send + Sync,
     P: Fn(&Credential) -> Result<T, BindError> + Send + Sync,
 {
     /// Runs until stopped.
@@ -162,6 +162,7 @@ where
 impl<S, T, P> Scheduler<S, T, P>
 where
     S: DeviceSource,
+    T: Published,
     P: Fn(&Credential) -> Result<T, BindError>,
 {
     /// Everything is to be done for the devices that were called, and for those of which a panic
@@ -244,7 +245,7 @@ where
                 self.publish(&device, &mut state, fresh, now, work);
                 return;
             }
-            Looked::Renewable(values) => state.current = Some(work.names.pack(&values)),
+            Looked::Renewable(values) => state.hidden = work.names.pack(&values, &()),
             Looked::Nothing => {}
         }
         if state.called {
@@ -382,8 +383,10 @@ where
             Outcome::Adopted(_) | Outcome::AsBefore | Outcome::Busy(_) | Outcome::Stopped => None,
         };
         let random = fastrand::f64();
-        let closed = told.is_some_and(|told| shared.gate().ended(told, now.monotonic, random));
         let mut state = device.lock();
+        let closed = told.is_some_and(|told| {
+            shared.gate().ended(told, &mut state.closings, now.monotonic, random)
+        });
         state.renewing = false;
         if state.gone {
             return;
@@ -461,9 +464,11 @@ where
         let lifetime = credential.lifetime;
         let guard = lifetime.map(usable_guard).unwrap_or_default();
         let forced = std::mem::take(&mut state.forcing);
-        let issued = Issued::new(item, credential.expires, guard, now, forced);
+        let renews = self.source.renews();
+        state.hidden = renews.then(|| work.names.pack(&credential.values, &item)).flatten();
+        state.former = None;
+        let issued = Issued::new(item, credential.expires, guard, forced);
         state.issued = Some(Arc::new(issued));
-        state.current = self.source.renews().then(|| work.names.pack(&credential.values));
         state.held = digest;
         state.failed = None;
         state.failures = 0;

@@ -50,7 +50,7 @@ where
 /// Switches and counters, no credential.
 fn state<A: Api>(shared: &Shared<A>) -> Answer {
     let recorder = &shared.recorder;
-    let state = json!({
+    let mut state = json!({
         "vendor": A::NAME,
         "switches": shared.switches.to_json(),
         "counters": {
@@ -63,5 +63,9 @@ fn state<A: Api>(shared: &Shared<A>) -> Answer {
             "recorded": recorder.count(),
         },
     });
+    if let Some(counters) = state.get_mut("counters").and_then(Value::as_object_mut) {
+        let own = shared.api.counters().into_iter();
+        counters.extend(own.map(|(name, count)| (name.to_owned(), count.into())));
+    }
     Answer::json(StatusCode::OK, "application/json", &state)
 }

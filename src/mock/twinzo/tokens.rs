@@ -24,8 +24,8 @@ const LIMIT: usize = 100_000;
 pub(super) struct Grant {
     client: String,
     token: String,
-    expiration: i64,
-    created: i64,
+    pub(super) expiration: i64,
+    pub(super) created: i64,
     branch: String,
 }
 
