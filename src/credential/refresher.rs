@@ -309,15 +309,6 @@ where
 
     /// Saves what was fetched under `lease` and publishes it; says how long until its renewal.
     async fn save(&mut self, held: Held, item: T, lease: Option<Lease>, took: Duration) -> Pause {
-        if lease.is_none() && self.slot.is_shared() {
-            // The store was away. If it is back, others may have saved what must not be lost.
-            let credential = held.credential.clone();
-            self.progress.held = Some(held);
-            if let Some(pause) = self.offer().await {
-                return pause;
-            }
-            return Pause::until_renewal(self.published(&credential, item, took));
-        }
         // Durable before it is used: whoever renewed has no way back.
         let at = Now { wall: held.fetched, ..self.clock.now() };
         let renews = self.source.renews_ended();

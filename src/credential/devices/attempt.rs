@@ -231,37 +231,16 @@ where
         };
         // Durable before it is used: whoever renewed has no way back.
         let (now, renews) = (shared.clock.now(), self.source.renews_ended());
-        let alone = lease.is_none() && slot.is_shared();
-        let lease = if alone { self.lease_again(&slot, &credential).await } else { lease };
-        if !alone || lease.is_some() {
-            let saved = slot.save(fingerprint, lease, &credential, now, renews).await;
-            if saved == Saved::Superseded
-                && let Some(stored) = slot.load().await
-                && let Looked::Fresh(fresh) = self.judge(shared, device, own, stored)
-            {
-                return Outcome::Adopted(fresh);
-            }
+        let saved = slot.save(fingerprint, lease, &credential, now, renews).await;
+        if saved == Saved::Superseded
+            && let Some(stored) = slot.load().await
+            && let Looked::Fresh(fresh) = self.judge(shared, device, own, stored)
+        {
+            return Outcome::Adopted(fresh);
         }
         let digest = digest(&credential.values, &shared.hasher);
         let age = shared.clock.now().monotonic - now.monotonic;
         Outcome::Fetched(Fresh { credential, item, digest, age })
-    }
-
-    /// The store was away when it was asked. If it is back, and nobody has saved what lives longer
-    /// than `fetched` meanwhile, that can be saved after all.
-    async fn lease_again(&self, slot: &Slot, fetched: &Credential) -> Option<Lease> {
-        let Claim::Granted(lease, stored) = slot.claim(LEASE_BEYOND).await else { return None };
-        let end = fetched.expires.map(|end| end.wall);
-        let longer = stored.is_some_and(|stored| match (stored.expires, end) {
-            (Some(theirs), Some(ours)) => theirs > ours,
-            (None, Some(_)) => true,
-            (_, None) => false,
-        });
-        if longer {
-            slot.release(lease).await;
-            return None;
-        }
-        Some(lease)
     }
 
     /// What can be renewed: one that still is one, or that holds a value for renewals.

@@ -16,7 +16,7 @@ use super::table::Table;
 use crate::credential::secret_ref::SecretRef;
 
 /// Fetches the credential of one device. One call is one attempt, as for
-/// [`CredentialSource`](crate::credential::CredentialSource).
+/// [`CredentialSource`].
 pub trait DeviceSource: std::fmt::Debug + Send + Sync + 'static {
     /// Fetches for the device whose own values are `own`. `current` is what is to be replaced.
     ///
