@@ -151,8 +151,8 @@ async fn person(credential: &CredentialConfig, check: Check) -> Result<String, S
         .await
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
     Ok(format!(
-        "the secrets are there; it needs the login of a person, which is not tried here: countersign \
-         login {}",
+        "the secrets are there; it needs the login of a person, which is not tried here: \
+         countersign login {}",
         credential.name
     ))
 }

@@ -95,10 +95,11 @@ async fn place(
     clock: &Clock,
 ) -> Result<(Slot, Option<Writer>), Failure> {
     let opened = Store::open(&config.token_store, secrets, clock).await;
-    let (store, writer) = opened.map_err(|error| match error {
-        OpenError::InUse(path) => in_use(&path, &credential.name),
-        error => start_failure(StartError::Store(error)),
-    })?;
+    if let Err(OpenError::InUse(path)) = &opened {
+        return Err(in_use(path, &credential.name));
+    }
+    let opened = opened.map_err(|error| start_failure(StartError::Store(error)));
+    let (store, writer) = opened?;
     Ok((slot(credential, secrets, &store), writer))
 }
 
@@ -199,17 +200,17 @@ fn done(name: &str, granted: &Credential) -> String {
     let renewed = granted.values.get(REFRESH_TOKEN).is_some();
     let lasts = if renewed {
         format!(
-            "The access token lives {lives} and is renewed by itself, for as long as the server takes \
-             its refresh token"
+            "The access token lives {lives} and is renewed by itself, for as long as the server \
+             takes its refresh token"
         )
     } else {
         format!(
-            "The login lasts {lives}: the server gave no refresh token. Many servers want a scope such \
-             as offline_access for that"
+            "The login lasts {lives}: the server gave no refresh token. Many servers want a scope \
+             such as offline_access for that"
         )
     };
     format!(
-        "Logged in for the credential '{name}'. The tokens are in the token store, where `countersign \
-         run` finds them when it starts.\n{lasts}.\n"
+        "Logged in for the credential '{name}'. The tokens are in the token store, where \
+         `countersign run` finds them when it starts.\n{lasts}.\n"
     )
 }

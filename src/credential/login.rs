@@ -284,7 +284,9 @@ impl LoginSource {
         // A password or a key that was replaced since is not sent as it was then.
         let mut values = today.clone().and(&current.values).and(own);
         for name in &self.spec.carried {
-            today.get(name).map(|secret| values.insert(name.clone(), secret.clone()));
+            if let Some(secret) = today.get(name) {
+                values.insert(name.clone(), secret.clone());
+            }
         }
         let sent = self.renews_with(refresh, current);
         if !sent.is_some_and(|sent| self.spent.has(sent)) {
@@ -321,7 +323,8 @@ impl LoginSource {
         (!sent.is_empty()).then(|| self.spent.digest(&current.values, sent.into_iter()))
     }
 
-    /// One request, filled in with `values`. What requests carry beside the reply is as it is `today`.
+    /// One request, filled in with `values`. What requests carry beside the reply is as it is
+    /// `today`.
     async fn exchange(
         &self,
         request: &RequestSpec,

@@ -155,7 +155,10 @@ pub enum Refusal {
         credential: String,
     },
     /// The login of a person is over.
-    #[error("the login has ended ({}); stop countersign, and run: countersign login {credential}", .because.brief())]
+    #[error(
+        "the login has ended ({}); stop countersign, and run: countersign login {credential}",
+        .because.brief()
+    )]
     LoginHasEnded {
         /// The credential.
         credential: String,

@@ -57,8 +57,8 @@ async fn of(proxy: &Proxy, device: &str, target: &str) -> Reply {
     proxy.send("GET", target, &[("X-Device", device)], "").await
 }
 
-/// Each path below `/refuse/` says 401 to the first token that it sees, and to no other; nobody takes
-/// that one any more.
+/// Each path below `/refuse/` says 401 to the first token that it sees, and to no other; nobody
+/// takes that one any more.
 async fn refusing() -> Upstream {
     let refused: Mutex<BTreeMap<String, String>> = Mutex::default();
     Upstream::answering(move |seen| {

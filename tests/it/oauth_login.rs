@@ -510,7 +510,7 @@ async fn nanoidp_logs_a_person_in_and_replaces_the_refresh_token() {
         let proxy = Proxy::start(&config).await;
         let reply = proxy.get("/userinfo").await;
         assert_eq!(reply.status, 200, "start {start}");
-        let claims: Value = serde_json::from_str(&reply.text()).unwrap();
+        let claims: Value = serde_json::from_str(reply.text()).unwrap();
         assert_eq!(claims["sub"], "robot");
         let Cache::One(cache) = &proxy.identity("api").cache else { panic!("of devices") };
         let issued = cache.get().await.unwrap();

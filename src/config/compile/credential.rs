@@ -201,8 +201,8 @@ impl Builder<'_, '_> {
     /// A column that every device needs a cell of.
     pub(super) fn column(&self, name: &str) -> Column {
         let form = match (self.kind, name) {
-            ("twinzo-device", "login") => Form::Text,
-            ("oauth2", "client_id" | "username" | "scope" | "audience") => Form::Text,
+            ("twinzo-device", "login")
+            | ("oauth2", "client_id" | "username" | "scope" | "audience") => Form::Text,
             ("twinzo-device", "client_guid" | "branch_guid") => Form::Guid,
             ("basic", "username") => Form::User,
             _ => Form::Secret,

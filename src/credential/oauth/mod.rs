@@ -1,4 +1,5 @@
-//! OAuth 2.0: how an access token is asked for (RFC 6749, 6750, 7523, 8414, 8628, 8693, 8705, 9700).
+//! OAuth 2.0: how an access token is asked for (RFC 6749, 6750, 7523, 8414, 8628, 8693, 8705 and
+//! 9700).
 //!
 //! `source` decides what is asked, in which order; `request` writes it down; `assertion`
 //! signs; `reply` reads the answer; `discovery` finds the endpoint; `rotation` has the refresh

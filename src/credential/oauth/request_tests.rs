@@ -9,10 +9,6 @@ fn value(text: &str) -> SecretRef {
     SecretRef::Value(Secret::new(text))
 }
 
-fn given(text: &str) -> Option<SecretRef> {
-    Some(value(text))
-}
-
 fn spec(grant: Grant, client_auth: ClientAuth) -> OauthSpec {
     OauthSpec {
         endpoint: Endpoint::Url("https://id.example.com/token".parse().unwrap()),
@@ -30,7 +26,7 @@ fn spec(grant: Grant, client_auth: ClientAuth) -> OauthSpec {
 
 fn key() -> AssertionSpec {
     AssertionSpec {
-        key: given(include_str!("../../../tests/vectors/rsa-key.pem")),
+        key: Some(value(include_str!("../../../tests/vectors/rsa-key.pem"))),
         algorithm: JwtAlgorithm::RS256,
         key_id: None,
         issuer: Some("gateway".to_owned()),
@@ -141,24 +137,25 @@ async fn each_grant_has_its_parameters() {
     assert_eq!(request.headers["x-extra"], "e");
     assert!(request.headers["x-extra"].is_sensitive());
 
-    let grant = Grant::Password { username: given("a&b=c"), password: given("p%20+ é") };
+    let grant =
+        Grant::Password { username: Some(value("a&b=c")), password: Some(value("p%20+ é")) };
     let request = write(&spec(grant, none()), Ground::Grant).await;
     assert_eq!(parameter(&request, "grant_type").unwrap(), "password");
     assert_eq!(parameter(&request, "username").unwrap(), "a&b=c");
     assert_eq!(parameter(&request, "password").unwrap(), "p%20+ é");
 
-    let request = write(&spec(Grant::RefreshToken(given("r1")), none()), Ground::Grant).await;
+    let request = write(&spec(Grant::RefreshToken(Some(value("r1"))), none()), Ground::Grant).await;
     assert_eq!(parameter(&request, "grant_type").unwrap(), "refresh_token");
     assert_eq!(parameter(&request, "refresh_token").unwrap(), "r1");
     assert_eq!(parameter(&request, "scope").unwrap(), "a b", "as configured");
 
-    let grant = Grant::JwtBearer(Assertion::Given(given("x.y.z")));
+    let grant = Grant::JwtBearer(Assertion::Given(Some(value("x.y.z"))));
     let request = write(&spec(grant, none()), Ground::Grant).await;
     assert_eq!(parameter(&request, "grant_type").unwrap(), JWT_BEARER);
     assert_eq!(parameter(&request, "assertion").unwrap(), "x.y.z");
 
     let exchange = Exchange {
-        subject_token: given("s"),
+        subject_token: Some(value("s")),
         subject_token_type: "urn:s".to_owned(),
         actor_token: Some((value("a"), "urn:a".to_owned())),
         requested_token_type: Some("urn:r".to_owned()),
@@ -178,7 +175,7 @@ async fn each_grant_has_its_parameters() {
 
 #[tokio::test]
 async fn a_refresh_asks_for_what_was_granted_and_no_more() {
-    let grant = Grant::Password { username: given("u"), password: given("p") };
+    let grant = Grant::Password { username: Some(value("u")), password: Some(value("p")) };
     let request = write(&spec(grant, ClientAuth::None), Ground::Refresh(&Secret::new("r"))).await;
     assert_eq!(parameter(&request, "grant_type").unwrap(), "refresh_token");
     assert_eq!(parameter(&request, "refresh_token").unwrap(), "r");
@@ -192,13 +189,13 @@ async fn a_refresh_asks_for_what_was_granted_and_no_more() {
 async fn each_client_shows_who_it_is_in_one_way_only() {
     let request =
         |auth| async { write(&spec(Grant::ClientCredentials, auth), Ground::Grant).await };
-    let basic = request(ClientAuth::Basic(given("s"))).await;
+    let basic = request(ClientAuth::Basic(Some(value("s")))).await;
     assert_eq!(basic.headers[AUTHORIZATION], "Basic Z2F0ZXdheTpz");
     assert!(basic.headers[AUTHORIZATION].is_sensitive());
     assert_eq!(parameter(&basic, "client_id"), None);
     assert_eq!(parameter(&basic, "client_secret"), None);
 
-    let post = request(ClientAuth::Post(given("s"))).await;
+    let post = request(ClientAuth::Post(Some(value("s")))).await;
     assert_eq!(parameter(&post, "client_id").unwrap(), "gateway");
     assert_eq!(parameter(&post, "client_secret").unwrap(), "s");
     assert!(!post.headers.contains_key(AUTHORIZATION));

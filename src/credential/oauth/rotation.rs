@@ -21,8 +21,8 @@ const OLD: Duration = Duration::from_hours(24);
 /// Fewer than these are not looked through for what is old.
 const FEW: usize = 1024;
 
-/// What a refresh token came of: a digest of the grant's secrets, and of the client. With others, it
-/// is not theirs.
+/// What a refresh token came of: a digest of the grant's secrets, and of the client. With others,
+/// it is not theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Basis([u64; 2]);
 

@@ -77,12 +77,12 @@ impl OauthSource {
             // or somebody logs in.
             Grant::DeviceCode { .. } => {
                 let asked = self.ask(server, refresh, own, basis).await;
-                return asked.map_err(|error| match error {
-                    FetchError::Refused(refusal) if ends_login(&refusal) => {
-                        self.needs_a_login(Some(refusal))
-                    }
-                    error => error,
-                });
+                if let Err(FetchError::Refused(refusal)) = &asked
+                    && ends_login(refusal)
+                {
+                    return Err(self.needs_a_login(Some(refusal.clone())));
+                }
+                return asked;
             }
             Grant::ClientCredentials
             | Grant::Password { .. }

@@ -30,18 +30,16 @@ impl Columns {
             |(name, required): (&'static str, bool)| Column { required, ..builder.column(name) };
         self.names.into_iter().map(column).collect()
     }
-}
 
-impl Builder<'_, '_> {
     /// What a device may ask for by itself.
-    pub(super) fn optional_columns(&self, raw: &RawOauth, columns: &mut Columns) {
+    pub(super) fn take_optional(&mut self, raw: &RawOauth) {
         for (name, is_shared) in [
             ("scope", raw.scope.is_some()),
             // In `extra` it may be a secret.
             ("audience", raw.audience.is_some() || has_extra(raw, "audience")),
         ] {
             if !is_shared {
-                columns.take(name, false);
+                self.take(name, false);
             }
         }
     }

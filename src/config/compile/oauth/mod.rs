@@ -52,7 +52,7 @@ impl Builder<'_, '_> {
         let grant = self.grant(raw, grant_kind, &mut columns);
         let client_auth = self.client_auth(raw, grant_kind, &mut columns);
         self.client_id(raw, grant_kind, &client_auth, &mut columns);
-        self.optional_columns(raw, &mut columns);
+        columns.take_optional(raw);
         let mut parameters = Vec::new();
         for (name, values) in [("audience", &raw.audience), ("resource", &raw.resource)] {
             for value in listed(values.as_ref()) {
