@@ -12,7 +12,7 @@ use http::header::AUTHORIZATION;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Known, Sight};
 use crate::clock::Clock;
 use crate::config::{Config, CredentialConfig, HeaderCase, ListenerConfig, SourceSpec};
 use crate::connect::{InvalidHost, InvalidProxy};
@@ -261,15 +261,11 @@ impl App {
             tracker.spawn(Arc::clone(tls).watch(POLL_INTERVAL, stop.clone()));
         }
         if let (Some(socket), Some(config)) = (self.admin, &self.config.admin) {
-            let eager = self.config.credentials.iter().map(|credential| credential.refresh.eager);
-            let credentials = self.identities.iter().cloned().zip(eager).collect();
-            let admin = Admin::new(
-                config.clone(),
-                socket.local_addr()?,
-                credentials,
-                Arc::clone(&self.secrets),
-                self.watch,
-            );
+            let known = self.config.credentials.iter().zip(&self.identities);
+            let known = known.map(|(credential, identity)| Known::of(credential, identity));
+            let sight = Sight::new(known.collect(), Arc::clone(&self.proxy), self.clock.clone());
+            let (bound, secrets) = (socket.local_addr()?, Arc::clone(&self.secrets));
+            let admin = Admin::new(config.clone(), bound, sight, secrets, self.watch);
             let listener = tokio::net::TcpListener::from_std(socket)?;
             tracker.spawn(admin::serve(listener, Arc::new(admin), stop.clone()));
         }
@@ -543,6 +539,7 @@ pub fn identity(credential: &CredentialConfig, cache: Cache) -> Identity {
         name: credential.name.clone(),
         cache,
         covers_body: scheme.body_coverage() == BodyCoverage::Whole,
+        timed: scheme.is_timed(),
         renewable: credential.source.is_fetched(),
         owned: credential.owned.clone(),
         owned_query: scheme.sets_query(),

@@ -2,7 +2,7 @@
 //!
 //! The modules in reading order:
 //!
-//! - [`secret`], [`clock`], [`values`], [`template`]: the small things everything is made of;
+//! - [`secret`], [`clock`], [`skew`], [`values`], [`template`]: the small things everything is made of;
 //! - [`sign`]: applying a credential: from a request to the fields that authenticate it;
 //! - [`http1`]: HTTP/1.1 on the wire; [`connect`], [`tls`]: reaching a host; [`local`]: tasks of a
 //!   worker;
@@ -36,6 +36,7 @@ pub mod sandbox;
 pub mod secret;
 pub mod server;
 pub mod sign;
+pub mod skew;
 pub mod stamp;
 pub mod telemetry;
 pub mod template;

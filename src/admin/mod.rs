@@ -1,7 +1,12 @@
-//! The admin listener: is the program alive, is it ready?
+//! The admin listener: is the program alive, is it ready, how are its credentials?
 //!
 //! It is a listener of its own, so that no path of an upstream is taken and no probe costs an
 //! upstream anything.
+
+pub mod devices;
+mod metrics;
+mod sight;
+mod status;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +22,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -26,10 +33,14 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
+use devices::NoPage;
+use metrics::Metrics;
+pub use sight::{Known, Sight};
+use status::Status;
+
 use crate::config::AdminConfig;
 use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
-use crate::proxy::Identity;
 
 /// Admin requests at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -41,47 +52,90 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Admin {
     config: AdminConfig,
     bound: SocketAddr,
-    /// Every credential, and whether it is fetched at start.
-    credentials: Vec<(Arc<Identity>, bool)>,
+    sight: Arc<Sight>,
+    metrics: Metrics,
     secrets: Arc<Secrets>,
     /// Which credentials are not kept fresh, because of a panic.
     watch: Watch,
 }
 
 impl Admin {
-    /// The admin side of a program with these credentials; true marks the ones that are fetched at
-    /// start.
+    /// The admin side of a program in which there is this to see.
     pub fn new(
         config: AdminConfig,
         bound: SocketAddr,
-        credentials: Vec<(Arc<Identity>, bool)>,
+        sight: Sight,
         secrets: Arc<Secrets>,
         watch: Watch,
     ) -> Self {
-        Self { config, bound, credentials, secrets, watch }
+        let sight = Arc::new(sight);
+        let metrics = Metrics::new(&sight);
+        Self { config, bound, sight, metrics, secrets, watch }
     }
 
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(self: Arc<Self>, request: &Request<B>) -> Response<Full<Bytes>> {
+        let asked = match self.at_once(request) {
+            Ok(asked) => asked,
+            Err(response) => return *response,
+        };
+        // There may be a hundred thousand devices to look at.
+        let looking = tokio::task::spawn_blocking(move || self.look(&asked));
+        looking.await.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"))
+    }
+
+    /// What takes a while, or else the answer.
+    fn at_once<B>(&self, request: &Request<B>) -> Result<Asked, Box<Response<Full<Bytes>>>> {
+        let asked = Asked::of(request.uri());
+        match self.judge(request, asked.is_some()) {
+            Some(response) => Err(Box::new(response)),
+            None => asked.ok_or_else(|| {
+                let known = "known here: /livez, /readyz, /metrics, /api/status and \
+                             /api/credentials/NAME/devices";
+                Box::new(text(StatusCode::NOT_FOUND, known))
+            }),
+        }
+    }
+
+    /// The answer to whatever needs none from elsewhere.
+    fn judge<B>(&self, request: &Request<B>, known: bool) -> Option<Response<Full<Bytes>>> {
         if !self.accepts_host(request) {
             let detail = "this Host is not accepted here; add it to 'hosts' of [admin]";
-            return text(StatusCode::MISDIRECTED_REQUEST, detail);
+            return Some(text(StatusCode::MISDIRECTED_REQUEST, detail));
         }
         let reading = request.method() == Method::GET || request.method() == Method::HEAD;
+        let probe = matches!(request.uri().path(), "/livez" | "/readyz");
+        if !probe && !self.has_token(request) {
+            let mut refused = text(StatusCode::UNAUTHORIZED, "a token is needed");
+            let challenge = HeaderValue::from_static("Bearer realm=\"countersign admin\"");
+            refused.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            return Some(refused);
+        }
+        if (probe || known) && !reading {
+            let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(refused);
+        }
         match request.uri().path() {
-            "/livez" | "/readyz" if !reading => {
-                let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
-                refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-                refused
+            "/livez" => Some(text(StatusCode::OK, "alive")),
+            "/readyz" => Some(self.ready()),
+            _ => None,
+        }
+    }
+
+    fn look(&self, asked: &Asked) -> Response<Full<Bytes>> {
+        match asked {
+            Asked::Metrics => match self.metrics.scrape() {
+                Ok(scrape) => full(metrics::TYPE, scrape.into()),
+                Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
+            },
+            Asked::Status => json(&Status::of(&self.sight)),
+            Asked::Devices { credential, query } => {
+                match devices::page(&self.sight, credential, query) {
+                    Ok(page) => json(&page),
+                    Err(NoPage::Missing(why)) => text(StatusCode::NOT_FOUND, &why),
+                    Err(NoPage::Query(why)) => text(StatusCode::BAD_REQUEST, &why),
+                }
             }
-            "/livez" => text(StatusCode::OK, "alive"),
-            "/readyz" => self.ready(),
-            _ if !self.has_token(request) => {
-                let mut refused = text(StatusCode::UNAUTHORIZED, "a token is needed");
-                let challenge = HeaderValue::from_static("Bearer realm=\"countersign admin\"");
-                refused.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-                refused
-            }
-            _ => text(StatusCode::NOT_FOUND, "known here: /livez and /readyz"),
         }
     }
 
@@ -94,10 +148,11 @@ impl Admin {
             return text(StatusCode::SERVICE_UNAVAILABLE, &detail);
         }
         let waiting: Vec<&str> = self
+            .sight
             .credentials
             .iter()
-            .filter(|(identity, eager)| *eager && !identity.cache.is_ready())
-            .map(|(identity, _)| identity.name.as_str())
+            .filter(|known| known.eager && !known.identity.cache.is_ready())
+            .map(|known| known.identity.name.as_str())
             .collect();
         if waiting.is_empty() {
             text(StatusCode::OK, "ready")
@@ -143,11 +198,45 @@ impl Admin {
     }
 }
 
+/// What is looked at for an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Metrics,
+    Status,
+    Devices { credential: String, query: String },
+}
+
+impl Asked {
+    fn of(target: &http::Uri) -> Option<Self> {
+        match target.path() {
+            "/metrics" => Some(Self::Metrics),
+            "/api/status" => Some(Self::Status),
+            path => {
+                let name = path.strip_prefix("/api/credentials/")?.strip_suffix("/devices")?;
+                let credential = percent_decode_str(name).decode_utf8().ok()?.into_owned();
+                let query = target.query().unwrap_or_default().to_owned();
+                (!name.contains('/')).then_some(Self::Devices { credential, query })
+            }
+        }
+    }
+}
+
+fn full(kind: &'static str, content: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(content));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(value) {
+        Ok(content) => full("application/json", content.into()),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
+    }
+}
+
 fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(format!("{line}\n"))));
+    let mut response = full("text/plain; charset=utf-8", Bytes::from(format!("{line}\n")));
     *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, plain);
     response
 }
 
@@ -184,8 +273,8 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationT
 
 async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToken) {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let response = admin.answer(&request);
-        async move { Ok::<_, Infallible>(response) }
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
     });
     let service = ServiceBuilder::new()
         .layer(SetResponseHeaderLayer::overriding(
@@ -213,7 +302,10 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToke
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::permissions::Check;
+    use crate::proxy::route::RouteTable;
+    use crate::proxy::{Proxy, Snapshot};
 
     #[tokio::test(start_paused = true)]
     async fn it_is_not_ready_while_a_credential_is_not_kept_fresh() {
@@ -221,13 +313,15 @@ mod tests {
             AdminConfig { address: ([127, 0, 0, 1], 8081).into(), hosts: Vec::new(), token: None };
         let secrets = Secrets::resolve(Vec::new(), Check::Off).await.unwrap();
         let watch = Watch::default();
-        let admin = Admin::new(
-            config.clone(),
-            config.address,
-            Vec::new(),
-            Arc::new(secrets),
-            watch.clone(),
-        );
+        let nothing = Snapshot { table: RouteTable::new(&[]), routes: Vec::new() };
+        let text =
+            "[[listen]]\naddress = \"127.0.0.1:0\"\n[[route]]\nupstream = \"http://u.test\"\n";
+        let limits = crate::config::load(text, &|_| None).config.unwrap().limits;
+        let clock = Clock::system();
+        let proxy = Arc::new(Proxy::new(nothing, clock.clone(), limits));
+        let sight = Sight::new(Vec::new(), proxy, clock);
+        let secrets = Arc::new(secrets);
+        let admin = Admin::new(config.clone(), config.address, sight, secrets, watch.clone());
         assert_eq!(admin.ready().status(), StatusCode::OK);
         let stop = CancellationToken::new();
         let (mut first, until) = (true, stop.clone());

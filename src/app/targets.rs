@@ -10,12 +10,13 @@ use super::StartError;
 use crate::config::{ConnectionSettings, Http2, Origin, RouteConfig, Way};
 use crate::connect::{Dialer, ForwardProxy};
 use crate::permissions::Check;
-use crate::proxy::upstream::Target;
+use crate::proxy::upstream::{Target, UpstreamClock};
 use crate::tls::{TlsSettings, client_config, offering};
 
 /// Targets by what they consist of: routes to one place share their connections.
 pub(super) struct Targets {
     all: HashMap<(Origin, TlsSettings, ConnectionSettings), Arc<Target>>,
+    clocks: HashMap<Origin, Arc<UpstreamClock>>,
     tls: HashMap<TlsSettings, Arc<ClientConfig>>,
     remember_case: bool,
     check: Check,
@@ -24,7 +25,8 @@ pub(super) struct Targets {
 impl Targets {
     /// None yet. With `remember_case`, they remember how upstreams write names of fields.
     pub(super) fn new(remember_case: bool, check: Check) -> Self {
-        Self { all: HashMap::new(), tls: HashMap::new(), remember_case, check }
+        let (all, clocks, tls) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { all, clocks, tls, remember_case, check }
     }
 
     /// The target of a route.
@@ -59,7 +61,10 @@ impl Targets {
             let tls = tls.as_ref().map(|tls| offering(tls, protocols));
             Dialer::new(&url, tls.as_ref(), proxy.clone(), settings.connect_timeout)
         };
+        let unknown = || Arc::new(UpstreamClock::new(upstream.origin.authority.as_str()));
+        let clock = self.clocks.entry(upstream.origin.clone()).or_insert_with(unknown);
         let target = Arc::new(Target {
+            clock: Arc::clone(clock),
             id: self.all.len(),
             dialer: dialer(protocols)?,
             http1_dialer: dialer(&[b"http/1.1"])?,

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use super::output::{FAINT, Failure, print, styled};
 use super::run::{Signals, runtime};
-use crate::mock::{self, Failure as MockFailure, Period, StandIn};
+use crate::mock::{self, Failure as MockFailure, Offset, Period, StandIn};
 
 /// Which stand-in, and how it behaves.
 #[derive(Debug, clap::Args)]
@@ -34,6 +34,12 @@ pub(super) struct Mock {
     /// How its other endpoints fail
     #[arg(long, value_name = "FAILURE")]
     data_failure: Option<MockFailure>,
+    /// How far its clock is ahead of this machine's; -1h: an hour behind
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    clock: Option<Offset>,
+    /// How far the time of a signature may be from its clock; others are refused (devo)
+    #[arg(long, value_name = "DURATION")]
+    max_skew: Option<Period>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -77,7 +83,8 @@ impl Mock {
     }
 
     async fn serve_devo(&self, signals: &mut Signals) -> Result<ExitCode, Failure> {
-        let options = mock::devo::Options::default();
+        let max_skew = self.max_skew.map(|Period(max_skew)| max_skew);
+        let options = mock::devo::Options { max_skew, ..mock::devo::Options::default() };
         let started = mock::devo::start(self.listen, options.clone()).await;
         let stand_in = started.map_err(|error| Failure::runtime(&error))?;
         let facts = [
@@ -113,6 +120,9 @@ impl Mock {
         }
         if let Some(failure) = self.data_failure {
             switches.fail_data_calls(failure, None);
+        }
+        if let Some(Offset(offset_ms)) = self.clock {
+            switches.set_clock_offset_ms(offset_ms);
         }
         let url = stand_in.url();
         let mut text = format!("listening on {url}\n\nIt accepts (all invented):\n");

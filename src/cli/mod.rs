@@ -1,7 +1,9 @@
 //! The commands. Data goes to standard output, everything else to standard error.
 
+mod ask;
 mod check;
 mod demo;
+mod devices;
 mod exec;
 mod explain;
 mod fetch;
@@ -129,6 +131,10 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Show the devices of a credential as a running countersign knows them
+    #[command(after_help = "Example: countersign devices gateways --state refused\n\n\
+        Asks the admin listener that the configuration names.")]
+    Devices(devices::Devices),
     /// Succeed if the admin listener says that countersign is ready
     #[command(after_help = "Example: countersign healthcheck --address 127.0.0.1:8081")]
     Healthcheck {
@@ -202,6 +208,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Login { credential, config } => {
             login::login(&credential, config.config.as_deref())
         }
+        Command::Devices(devices) => devices.run(),
         Command::Healthcheck { address } => Ok(healthcheck::healthcheck(address)),
         Command::Schema => {
             print(format!("{:#}\n", shape::schema()))?;

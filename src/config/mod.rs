@@ -38,8 +38,8 @@ use crate::tls::{ServerTls, TlsSettings};
 use problem::Problem;
 pub use raw::{RawAccess as AccessLog, RawLevel as Level, RawLogFormat as LogFormat};
 pub use raw::{
-    RawAnswers as Answers, RawCertificateName as CertificateName, RawHeaderCase as HeaderCase,
-    RawHttp2 as Http2, RawProtocol as Protocol, RawSandbox as Sandbox,
+    RawAnswers as Answers, RawCertificateName as CertificateName, RawClock as ClockSource,
+    RawHeaderCase as HeaderCase, RawHttp2 as Http2, RawProtocol as Protocol, RawSandbox as Sandbox,
 };
 
 /// A configuration that can run.
@@ -342,6 +342,8 @@ pub struct RouteConfig {
     pub remove: OwnedFields,
     /// What a refusal by the upstream does.
     pub replay: Replay,
+    /// Whose time signatures have.
+    pub clock: ClockSource,
     /// Pass the caller's `Authorization` on although a credential is used.
     pub keep_caller_authorization: bool,
     /// Forward WebSocket handshakes.

@@ -114,7 +114,7 @@ fn is_open(path: &[&str], text: &str) -> bool {
             "route",
             "name" | "host" | "path" | "methods" | "clients" | "upstream" | "credential" | "deny"
             | "max_body" | "remove" | "http2" | "websocket" | "header_case" | "lenient"
-            | "rewrite_location" | "max_in_flight" | "proxy",
+            | "rewrite_location" | "max_in_flight" | "proxy" | "clock",
         ]
         | ["route", "timeouts" | "tls" | "replay" | "pool" | "identity", _] => true,
         [

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::FetchError;
+use super::record::Record;
 use crate::clock::{Clock, Deadline, Now};
 
 /// A forced renewal that brought a credential refused again is not repeated before this.
@@ -27,6 +28,7 @@ struct Shared<T> {
     writer: Mutex<Writer>,
     changed: watch::Sender<()>,
     demand: Notify,
+    record: Arc<Record>,
     clock: Clock,
     settings: CacheSettings,
 }
@@ -214,6 +216,7 @@ impl<T> CredentialCache<T> {
                 writer: Mutex::default(),
                 changed: watch::Sender::new(()),
                 demand: Notify::new(),
+                record: Arc::default(),
                 clock,
                 settings,
             }),
@@ -318,6 +321,11 @@ impl<T> CredentialCache<T> {
             renewing: slot.renewing,
             failure: slot.failure.clone(),
         }
+    }
+
+    /// What has become of attempts to fetch it.
+    pub fn record(&self) -> &Arc<Record> {
+        &self.shared.record
     }
 
     /// The current credential without waiting, usable or not.

@@ -12,6 +12,7 @@ pub mod keeper;
 mod link;
 pub mod login;
 pub mod oauth;
+pub mod record;
 pub mod refresher;
 pub mod reply;
 pub mod schedule;

@@ -346,6 +346,8 @@ where
         }
         let guard = lifetime.map(usable_guard).unwrap_or_default();
         self.cache.publish(item, credential.expires, guard);
+        let skew_ms = credential.clock_skew_ms;
+        self.cache.record().fetched(&self.name, self.clock.now(), took, skew_ms);
         let wait = self.renewal(credential, Duration::ZERO);
         if let (Some(lifetime), Some(wait)) = (lifetime, wait) {
             tracing::info!(
@@ -371,6 +373,7 @@ where
         } else {
             tracing::warn!(credential = %self.name, %error, usable, retry_in_s, "fetch failed");
         }
+        self.cache.record().failed(&error);
         self.cache.publish_failure(Failure { error, retry_at: Instant::now() + wait });
         wait
     }
@@ -378,6 +381,7 @@ where
     /// Sleeps until the next attempt is due, by the schedule or because somebody needs it.
     async fn sleep(&mut self, Pause { wait, in_backoff }: Pause) -> Wake {
         let due: Option<Deadline> = wait.map(|wait| self.clock.now().after(wait));
+        self.cache.record().sleeps_until(due);
         loop {
             let left = due.map(|due| due.remaining(self.clock.now()));
             if left == Some(Duration::ZERO) {

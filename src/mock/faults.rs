@@ -16,7 +16,7 @@ use super::Kind;
 
 mod failure;
 
-pub use failure::{Failure, Period};
+pub use failure::{Failure, Offset, Period};
 
 /// Recorded life of a twinzo token: 24 hours less 4 milliseconds.
 const TOKEN_LIFETIME: Duration = Duration::from_millis(86_399_996);

@@ -23,7 +23,7 @@ mod server;
 mod testing;
 pub mod twinzo;
 
-pub use faults::{Failure, Period, SwitchError, Switches};
+pub use faults::{Failure, Offset, Period, SwitchError, Switches};
 pub use record::{Recorded, Recorder};
 pub use server::{CONTROL_PATH, StandIn};
 

@@ -1,11 +1,13 @@
 //! The phase that sees credentials: get them, sign, send; on a refusal reject them and do it once
-//! more. A request that may be sent twice is sent once more, too, when its connection breaks.
+//! more; likewise if it is the time of a signature that was refused. A request that may be sent twice
+//! is sent once more, too, when its connection breaks.
 //!
 //! Signing is the last change before sending. A second try is signed anew, so it has a timestamp of
 //! its own.
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::PathAndQuery;
@@ -19,9 +21,9 @@ use super::interim::Interims;
 use super::respond::ProxyError;
 use super::retarget::replace_query;
 use super::scrub::Scrub;
-use super::upstream::{Answer, Fate, Needs, Outgoing, Pools};
+use super::upstream::{Answer, Fate, Heard, Needs, Outgoing, Pools, UpstreamClock};
 use super::{Identity, Proxy, Route};
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::credential::cache::{Issued, Rejection};
 use crate::http1::Spelling;
 use crate::sign::hmac::ContentDigest;
@@ -88,7 +90,7 @@ pub async fn authorize(
     mut request: Box<Unsigned>,
     incoming: CallerContent,
 ) -> Result<Answer, ProxyError> {
-    let resends = resends(route, &request.method);
+    let resends = resends(proxy, route, &request.method);
     let device = request.device.clone();
     // Whoever waits to be asked for the content is asked by the upstream.
     let hold = resends && !request.needs.go_ahead;
@@ -108,13 +110,16 @@ pub async fn authorize(
     }
     let original = resends.then(|| request.clone());
     let mut attempt = request;
-    // Once because of the connection, and once because of the credential.
+    // Once because of the connection, and once because of the credential or of the clock.
     let (mut broke, mut replayed, mut unprocessed) = (false, false, 0);
+    let mut retimed = None;
     loop {
         let now = proxy.clock.now();
+        let mut time = SigningTime::new(proxy, route, retimed, now);
         let issued = credentials(route, device.as_deref(), now).await?;
         let method = attempt.method.clone();
-        let signed = sign(proxy, route, now, &issued, attempt, &mut content, &mut scrub).await?;
+        let signing = sign(proxy, route, &mut time, &issued, attempt, &mut content, &mut scrub);
+        let signed = signing.await?;
         let progress = Progress::new(tokio::time::Instant::now());
         let outgoing = outgoing(proxy, route, *signed, resends, &mut content, &progress)?;
         let pool = pools.of(&route.target);
@@ -144,12 +149,15 @@ pub async fn authorize(
             Ok(mut answer) => {
                 let refused = route.config.replay.statuses.contains(&answer.response.status())
                     && !insufficient_scope(answer.response.headers());
+                let fresh = time.hear(proxy, route, &answer, retimed.is_some());
                 let again = original.as_ref().filter(|_| {
-                    refused
-                        && !replayed
-                        && replays(route)
-                        && reject(route, device.as_deref(), &issued)
-                        && keep_for_replay(&mut content, &progress)
+                    let may_fare_better = || {
+                        fresh.is_some()
+                            || (refused
+                                && replays(route)
+                                && reject(route, device.as_deref(), &issued))
+                    };
+                    !replayed && may_fare_better() && keep_for_replay(&mut content, &progress)
                 });
                 let Some(again) = again.cloned() else {
                     // It is not sent again, so what is still to come need not be kept.
@@ -160,6 +168,8 @@ pub async fn authorize(
                     return Ok(answer);
                 };
                 replayed = true;
+                retimed = fresh;
+                sends_again(route, fresh);
                 attempt = again;
             }
         }
@@ -171,10 +181,72 @@ fn replays(route: &Route) -> bool {
     route.renewable && !route.config.replay.statuses.is_empty()
 }
 
-/// True if a request may have to be sent a second time: with another credential, over another
-/// connection because it is idempotent, or because HTTP/2 says that nothing was done with it.
-fn resends(route: &Route, method: &Method) -> bool {
-    replays(route) || method.is_idempotent() || route.target.may_speak_http2()
+/// True if a request may have to be sent a second time: with another credential or another time in
+/// its signature, over another connection because it is idempotent, or because HTTP/2 says that
+/// nothing was done with it.
+fn resends(proxy: &Proxy, route: &Route, method: &Method) -> bool {
+    // Last, because it reads the clock: what is sent twice costs a copy of the head.
+    let retimes = || retimes(route).is_some_and(|clock| clock.may_refuse(proxy.clock.wall()));
+    replays(route) || method.is_idempotent() || route.target.may_speak_http2() || retimes()
+}
+
+/// The upstream's clock, if a refusal because of it can lead to a second try.
+fn retimes(route: &Route) -> Option<&UpstreamClock> {
+    route.clock.as_deref().filter(|_| !route.config.replay.statuses.is_empty())
+}
+
+/// Counts a second try, which is one because of the clock if that is `retimed`.
+fn sends_again(route: &Route, retimed: Option<i64>) {
+    match (&route.clock, retimed) {
+        (Some(clock), Some(corrected_ms)) => clock.signs_again(corrected_ms),
+        _ => {
+            for identity in route.identities.iter().filter(|identity| identity.renewable) {
+                identity.cache.record().replayed();
+            }
+        }
+    }
+}
+
+/// The time of an attempt's signatures: ours, or corrected where the upstream's differs.
+struct SigningTime<'c> {
+    clock: &'c Clock,
+    corrected_ms: i64,
+    /// When the attempt began.
+    now: Now,
+    /// When it was read last, uncorrected.
+    read_at: SystemTime,
+}
+
+impl<'c> SigningTime<'c> {
+    fn new(proxy: &'c Proxy, route: &Route, retimed: Option<i64>, now: Now) -> Self {
+        let known = || route.clock.as_ref().map(|clock| clock.correction_ms());
+        let corrected_ms = retimed.or_else(known).unwrap_or_default();
+        Self { clock: &proxy.clock, corrected_ms, now, read_at: now.wall }
+    }
+
+    fn read(&mut self) -> SystemTime {
+        self.read_at = self.clock.wall();
+        let distance = Duration::from_millis(self.corrected_ms.unsigned_abs());
+        let corrected = if self.corrected_ms < 0 {
+            self.read_at.checked_sub(distance)
+        } else {
+            self.read_at.checked_add(distance)
+        };
+        corrected.unwrap_or(self.read_at)
+    }
+
+    /// Learns from the answer; the correction with which a second try may fare better, if any.
+    fn hear(&self, proxy: &Proxy, route: &Route, answer: &Answer, trial: bool) -> Option<i64> {
+        let clock = route.clock.as_ref()?;
+        let heard = Heard {
+            signed: self.read_at,
+            corrected_ms: self.corrected_ms,
+            trial,
+            status: answer.response.status(),
+            headers: answer.response.headers(),
+        };
+        clock.hear(heard, &proxy.clock).filter(|_| retimes(route).is_some())
+    }
 }
 
 /// The credentials of the route, one per identity.
@@ -230,7 +302,7 @@ fn hold_limits(proxy: &Proxy, route: &Route) -> HoldLimits {
 async fn sign(
     proxy: &Proxy,
     route: &Route,
-    now: Now,
+    time: &mut SigningTime<'_>,
     issued: &[Arc<Issued<Signer>>],
     mut request: Box<Unsigned>,
     content: &mut Content,
@@ -240,13 +312,13 @@ async fn sign(
     for (identity, issued) in route.identities.iter().zip(issued) {
         let signer = &issued.item;
         let digest = if identity.covers_body {
-            Box::pin(read_and_digest(proxy, route, signer, &mut request, content)).await?
+            Box::pin(read_and_digest(proxy, route, time, signer, &mut request, content)).await?
         } else {
             None
         };
         let signable = signable(route, &request);
         // Now, and not before the content has come: a signature's time is checked.
-        let at = if signer.is_timed() { proxy.clock.wall() } else { now.wall };
+        let at = if signer.is_timed() { time.read() } else { time.now.wall };
         let fields = signer.sign(&signable, digest, at).map_err(ProxyError::Sign)?;
         apply(identity, &fields, &mut request)?;
         if let Some(scrub) = scrub {
@@ -260,13 +332,13 @@ async fn sign(
 async fn read_and_digest(
     proxy: &Proxy,
     route: &Route,
+    time: &mut SigningTime<'_>,
     signer: &Signer,
     request: &mut Unsigned,
     content: &mut Content,
 ) -> Result<Option<ContentDigest>, ProxyError> {
-    let begin = |request: &Unsigned| {
-        let at = proxy.clock.wall();
-        signer.digest(&signable(route, request), at).map_err(ProxyError::Sign)
+    let mut begin = |request: &Unsigned| {
+        signer.digest(&signable(route, request), time.read()).map_err(ProxyError::Sign)
     };
     let held = match std::mem::replace(content, Content::Gone) {
         Content::Stream(incoming) => {

@@ -17,6 +17,7 @@ use crate::clock::Now;
 use crate::config::{CertificateName, IdentitySource};
 use crate::credential::cache::{CacheState, CredentialCache, Issued, Rejection};
 use crate::credential::devices::pool::{DevicePool, NoCredential};
+use crate::credential::record::Record;
 use crate::sign::Signer;
 
 /// Where a credential is read: one for all callers, or one for each device.
@@ -92,6 +93,14 @@ impl Cache {
             Self::Devices(_) => {
                 CacheState { expires: None, usable: true, renewing: false, failure: None }
             }
+        }
+    }
+
+    /// What has become of attempts to fetch it.
+    pub fn record(&self) -> &Arc<Record> {
+        match self {
+            Self::One(cache) => cache.record(),
+            Self::Devices(pool) => pool.record(),
         }
     }
 

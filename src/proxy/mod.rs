@@ -38,7 +38,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Ver
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::{DenyPattern, HeaderCase, IdentitySource, Limits, RouteConfig};
+use crate::config::{ClockSource, DenyPattern, HeaderCase, IdentitySource, Limits, RouteConfig};
 use crate::http1::Spelling;
 use crate::sign::owned::OwnedFields;
 use authorize::{Unsigned, authorize};
@@ -55,13 +55,14 @@ use respond::ProxyError;
 use rewrite::Mount;
 use route::{Found, RouteTable};
 use scrub::Scrub;
-use upstream::{Answer, Needs, Pools, Target};
+use upstream::{Answer, Needs, Pools, Target, UpstreamClock};
 use websocket::{Ground, Tunnel};
 
 /// The tracing target of the line per request.
 pub const ACCESS: &str = "access";
 
 /// A credential as a route uses it.
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 #[derive(Debug)]
 pub struct Identity {
     /// The credential's name.
@@ -70,6 +71,8 @@ pub struct Identity {
     pub cache: Cache,
     /// True if its signature covers the content.
     pub covers_body: bool,
+    /// True if its signature holds the time.
+    pub timed: bool,
     /// True if a refused one can be replaced.
     pub renewable: bool,
     /// Fields that are removed from what the caller sent.
@@ -97,6 +100,8 @@ pub struct Route {
     pub covers_body: bool,
     /// True if a refused credential can be replaced.
     pub renewable: bool,
+    /// The upstream's clock, where signatures hold the time and follow it.
+    pub clock: Option<Arc<UpstreamClock>>,
     /// Its requests in flight.
     in_flight: AtomicUsize,
     /// Cancelled when the route is no longer served: tunnels end then.
@@ -118,7 +123,10 @@ impl Route {
         if config.keep_caller_authorization && !sets_authorization {
             strip.remove(&http::header::AUTHORIZATION);
         }
+        let follows = config.clock == ClockSource::Follow;
+        let timed = identities.iter().any(|identity| identity.timed);
         Self {
+            clock: (timed && follows).then(|| Arc::clone(&target.clock)),
             covers_body: identities.iter().any(|identity| identity.covers_body),
             renewable: identities.iter().any(|identity| identity.renewable),
             config,

@@ -108,6 +108,11 @@ impl Scheme {
         }
     }
 
+    /// True if what it adds depends on the time of signing.
+    pub fn is_timed(&self) -> bool {
+        matches!(self, Self::Hmac(_))
+    }
+
     /// The fields it sets. What a caller sends under these names is removed.
     pub fn sets(&self) -> Vec<HeaderName> {
         match self {

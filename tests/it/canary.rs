@@ -488,8 +488,14 @@ async fn nothing_that_the_program_writes_holds_a_secret() {
     assert!(reply.text().contains("canary-mirrored"), "{}", reply.text());
     assert_eq!(reply.field("x-mirrored"), "canary-mirrored");
     // What is not there yet is 404: whoever adds it sees that it is looked at here.
-    let statuses =
-        [("/livez", 200), ("/readyz", 503), ("/metrics", 404), ("/", 404), ("/api/status", 404)];
+    let statuses = [
+        ("/livez", 200),
+        ("/readyz", 503),
+        ("/metrics", 200),
+        ("/", 404),
+        ("/api/status", 200),
+        ("/api/credentials/plant/devices", 404),
+    ];
     for (target, status) in statuses {
         let mut connection = Connection::open(admin).await;
         let token = [("authorization", "Bearer canary-admin")];

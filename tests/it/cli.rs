@@ -191,6 +191,7 @@ fn every_command_explains_itself() {
         "fetch",
         "exec",
         "login",
+        "devices",
         "healthcheck",
         "schema",
         "completions",

@@ -81,6 +81,8 @@ mod scrub;
 mod secret_files;
 #[cfg(target_os = "linux")]
 mod service;
+mod sight;
+mod skew;
 mod slow_callers;
 mod streaming;
 mod targets;

@@ -204,6 +204,7 @@ impl Builder<'_, '_> {
             set,
             remove,
             replay,
+            clock: raw.clock.unwrap_or_default(),
             keep_caller_authorization: raw.keep_caller_authorization == Some(true),
             websocket: raw.websocket == Some(true),
             rewrite_location: raw.rewrite_location != Some(false),

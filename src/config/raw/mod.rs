@@ -351,6 +351,9 @@ pub struct RawRoute {
     pub tls: RawTls,
     /// What a refusal by the upstream does.
     pub replay: RawReplay,
+    /// Whose time signatures have: "follow" is that of the upstream, as its answers tell it, "own"
+    /// that of this machine. Default: "follow".
+    pub clock: Option<RawClock>,
     /// Pass the caller's Authorization on although a credential is used. Default: false.
     pub keep_caller_authorization: Option<bool>,
     /// Allow a credential over plain HTTP to a host that is not loopback. Default: false.
@@ -407,6 +410,17 @@ pub enum RawCertificateName {
     Cn,
     /// A subject alternative name: a DNS name in lower case, a URI or an e-mail address.
     San,
+}
+
+/// Whose time signatures have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawClock {
+    /// That of the upstream, where it clearly differs from this machine's.
+    #[default]
+    Follow,
+    /// That of this machine.
+    Own,
 }
 
 /// Whether an upstream is spoken to by HTTP/2.

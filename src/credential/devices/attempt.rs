@@ -8,6 +8,7 @@ use super::packed::{Published, unpack};
 use super::pool::{Device, Shared};
 use super::scheduler::Scheduler;
 use super::source::{DeviceSource, own_values};
+use crate::clock::Now;
 use crate::credential::keeper::isolated;
 use crate::credential::refresher::LAST_RENEWAL;
 use crate::credential::secret_ref::SecretRef;
@@ -34,6 +35,7 @@ pub(super) struct Attempt<T> {
     pub(super) tried: u64,
     /// True if these may change by themselves.
     pub(super) from_files: bool,
+    pub(super) began: Now,
     pub(super) outcome: Outcome<T>,
 }
 
@@ -169,6 +171,7 @@ where
 
     /// One attempt within the time limit.
     pub(super) async fn attempt(&self, shared: &Shared<T>, device: Arc<Device<T>>) -> Attempt<T> {
+        let began = shared.clock.now();
         let (mut tried, mut from_files) = (0, false);
         let outcome = {
             let prepared = isolated(&self.name, async {
@@ -182,7 +185,7 @@ where
             });
             prepared.await.unwrap_or_else(Outcome::Failed)
         };
-        Attempt { device, tried, from_files, outcome }
+        Attempt { device, tried, from_files, began, outcome }
     }
 
     async fn attempt_with(

@@ -2,7 +2,8 @@
 //!
 //! [`table`] is what the file of devices says, kept compactly; [`pool`] is what requests see of the
 //! credentials of all devices; [`scheduler`] is the one task that fetches and renews them; [`gate`]
-//! is what all who ask one token endpoint have in common; [`follow`] reads the file again.
+//! is what all who ask one token endpoint have in common; [`follow`] reads the file again; [`sight`]
+//! is what people see.
 
 mod attempt;
 pub mod follow;
@@ -11,6 +12,7 @@ pub mod packed;
 pub mod pool;
 pub mod queue;
 pub mod scheduler;
+pub mod sight;
 pub mod source;
 pub mod table;
 

@@ -18,13 +18,14 @@ use crate::clock::{Clock, Now};
 use crate::credential::cache::{
     CacheSettings, Failure, Issued, Rejection, Standing, Unavailable, judge_rejection, standing,
 };
+use crate::credential::record::Record;
 
 /// The credentials of all devices: cheap to clone, no I/O. In the ready case a look-up and one lock
 /// that only requests of the same device share.
 pub struct DevicePool<T>(Arc<Shared<T>>);
 
 pub(super) struct Shared<T> {
-    roster: ArcSwap<Roster<T>>,
+    pub(super) roster: ArcSwap<Roster<T>>,
     /// Tells that the roster was replaced.
     replaced: watch::Sender<()>,
     /// Serialises those who add devices to the roster, remove them, or replace it.
@@ -33,6 +34,7 @@ pub(super) struct Shared<T> {
     calls: Mutex<Vec<Arc<Device<T>>>>,
     called: Notify,
     gate: Arc<EndpointGate>,
+    pub(super) record: Arc<Record>,
     pub(super) clock: Clock,
     settings: CacheSettings,
     /// From which the times of use are counted.
@@ -42,9 +44,9 @@ pub(super) struct Shared<T> {
 }
 
 /// The devices there are, and the live ones among them by row.
-struct Roster<T> {
-    table: Arc<Table>,
-    live: Box<[ArcSwapOption<Device<T>>]>,
+pub(super) struct Roster<T> {
+    pub(super) table: Arc<Table>,
+    pub(super) live: Box<[ArcSwapOption<Device<T>>]>,
 }
 
 /// A device that has a token, or is to get one, or was refused one.
@@ -179,21 +181,6 @@ pub enum NoCredential {
     Unavailable(#[from] Unavailable),
 }
 
-/// How many devices are in which state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Census {
-    /// In the file.
-    pub known: usize,
-    /// With a usable token.
-    pub fresh: usize,
-    /// With an attempt in flight or waiting for one.
-    pub renewing: usize,
-    /// Whose last attempt failed.
-    pub failing: usize,
-    /// Whose login was refused.
-    pub refused: usize,
-}
-
 impl<T> Clone for DevicePool<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
@@ -216,6 +203,7 @@ impl<T> DevicePool<T> {
             calls: Mutex::default(),
             called: Notify::new(),
             gate,
+            record: Arc::default(),
             clock,
             settings,
             epoch,
@@ -388,26 +376,14 @@ impl<T> DevicePool<T> {
         }
     }
 
+    /// What has become of attempts to fetch for any of its devices.
+    pub fn record(&self) -> &Arc<Record> {
+        &self.0.record
+    }
+
     /// The devices there are.
     pub fn table(&self) -> Arc<Table> {
         Arc::clone(&self.0.roster.load().table)
-    }
-
-    /// How many devices are in which state. Looks at every live one.
-    pub fn census(&self) -> Census {
-        let roster = self.0.roster.load_full();
-        let now = self.0.clock.now();
-        let mut census = Census { known: roster.table.len(), ..Census::default() };
-        for live in roster.live.iter().filter_map(ArcSwapOption::load_full) {
-            let state = live.lock();
-            census.fresh += usize::from(state.is_usable(now));
-            census.renewing += usize::from(state.renewing || state.called);
-            if let Some(failure) = state.failure() {
-                census.failing += usize::from(!failure.error.is_refusal());
-                census.refused += usize::from(failure.error.is_refusal());
-            }
-        }
-        census
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared<T>> {
@@ -424,7 +400,7 @@ enum Asked<T> {
 
 impl<T> Shared<T> {
     /// The live device of that name; `None` if there is no such device.
-    fn enter(&self, name: &str) -> Option<Arc<Device<T>>> {
+    pub(super) fn enter(&self, name: &str) -> Option<Arc<Device<T>>> {
         let _writer = self.writer();
         let roster = self.roster.load();
         let row = roster.table.find(name)?;

@@ -77,6 +77,11 @@ impl<D> Queue<D> {
         self.demanded.iter()
     }
 
+    /// For how many requests wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.demanded.len()
+    }
+
     /// How many wait: on demand, and in the schedule.
     #[cfg(test)]
     pub(super) fn len(&self) -> (usize, usize) {

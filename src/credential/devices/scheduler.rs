@@ -136,6 +136,7 @@ where
             }
             let now = shared.clock.now();
             let time = work.hours.read(now);
+            shared.record.working(attempts.len(), work.queue.waiting(), work.hours.missed);
             let full = attempts.len() >= self.fleet.max_concurrent_logins;
             // Whoever is due waits for a place or for the gate, not for the time.
             let due = work.queue.next_due().filter(|_| !full && not_before.is_none());
@@ -374,9 +375,17 @@ where
 
     /// Publishes what came of an attempt, and says when the next is due.
     fn ended(&self, shared: &Shared<T>, attempt: Attempt<T>, work: &mut Work<T>) {
-        let Attempt { device, tried, from_files, outcome } = attempt;
+        let Attempt { device, tried, from_files, began, outcome } = attempt;
         let now = shared.clock.now();
         let time = work.hours.read(now);
+        match &outcome {
+            Outcome::Fetched(fresh) => {
+                let took = now.monotonic - began.monotonic;
+                shared.record.fetched(&self.name, now, took, fresh.credential.clock_skew_ms);
+            }
+            Outcome::Failed(error) => shared.record.failed(error),
+            Outcome::Adopted(_) | Outcome::AsBefore | Outcome::Busy(_) | Outcome::Stopped => {}
+        }
         let told = match &outcome {
             Outcome::Fetched(_) => Some(Ok(())),
             Outcome::Failed(error) => Some(Err(error)),

@@ -101,6 +101,23 @@ impl FromStr for Period {
     }
 }
 
+/// How far one clock is ahead of another, in milliseconds, read from a command line: `1h`, `-90s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offset(pub i64);
+
+impl FromStr for Offset {
+    type Err = SwitchError;
+
+    fn from_str(text: &str) -> Result<Self, SwitchError> {
+        let read = text.parse::<SignedDuration>().ok();
+        let offset = read.and_then(|duration| i64::try_from(duration.as_millis()).ok());
+        offset.map(Self).ok_or_else(|| SwitchError::BadValue {
+            key: "offset".to_owned(),
+            expected: "a number and a unit, such as 1h or -90s",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,5 +148,8 @@ mod tests {
         assert_eq!("1h30m".parse(), Ok(Period(Duration::from_mins(90))));
         assert!("5".parse::<Period>().is_err());
         assert!("-5s".parse::<Period>().is_err());
+        assert_eq!("1h".parse(), Ok(Offset(3_600_000)));
+        assert_eq!("-90s".parse(), Ok(Offset(-90_000)));
+        assert!("1".parse::<Offset>().is_err());
     }
 }

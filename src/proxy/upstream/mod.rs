@@ -1,5 +1,6 @@
 //! Sending a request to its upstream, over connections that one worker keeps for itself.
 
+mod clock;
 mod content;
 mod http1;
 mod http2;
@@ -19,6 +20,8 @@ use super::scrub::Scrub;
 use crate::config::{ConnectionSettings, Http2, Origin};
 use crate::connect::Dialer;
 use crate::http1::Spelling;
+pub(crate) use clock::Heard;
+pub use clock::UpstreamClock;
 pub use content::UpstreamContent;
 pub use outcome::{Fate, SendError};
 pub use pool::Pool;
@@ -36,6 +39,8 @@ pub struct Target {
     pub origin: Origin,
     /// The `Host` field.
     pub host: HeaderValue,
+    /// Its clock; all targets of one origin share what is known of it.
+    pub clock: Arc<UpstreamClock>,
     /// How connections are made and kept.
     pub settings: ConnectionSettings,
     /// Answers remember how the upstream wrote the names of their fields.

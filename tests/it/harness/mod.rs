@@ -58,6 +58,11 @@ impl Proxy {
     }
 
     pub(crate) async fn try_start(text: &str) -> Result<Self, StartError> {
+        Self::try_start_at(text, Clock::system()).await
+    }
+
+    /// The same by a clock that the test moves.
+    pub(crate) async fn try_start_at(text: &str, clock: Clock) -> Result<Self, StartError> {
         let config = load(text);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -66,7 +71,7 @@ impl Proxy {
             .build()
             .unwrap();
         let started = runtime.spawn(async move {
-            let app = App::build(config, Clock::system()).await?;
+            let app = App::build(config, clock).await?;
             app.start()
         });
         let running = match started.await.unwrap() {

@@ -1,0 +1,218 @@
+//! `GET /metrics`: what Prometheus reads.
+//!
+//! Everything here is read when it is asked for, from what the program keeps anyway: a request costs
+//! nothing. What requests would have to count belongs into a family of the registry whose handles
+//! routes are given when they are built. No label takes a value from a request or from a device.
+
+use std::fmt::Error;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::prometheus_text::{self, CONTENT_TYPE};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::sight::{Known, Sight, ms_as_seconds};
+use crate::credential::devices::sight::{Census, DeviceState};
+use crate::credential::record::Recorded;
+use crate::proxy::identity::Cache;
+
+/// What the answer is: the text format of Prometheus, which everything that scrapes understands.
+pub(super) const TYPE: &str = CONTENT_TYPE;
+
+/// All metrics.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Of what `sight` sees.
+    pub(super) fn new(sight: &Arc<Sight>) -> Self {
+        let mut registry = Registry::with_prefix("countersign");
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        registry.register("build", "The version that runs", Info::new(version));
+        registry.register_collector(Box::new(Credentials(Arc::clone(sight))));
+        registry.register_collector(Box::new(Clocks(Arc::clone(sight))));
+        Self { registry }
+    }
+
+    /// One scrape. Looks at every device.
+    pub(super) fn scrape(&self) -> Result<String, Error> {
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[derive(Debug)]
+struct Credentials(Arc<Sight>);
+
+/// A credential, looked at once per scrape.
+struct Seen<'s> {
+    name: &'s str,
+    known: &'s Known,
+    recorded: Recorded,
+    census: Option<Census>,
+    closed: bool,
+}
+
+impl Collector for Credentials {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let all: Vec<Seen<'_>> = self.0.credentials.iter().map(look).collect();
+        let fetched = || all.iter().filter(|seen| seen.known.identity.renewable);
+        let fleets = || all.iter().filter_map(|seen| Some((seen, seen.census.as_ref()?)));
+        gauges(
+            &mut encoder,
+            "credential_expiry_timestamp_seconds",
+            "When the current credential ends, in seconds since 1970; 0 if there is none",
+            all.iter().filter_map(|seen| Some(([("credential", seen.name)], expiry(seen)?))),
+        )?;
+        counters(
+            &mut encoder,
+            "credential_refreshes",
+            "Attempts to fetch a credential, by how they ended",
+            fetched().flat_map(|seen| {
+                let outcomes = seen.recorded.outcomes.iter();
+                outcomes
+                    .map(|(word, count)| ([("credential", seen.name), ("outcome", *word)], *count))
+            }),
+        )?;
+        counters(
+            &mut encoder,
+            "credential_replays",
+            "Requests that were sent once more because the upstream refused the credential",
+            fetched().map(|seen| ([("credential", seen.name)], seen.recorded.replays)),
+        )?;
+        gauges(
+            &mut encoder,
+            "credential_clock_skew_seconds",
+            "How far the clock of the token endpoint is ahead of this machine's",
+            fetched().filter_map(|seen| {
+                let skew_ms = seen.recorded.skew_ms?;
+                Some(([("credential", seen.name)], ms_as_seconds(skew_ms)))
+            }),
+        )?;
+        gauges(
+            &mut encoder,
+            "credential_devices",
+            "Devices, by their state; known is all of them",
+            fleets().flat_map(|(seen, census)| {
+                let known = std::iter::once(("known", census.known));
+                let states = DeviceState::ALL.map(|state| (state.word(), census.of(state)));
+                known.chain(states).map(|(state, count)| {
+                    ([("credential", seen.name), ("state", state)], number(count))
+                })
+            }),
+        )?;
+        gauges(
+            &mut encoder,
+            "credential_login_queue",
+            "Devices whose requests wait for a login",
+            fleets().map(|(seen, _)| ([("credential", seen.name)], number(seen.recorded.queue))),
+        )?;
+        gauges(
+            &mut encoder,
+            "credential_logins_in_flight",
+            "Logins of devices that are under way",
+            fleets()
+                .map(|(seen, _)| ([("credential", seen.name)], number(seen.recorded.in_flight))),
+        )?;
+        gauges(
+            &mut encoder,
+            "credential_gate_closed",
+            "1 while the token endpoint of devices wants to be left alone or cannot be reached",
+            fleets()
+                .map(|(seen, _)| ([("credential", seen.name)], f64::from(u8::from(seen.closed)))),
+        )
+    }
+}
+
+fn look(known: &Known) -> Seen<'_> {
+    let pool = known.identity.cache.devices();
+    Seen {
+        name: &known.identity.name,
+        known,
+        recorded: known.identity.cache.record().read(),
+        census: pool.map(crate::credential::devices::pool::DevicePool::census),
+        closed: pool.is_some_and(crate::credential::devices::pool::DevicePool::is_closed),
+    }
+}
+
+/// The end of a credential that is fetched; `None` where there is no one end to tell.
+fn expiry(seen: &Seen<'_>) -> Option<f64> {
+    let Cache::One(cache) = &seen.known.identity.cache else { return None };
+    if !seen.known.identity.renewable {
+        return None;
+    }
+    match cache.peek() {
+        None => Some(0.0),
+        Some(issued) => {
+            let since = issued.expires?.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+            Some(super::sight::seconds(since))
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Clocks(Arc<Sight>);
+
+impl Collector for Clocks {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let clocks = self.0.clocks();
+        gauges(
+            &mut encoder,
+            "clock_skew_seconds",
+            "How far the clock of an upstream is ahead of this machine's, where signatures follow it",
+            clocks.iter().filter_map(|(upstream, clock)| {
+                Some(([("upstream", upstream.as_str())], ms_as_seconds(clock.skew_ms()?)))
+            }),
+        )?;
+        counters(
+            &mut encoder,
+            "clock_retries",
+            "Requests that were signed once more because the upstream's clock differs",
+            clocks
+                .iter()
+                .map(|(upstream, clock)| ([("upstream", upstream.as_str())], clock.retries())),
+        )
+    }
+}
+
+type Labels<'l, const N: usize> = [(&'static str, &'l str); N];
+
+fn gauges<'l, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (Labels<'l, N>, f64)>,
+) -> Result<(), Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in values {
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn counters<'l, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (Labels<'l, N>, u64)>,
+) -> Result<(), Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in values {
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "there are fewer devices than that")]
+fn number(count: usize) -> f64 {
+    count as f64
+}

@@ -1,0 +1,204 @@
+//! `GET /api/status`: the state of everything, as JSON.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::devices::{Counts, Shown};
+use super::sight::{Known, Sight, ms_as_seconds, seconds};
+use crate::clock::Now;
+use crate::credential::devices::sight::Overview;
+use crate::proxy::identity::Cache;
+
+/// The answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    uptime_s: f64,
+    in_flight: usize,
+    credentials: Vec<Credential>,
+    upstreams: Vec<Upstream>,
+}
+
+#[derive(Debug, Serialize)]
+struct Credential {
+    name: String,
+    kind: String,
+    source: &'static str,
+    state: &'static str,
+    /// How long the current one is still good; null if there is none or it does not end.
+    expires_in_s: Option<f64>,
+    /// When the next attempt is due, if one is.
+    next_attempt_in_s: Option<f64>,
+    /// Attempts that failed since the last success.
+    failures: u32,
+    /// Why the last attempt failed; null if it did not.
+    error: Option<String>,
+    error_word: Option<&'static str>,
+    last_renewal: Option<Renewal>,
+    clock_skew_s: Option<f64>,
+    replays: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<Devices>,
+}
+
+#[derive(Debug, Serialize)]
+struct Renewal {
+    ago_s: f64,
+    took_s: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Devices {
+    counts: Counts,
+    login_queue: usize,
+    logins_in_flight: usize,
+    max_concurrent_logins: usize,
+    /// Null where nobody is asked, so that nobody has to be spared.
+    max_logins_per_second: Option<f64>,
+    gate: Option<Gate>,
+    renewals: Renewals,
+    /// Those that fail the longest.
+    failing: Vec<Shown>,
+}
+
+#[derive(Debug, Serialize)]
+struct Gate {
+    closed_for_s: f64,
+    error: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Renewals {
+    within_1m: usize,
+    within_5m: usize,
+    within_15m: usize,
+    soonest: Vec<Soon>,
+}
+
+#[derive(Debug, Serialize)]
+struct Soon {
+    device: String,
+    in_s: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Upstream {
+    #[serde(rename = "upstream")]
+    origin: String,
+    /// How far its clock is ahead; null until enough answers agree.
+    clock_skew_s: Option<f64>,
+    /// By how much times in signatures are corrected.
+    corrected_s: f64,
+    retries: u64,
+}
+
+impl Status {
+    /// What `sight` sees. Looks at every device.
+    pub(super) fn of(sight: &Sight) -> Self {
+        let now = sight.clock.now();
+        let clocks = sight.clocks();
+        let upstreams = clocks.into_iter().map(|(origin, clock)| Upstream {
+            origin,
+            clock_skew_s: clock.skew_ms().map(ms_as_seconds),
+            corrected_s: ms_as_seconds(clock.correction_ms()),
+            retries: clock.retries(),
+        });
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_s: seconds(now.monotonic - sight.started.monotonic),
+            in_flight: sight.proxy.in_flight(),
+            credentials: sight.credentials.iter().map(|known| Credential::of(known, now)).collect(),
+            upstreams: upstreams.collect(),
+        }
+    }
+}
+
+impl Credential {
+    fn of(known: &Known, now: Now) -> Self {
+        let cache = &known.identity.cache;
+        let recorded = cache.record().read();
+        let mut credential = Self {
+            name: known.identity.name.clone(),
+            kind: known.kind.clone(),
+            source: known.source,
+            state: "waiting",
+            expires_in_s: None,
+            next_attempt_in_s: None,
+            failures: recorded.failures,
+            error: None,
+            error_word: None,
+            last_renewal: recorded.last.map(|last| Renewal {
+                ago_s: seconds(now.wall.duration_since(last.at).unwrap_or_default()),
+                took_s: seconds(last.took),
+            }),
+            clock_skew_s: recorded.skew_ms.map(ms_as_seconds),
+            replays: recorded.replays,
+            devices: None,
+        };
+        match cache {
+            Cache::One(cache) => {
+                let state = cache.state();
+                credential.state = match &state.failure {
+                    Some(failure) if failure.error.is_refusal() => "refused",
+                    Some(_) => "failing",
+                    None if state.renewing => "renewing",
+                    None if state.usable => "fresh",
+                    None => "waiting",
+                };
+                let left = |end: crate::clock::Deadline| seconds(end.remaining(now));
+                credential.expires_in_s = state.expires.map(left);
+                credential.next_attempt_in_s = recorded.next.filter(|_| !state.renewing).map(left);
+                credential.error = state.failure.as_ref().map(|failure| failure.error.to_string());
+                credential.error_word = state.failure.map(|failure| failure.error.word());
+            }
+            Cache::Devices(pool) => {
+                let overview = pool.overview();
+                let counts = Counts::from(overview.census);
+                credential.state = counts.state(overview.closed.is_some());
+                if let Some((closed, _)) = &overview.closed {
+                    credential.error = Some(closed.error.to_string());
+                    credential.error_word = Some(closed.error.word());
+                }
+                let fleet = known.fleet.unwrap_or_default();
+                credential.devices = Some(Devices {
+                    login_queue: recorded.queue,
+                    logins_in_flight: recorded.in_flight,
+                    max_concurrent_logins: fleet.max_concurrent_logins,
+                    max_logins_per_second: known
+                        .identity
+                        .renewable
+                        .then_some(fleet.max_logins_per_second),
+                    ..Devices::of(counts, overview)
+                });
+            }
+        }
+        credential
+    }
+}
+
+impl Devices {
+    fn of(counts: Counts, overview: Overview) -> Self {
+        let [one, five, fifteen] = overview.within;
+        let soonest = overview.soonest.into_iter();
+        let soon = |(device, left): (String, Duration)| Soon { device, in_s: seconds(left) };
+        Self {
+            counts,
+            login_queue: 0,
+            logins_in_flight: 0,
+            max_concurrent_logins: 0,
+            max_logins_per_second: None,
+            gate: overview.closed.map(|(closed, left)| Gate {
+                closed_for_s: seconds(left),
+                error: closed.error.to_string(),
+            }),
+            renewals: Renewals {
+                within_1m: one,
+                within_5m: five,
+                within_15m: fifteen,
+                soonest: soonest.map(soon).collect(),
+            },
+            failing: overview.failing.into_iter().map(Shown::from).collect(),
+        }
+    }
+}
