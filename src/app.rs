@@ -26,8 +26,8 @@ use crate::credential::oauth::{OauthSource, OauthSpec};
 use crate::credential::refresher::{Progress, Refresher};
 use crate::credential::secrets::{SecretError, Secrets};
 use crate::credential::source::Source;
-use crate::credential::store::file::{Running as RunningStore, Writer};
 use crate::credential::store::open::OpenError;
+use crate::credential::store::running::{Running as RunningStore, Task};
 use crate::credential::store::{Slot, Store};
 use crate::credential::{Credential, fixed};
 use crate::permissions::Check;
@@ -63,7 +63,7 @@ pub struct App {
     /// Which of these do not run because of a panic.
     watch: Watch,
     /// What runs for the store of tokens.
-    store: Option<Writer>,
+    store: Option<Task>,
 }
 
 /// Why the program cannot start.
@@ -165,7 +165,7 @@ impl App {
         let secrets = secrets.map_err(StartError::Secrets)?;
         let secrets = Arc::new(secrets);
         let mut tables = tables(&config)?;
-        let (store, writer) = Store::open(&config.token_store, &secrets, &clock).await?;
+        let (store, task) = Store::open(&config.token_store, &secrets, &clock).await?;
         let mut keepers = Keepers::default();
         let mut identities = Vec::with_capacity(config.credentials.len());
         for credential in &config.credentials {
@@ -221,7 +221,7 @@ impl App {
             proxy,
             keepers,
             watch: Watch::default(),
-            store: writer,
+            store: task,
         })
     }
 
@@ -250,7 +250,7 @@ impl App {
         let admin_address = self.admin_address();
         let stop = CancellationToken::new();
         let tracker = TaskTracker::new();
-        let store = self.store.map(Writer::start);
+        let store = self.store.map(Task::start);
         let nursery = Nursery { tracker: &tracker, watch: &self.watch, stop: &stop };
         for start in self.keepers.0 {
             start(&nursery);

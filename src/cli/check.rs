@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::fetch::{fetch_once, human, human_skew, used_up};
 use super::load::Source;
@@ -21,6 +22,8 @@ use crate::credential::secret_ref::SecretRef;
 use crate::credential::secrets::Secrets;
 use crate::credential::store::StoreSpec;
 use crate::credential::store::open::{OpenError, inspect};
+use crate::credential::store::redis::RedisSpec;
+use crate::credential::store::redis::keeper::inspect as inspect_redis;
 use crate::permissions::Check;
 
 pub(super) fn check(
@@ -124,11 +127,19 @@ async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<
         all_good &= outcome.is_ok();
         print(line(&what, &outcome))?;
     }
-    if let StoreSpec::File { path, key } = &config.token_store {
-        let what = format!("token store {}", path.display());
-        let outcome = token_store(path, key, config.check_permissions).await;
+    let store = match &config.token_store {
+        StoreSpec::Memory => None,
+        StoreSpec::File { path, key } => {
+            let outcome = token_file(path, key, config.check_permissions).await;
+            Some((path.display().to_string(), outcome))
+        }
+        StoreSpec::Redis(spec) => {
+            Some((spec.to_string(), redis(spec, config.check_permissions).await))
+        }
+    };
+    if let Some((what, outcome)) = store {
         all_good &= outcome.is_ok();
-        print(line(&what, &outcome))?;
+        print(line(&format!("token store {what}"), &outcome))?;
     }
     let snapshot = snapshot(config, &[]);
     let snapshot = snapshot.map_err(super::load::start_failure)?;
@@ -158,16 +169,26 @@ async fn person(credential: &CredentialConfig, check: Check) -> Result<String, S
 }
 
 /// Whether the file of tokens and its key can be used. It is not opened: it may be in use.
-async fn token_store(path: &Path, key: &SecretRef, check: Check) -> Result<String, String> {
-    let secrets = Secrets::resolve(vec![key.clone()], check)
-        .await
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+async fn token_file(path: &Path, key: &SecretRef, check: Check) -> Result<String, String> {
+    let secrets = secrets(vec![key.clone()], check).await?;
     let key = secrets.get(key).ok_or(OpenError::ShortKey).map_err(|error| error.to_string())?;
     match inspect(path, &key, check) {
         Ok(true) => Ok("the file and the key are there".to_owned()),
         Ok(false) => Ok("the key is there; the file will be made".to_owned()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Whether Redis can be reached, and its key is this one.
+async fn redis(spec: &RedisSpec, check: Check) -> Result<String, String> {
+    let secrets = Arc::new(secrets(spec.secrets().cloned().collect(), check).await?);
+    inspect_redis(spec, &secrets).await.map_err(|error| error.to_string())
+}
+
+async fn secrets(references: Vec<SecretRef>, check: Check) -> Result<Secrets, String> {
+    Secrets::resolve(references, check)
+        .await
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }
 
 fn connected(stream: &Stream) -> String {

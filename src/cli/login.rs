@@ -18,8 +18,8 @@ use crate::credential::oauth::{
     DeviceAuthorization, LoginError, OauthSource, OauthSpec, REFRESH_TOKEN,
 };
 use crate::credential::secrets::Secrets;
-use crate::credential::store::file::Writer;
 use crate::credential::store::open::OpenError;
+use crate::credential::store::running::Task;
 use crate::credential::store::{Claim, Slot, Store};
 
 /// Long enough for writing to a store.
@@ -50,14 +50,24 @@ async fn log_in(
 ) -> Result<(), Failure> {
     let clock = Clock::system();
     let mut references = credential.secrets();
-    references.extend(config.token_store.secret().cloned());
+    references.extend(config.token_store.secrets().into_iter().cloned());
     let secrets = Secrets::resolve(references, config.check_permissions).await;
     let secrets = Arc::new(secrets.map_err(|errors| start_failure(StartError::Secrets(errors)))?);
     let source = oauth_source(credential, spec, &secrets, &clock).map_err(start_failure)?;
     let mut signals = Signals::new().map_err(|error| Failure::runtime(&error))?;
     // Opened before anybody is asked: what a person has done is not to be lost.
-    let (place, writer) = place(config, credential, &secrets, &clock).await?;
-    let running = writer.map(Writer::start);
+    let (place, task) = place(config, credential, &secrets, &clock).await?;
+    let running = task.map(Task::start);
+    if place.is_shared() {
+        match place.claim(LEASE).await {
+            Claim::Granted(lease, _) => place.release(lease).await,
+            Claim::Held(..) => {}
+            Claim::Alone => {
+                let message = "the token store cannot be reached, so that a login would be lost";
+                return Err(Failure::at_run_time(message));
+            }
+        }
+    }
     let granted = tokio::select! {
         granted = ask(&source, credential) => granted,
         () = signals.next() => Err(Failure::at_run_time("it was ended; nobody is logged in")),
@@ -80,8 +90,8 @@ async fn log_in(
     let granted = saved?;
     if !is_kept(config, credential, &secrets, &clock, &granted).await? {
         let message = "the login was approved, and its tokens cannot be kept: the token store does \
-                       not have what was written to it. See whether the disk is full, and run the \
-                       command again";
+                       not have what was written to it. See whether the disk is full, or Redis is \
+                       away, and run the command again";
         return Err(Failure::at_run_time(message));
     }
     print(done(&credential.name, &granted))
@@ -93,14 +103,14 @@ async fn place(
     credential: &CredentialConfig,
     secrets: &Arc<Secrets>,
     clock: &Clock,
-) -> Result<(Slot, Option<Writer>), Failure> {
+) -> Result<(Slot, Option<Task>), Failure> {
     let opened = Store::open(&config.token_store, secrets, clock).await;
     if let Err(OpenError::InUse(path)) = &opened {
         return Err(in_use(path, &credential.name));
     }
     let opened = opened.map_err(|error| start_failure(StartError::Store(error)));
-    let (store, writer) = opened?;
-    Ok((slot(credential, secrets, &store), writer))
+    let (store, task) = opened?;
+    Ok((slot(credential, secrets, &store), task))
 }
 
 fn in_use(path: &Path, name: &str) -> Failure {
@@ -186,8 +196,8 @@ async fn is_kept(
     clock: &Clock,
     granted: &Credential,
 ) -> Result<bool, Failure> {
-    let (place, writer) = place(config, credential, secrets, clock).await?;
-    let running = writer.map(Writer::start);
+    let (place, task) = place(config, credential, secrets, clock).await?;
+    let running = task.map(Task::start);
     let stored = place.load().await;
     if let Some(running) = running {
         running.close().await;

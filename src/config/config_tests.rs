@@ -1,6 +1,8 @@
 use super::problem::{Report, Severity};
 use super::*;
+use crate::credential::secret_ref::SecretRef;
 use crate::credential::store::StoreSpec;
+use crate::credential::store::redis::{RedisSpec, Topology};
 use crate::sign::BodyCoverage;
 
 fn no_environment(_: &str) -> Option<String> {
@@ -80,11 +82,116 @@ fn a_token_store_is_in_memory_or_says_where_and_with_which_key() {
         ("kind = \"file\"\npath = \"/var/\"", &["this is not the path of a file"]),
         ("kind = \"fiel\"", &["did you mean \"file\"?"]),
         ("kind = \"memory\"\npath = \"/t\"", &["unknown key 'path'"]),
-        ("path = \"/t\"", &["'kind' is missing", "one of: memory, file"]),
+        ("path = \"/t\"", &["'kind' is missing", "one of: memory, file, redis"]),
         ("kind = \"file\"\nkey = \"canary\"", &["a secret cannot stand in the file itself", "***"]),
         ("kind = \"file\"\nkey = { value = \"canary\" }", &["key = { value = *** }"]),
     ] {
         let shown = report(&with_store(&format!("[token_store]\n{text}\n")));
+        for expected in expected {
+            assert!(shown.contains(expected), "{expected} is not in\n{shown}");
+        }
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}
+
+/// What `[token_store]` with this text comes to, or the report.
+fn redis_store(text: &str) -> Result<RedisSpec, String> {
+    let route = with_route("upstream = \"https://api.example.com\"");
+    let text = format!("{route}[token_store]\nkind = \"redis\"\n{text}\n");
+    let loaded = load(&text, &no_environment);
+    match loaded.config.map(|config| config.token_store) {
+        Some(StoreSpec::Redis(spec)) => Ok(*spec),
+        Some(other) => panic!("{other:?}"),
+        None => Err(report(&text)),
+    }
+}
+
+#[test]
+fn a_store_in_redis_is_one_server_or_sentinels_or_a_cluster() {
+    let key = "key = { env = \"KEY\" }\n";
+    let spec = |text: &str| redis_store(&format!("{key}{text}")).unwrap_or_else(|e| panic!("{e}"));
+    let plain = spec("url = \"redis://localhost\"");
+    assert_eq!(plain.servers, [("localhost".to_owned(), 6379)]);
+    assert_eq!((plain.topology, plain.tls, plain.database), (Topology::One, None, 0));
+    assert_eq!((plain.prefix.as_str(), plain.timeout.as_millis()), ("countersign:", 1_000));
+    assert_eq!((plain.username, plain.password), (None, None));
+    let password = "password = { env = \"P\" }\n";
+    let tls = "tls = { ca = \"ca.pem\" }\ntimeout = \"300ms\"\nprefix = \"{p}:\"";
+    let full = spec(&format!("url = \"rediss://u@[::1]:7000/3\"\n{password}{tls}"));
+    assert_eq!(full.servers, [("::1".to_owned(), 7000)]);
+    assert_eq!(full.to_string(), "rediss://[::1]:7000");
+    assert_eq!((full.username.as_deref(), full.database), (Some("u"), 3));
+    assert_eq!(full.tls.unwrap().ca, Some("ca.pem".into()));
+    assert_eq!((full.prefix.as_str(), full.timeout.as_millis()), ("{p}:", 300));
+    let own = "sentinel = { master = \"main\", username = \"s\", password = { env = \"S\" } }\n";
+    let text = format!("urls = [\"redis://a.example/2\", \"redis://b.example:9/2\"]\n{own}");
+    let watched = spec(&format!("{text}allow_plaintext = true\nnode_ports = [6380]"));
+    let env = |name: &str| SecretRef::Env(name.to_owned());
+    assert_eq!(watched.servers, [("a.example".to_owned(), 26379), ("b.example".to_owned(), 9)]);
+    assert_eq!(watched.secrets().cloned().collect::<Vec<_>>(), [env("KEY"), env("S")]);
+    assert_eq!(watched.ports().collect::<Vec<_>>(), [26379, 9, 6379, 6380]);
+    let cluster = spec("urls = [\"rediss://a.example\", \"rediss://b.example\"]\ncluster = true");
+    assert_eq!(cluster.topology, Topology::Cluster);
+    assert!(cluster.tls.is_some());
+}
+
+#[test]
+fn what_is_wrong_with_a_store_in_redis_is_said_with_a_hint() {
+    let local = "url = \"redis://127.0.0.1\"";
+    let two = "urls = [\"redis://127.0.0.1\", \"redis://127.0.0.2\"]";
+    for (text, expected) in [
+        (
+            String::new(),
+            &["'url' is missing", "'key' is missing", "rediss://redis.example.com"][..],
+        ),
+        ("url = \"redis://u:canary@localhost\"".into(), &["a password cannot stand in the URL"]),
+        ("url = \"redis://:canary@localhost\"".into(), &["password = { file = \"PATH\" }"]),
+        ("url = \"redis://%75@localhost\"".into(), &["set username = \"NAME\" instead"]),
+        ("url = \"redis://u@localhost\"".into(), &["'password' is missing"]),
+        ("url = \"http://localhost\"".into(), &["does not begin with rediss:// or redis://"]),
+        ("url = \"redis://localhost/x\"".into(), &["is not the number of a database"]),
+        ("url = \"redis://localhost:0\"".into(), &["no host or port that can be connected to"]),
+        ("url = \"redis://localhost?db=1\"".into(), &["a query ('?')"]),
+        ("url = \"redis://a.example\"".into(), &["what is stored would go to a.example"]),
+        (
+            "url = \"redis://a.example\"\npassword = { env = \"P\" }".into(),
+            &["the password would go to a.example unencrypted", "allow_plaintext = true"],
+        ),
+        (format!("{local}\nurls = []"), &["'url' and 'urls' exclude each other"]),
+        ("urls = []".into(), &["there is no URL"]),
+        (two.into(), &["one server has one URL", "cluster = true"]),
+        (
+            "urls = [\"redis://127.0.0.1\", \"rediss://127.0.0.1\"]\ncluster = true".into(),
+            &["the URLs do not agree"],
+        ),
+        (
+            "url = \"redis://127.0.0.1/1\"\ncluster = true".into(),
+            &["a cluster has database 0 only"],
+        ),
+        (format!("{two}\nsentinel = {{}}"), &["'master' is missing"]),
+        (format!("{two}\nsentinel = {{ master = \"\" }}"), &["this is no name"]),
+        (
+            format!("{two}\nsentinel = {{ master = \"m\" }}\ncluster = true"),
+            &["'sentinel' and 'cluster' exclude each other"],
+        ),
+        (
+            format!("{two}\nsentinel = {{ master = \"m\", username = \"u\" }}"),
+            &["'password' is missing"],
+        ),
+        (format!("{local}\nnode_ports = [1]"), &["one server has no other ports"]),
+        (format!("{local}\ntls = {{}}"), &["there is no TLS on a redis:// connection"]),
+        (format!("{local}\nprefix = \"\""), &["visible characters of ASCII"]),
+        (format!("{local}\nprefix = \"a b\""), &["visible characters of ASCII"]),
+        (format!("{local}\ntimeout = \"5s\""), &["from 10 milliseconds to 4 seconds"]),
+        (format!("{local}\npassword = \"canary\""), &["a secret cannot stand in the file itself"]),
+        (format!("{local}\nusername = \"canary\""), &["'password' is missing"]),
+        (
+            "url = \"redis://u@localhost\"\nusername = \"v\"".into(),
+            &["the URL names a user as well"],
+        ),
+        (format!("{local}\nmaster = \"m\""), &["unknown key 'master'"]),
+    ] {
+        let shown = redis_store(&text).expect_err(&text);
         for expected in expected {
             assert!(shown.contains(expected), "{expected} is not in\n{shown}");
         }

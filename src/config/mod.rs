@@ -443,7 +443,7 @@ impl Config {
             listener.access.caller_token.as_ref().map(|token| token.secret.clone())
         });
         let admin = self.admin.iter().filter_map(|admin| admin.token.clone());
-        let store = self.token_store.secret().cloned();
+        let store = self.token_store.secrets().into_iter().cloned();
         let credentials = self.credentials.iter().flat_map(CredentialConfig::secrets);
         tokens.chain(admin).chain(store).chain(credentials).collect()
     }

@@ -107,9 +107,14 @@ fn is_open(path: &[&str], text: &str) -> bool {
             | "answers"
             | "lenient",
         ]
-        | ["listen", "tls", _]
+        | ["listen" | "token_store", "tls", _]
         | ["admin", "address" | "hosts"]
-        | ["token_store", "kind" | "path"] => true,
+        | [
+            "token_store",
+            "kind" | "path" | "url" | "urls" | "cluster" | "prefix" | "allow_plaintext" | "timeout"
+            | "node_ports",
+        ]
+        | ["token_store", "sentinel", "master"] => true,
         [
             "route",
             "name" | "host" | "path" | "methods" | "clients" | "upstream" | "credential" | "deny"

@@ -340,11 +340,11 @@ async fn stopping_ends_the_task_and_gives_up_the_last_credential() {
 }
 
 /// A store in a file, with the refresher's own idea of what it logs in with.
-async fn store(directory: &std::path::Path) -> (Store, store::file::Running) {
+async fn store(directory: &std::path::Path) -> (Store, store::running::Running) {
     let key = SecretRef::Value(Secret::new("0123456789abcdef"));
     let spec = StoreSpec::File { path: directory.join("tokens"), key: key.clone() };
     let secrets = Secrets::resolve(vec![key], Check::Off).await.unwrap();
-    let (store, writer) = Store::open(&spec, &secrets, &Clock::system()).await.unwrap();
+    let (store, writer) = Store::open(&spec, &secrets.into(), &Clock::system()).await.unwrap();
     (store, writer.unwrap().start())
 }
 

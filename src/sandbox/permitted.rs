@@ -7,6 +7,7 @@ use crate::config::{Address, Config, RouteConfig, SourceSpec, Way};
 use crate::connect::ForwardProxy;
 use crate::credential::oauth::Endpoint;
 use crate::credential::secrets::file_of;
+use crate::credential::store::StoreSpec;
 use crate::tls::{ServerTls, TlsSettings};
 
 /// What looking up names reads. These files may be replaced, and lead elsewhere, when a network
@@ -43,6 +44,7 @@ impl Permitted {
         let listeners = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let routes = config.routes.iter().map(|route| &route.upstream.tls);
         let clients = routes.chain(config.credentials.iter().map(|credential| &credential.tls));
+        // The files of the store's TLS are not read any more.
         let named =
             listeners.flat_map(ServerTls::files).chain(clients.flat_map(TlsSettings::files));
         for file in named {
@@ -86,9 +88,12 @@ fn directory_of(path: &Path) -> PathBuf {
     parent.canonicalize().unwrap_or_else(|_| parent.to_owned())
 }
 
-/// The ports of upstreams, token endpoints, and proxies on the way there.
+/// The ports of upstreams, token endpoints, and proxies on the way there, and of the token store.
 fn ports(config: &Config) -> BTreeSet<u16> {
     let mut ports = BTreeSet::from([NAME_SERVER]);
+    if let StoreSpec::Redis(redis) = &config.token_store {
+        ports.extend(redis.ports());
+    }
     for route in &config.routes {
         ports.extend(route_ports(route));
     }
@@ -179,6 +184,12 @@ mod tests {
             tls = {{ certificate = "/etc/tls/server.pem", key = "/keys/server.key" }}
             [[listen]]
             address = "unix:/run/countersign/plant.sock"
+            [token_store]
+            kind = "redis"
+            urls = ["redis://127.0.0.1:26380"]
+            sentinel = {{ master = "main" }}
+            node_ports = [6380]
+            key = {{ env = "KEY" }}
             [credential.a]
             kind = "bearer"
             token = {{ file = {:?} }}
@@ -241,6 +252,7 @@ mod tests {
             ports.is_superset(&BTreeSet::from(without_proxies_of_the_environment)),
             "{ports:?}"
         );
+        assert!(ports.is_superset(&BTreeSet::from([6379, 6380, 26380])), "{ports:?}");
         assert!(!ports.contains(&80) && !ports.contains(&8080), "{ports:?}");
     }
 }

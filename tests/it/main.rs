@@ -72,9 +72,12 @@ mod oauth_servers;
 mod process;
 mod proxy_connect;
 mod redirects;
+#[cfg(target_os = "linux")]
+mod redis_store;
 mod renewal;
 mod replay;
 #[cfg(target_os = "linux")]
+mod replicas;
 mod request_ids;
 mod sandbox;
 mod scrub;

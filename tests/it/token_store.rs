@@ -435,7 +435,7 @@ fn a_confined_process_can_let_the_file_grow_and_make_no_other() {
     let clock = Clock::system();
     let (store, writer) = runtime().block_on(async {
         let secrets = Secrets::resolve(config.secrets(), config.check_permissions).await.unwrap();
-        Store::open(&config.token_store, &secrets, &clock).await.unwrap()
+        Store::open(&config.token_store, &secrets.into(), &clock).await.unwrap()
     });
     let size = || place.path("tokens").metadata().unwrap().len();
     let before = size();

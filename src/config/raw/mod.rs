@@ -267,6 +267,8 @@ pub enum RawTokenStore {
     Memory(RawMemoryStore),
     /// In a file of this process, sealed: a restart logs in only where a token has ended.
     File(RawFileStore),
+    /// In Redis, sealed, for several processes: one renews, and the others use what it got.
+    Redis(Box<RawRedisStore>),
 }
 
 /// Tokens in memory.
@@ -282,6 +284,50 @@ pub struct RawFileStore {
     pub path: Option<String>,
     /// What tokens are sealed with: at least 16 random bytes, as of "openssl rand -base64 32".
     pub key: Option<RawSecret>,
+}
+
+/// Tokens in Redis.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRedisStore {
+    /// "redis://HOST:PORT/DATABASE", or "rediss://…" with TLS; the password is a key of its own.
+    pub url: Option<String>,
+    /// Instead of `url`: the Sentinels, or some nodes of the cluster.
+    pub urls: Option<Vec<String>>,
+    /// The URLs are those of Sentinels, which know where the master is.
+    pub sentinel: Option<RawSentinel>,
+    /// The URLs are those of nodes of a cluster. Default: false.
+    pub cluster: Option<bool>,
+    /// What tokens are sealed with: at least 16 random bytes, as of "openssl rand -base64 32".
+    pub key: Option<RawSecret>,
+    /// What every key in Redis begins with. Default: "countersign:".
+    pub prefix: Option<String>,
+    /// A user other than the default one.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<RawSecret>,
+    /// TLS, with URLs that begin with rediss://.
+    pub tls: Option<RawTls>,
+    /// Allow the password over an unencrypted connection to a host that is not loopback.
+    /// Default: false.
+    pub allow_plaintext: Option<bool>,
+    /// How long an answer may take. Default: "1s".
+    pub timeout: Option<String>,
+    /// Ports of servers that Sentinels or the cluster may name, beside 6379 and those of the URLs:
+    /// the sandbox permits no others.
+    pub node_ports: Option<Vec<u16>>,
+}
+
+/// How to find the master by way of Sentinels.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawSentinel {
+    /// What the Sentinels call it.
+    pub master: Option<String>,
+    /// A user of the Sentinels themselves other than the default one.
+    pub username: Option<String>,
+    /// The password of the Sentinels themselves.
+    pub password: Option<RawSecret>,
 }
 
 /// Where a secret is. Exactly one key.

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use redb::{Database, DatabaseError, ReadableDatabase as _, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
+use super::running::Running;
 use super::seal::Place;
 
 /// Sealed records by place.
@@ -74,22 +74,6 @@ pub struct Writer {
     engine: Arc<Mutex<Engine>>,
 }
 
-/// The task, running.
-#[derive(Debug)]
-pub struct Running {
-    close: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    /// Writes what is still to be written, and closes the file.
-    pub async fn close(self) {
-        self.close.cancel();
-        // It ends by itself, or has panicked, which was said then.
-        let _ = self.task.await;
-    }
-}
-
 impl Writer {
     /// The way to a task for `database`, and the task.
     pub(super) fn new(database: Database, reopen: Opening) -> (FileStore, Self) {
@@ -102,7 +86,7 @@ impl Writer {
     pub fn start(self) -> Running {
         let close = CancellationToken::new();
         let task = tokio::spawn(self.run(close.clone()));
-        Running { close, task }
+        Running::new(close, task)
     }
 
     async fn run(mut self, close: CancellationToken) {

@@ -8,13 +8,15 @@
 
 pub mod file;
 pub mod open;
+pub mod redis;
+pub mod running;
 pub mod seal;
 #[cfg(test)]
 pub(crate) mod shared;
 pub mod slots;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +24,8 @@ use sha2::{Digest as _, Sha256};
 
 use self::file::{FileStore, Writer};
 use self::open::OpenError;
+use self::redis::{RedisSpec, RedisStore};
+use self::running::Task;
 use self::seal::{Fingerprint, Place, Sealer};
 use super::Credential;
 use super::schedule::usable_guard;
@@ -55,14 +59,17 @@ pub enum StoreSpec {
         /// The key that records are sealed with.
         key: SecretRef,
     },
+    /// Redis, which other processes use as well.
+    Redis(Box<RedisSpec>),
 }
 
 impl StoreSpec {
-    /// The secret that it refers to.
-    pub fn secret(&self) -> Option<&SecretRef> {
+    /// Every secret that it refers to.
+    pub fn secrets(&self) -> Vec<&SecretRef> {
         match self {
-            Self::Memory => None,
-            Self::File { key, .. } => Some(key),
+            Self::Memory => Vec::new(),
+            Self::File { key, .. } => vec![key],
+            Self::Redis(spec) => spec.secrets().collect(),
         }
     }
 }
@@ -82,6 +89,7 @@ struct Durable {
 #[derive(Debug)]
 enum Backend {
     File(FileStore),
+    Redis(RedisStore),
     #[cfg(test)]
     Shared(shared::SharedStore),
 }
@@ -143,6 +151,9 @@ pub enum StoreError {
     /// It failed.
     #[error("{0}")]
     Failed(String),
+    /// It is not there, which is nothing new.
+    #[error("it is away: {0}")]
+    Away(String),
     /// It did not answer in time.
     #[error("it did not answer within {} s", PATIENCE.as_secs())]
     Timeout,
@@ -156,23 +167,38 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be used at all. A store of tokens of thousands of devices is not silently
-    /// done without.
+    /// done without. One that cannot be reached is opened, and joined when it can.
     pub async fn open(
         spec: &StoreSpec,
+        secrets: &Arc<Secrets>,
+        clock: &Clock,
+    ) -> Result<(Self, Option<Task>), OpenError> {
+        let (backend, task, sealer) = match spec {
+            StoreSpec::Memory => return Ok((Self(None), None)),
+            StoreSpec::File { path, key } => {
+                let (store, writer, sealer) = Self::open_file(path, key, secrets, clock).await?;
+                (Backend::File(store), Task::from(writer), sealer)
+            }
+            StoreSpec::Redis(spec) => {
+                let (store, keeper, sealer) = redis::keeper::open(spec, secrets, clock).await?;
+                (Backend::Redis(store), Task::from(keeper), sealer)
+            }
+        };
+        Ok((Self(Some(Arc::new(Durable { sealer, backend }))), Some(task)))
+    }
+
+    async fn open_file(
+        path: &Path,
+        key: &SecretRef,
         secrets: &Secrets,
         clock: &Clock,
-    ) -> Result<(Self, Option<Writer>), OpenError> {
-        let StoreSpec::File { path, key } = spec else { return Ok((Self(None), None)) };
+    ) -> Result<(FileStore, Writer, Sealer), OpenError> {
         let key = secrets.get(key).ok_or(OpenError::ShortKey)?;
-        let (path, check, now) = (path.clone(), secrets.check(), clock.wall());
+        let (path, check, now) = (path.to_owned(), secrets.check(), clock.wall());
         // What is broken enough may make the database panic.
         let at = path.clone();
         let opened = tokio::task::spawn_blocking(move || open::open(&path, &key, check, now));
-        let (store, writer, sealer) = opened
-            .await
-            .unwrap_or_else(|_| Err(OpenError::Broken(at, "it cannot be read".to_owned())))?;
-        let durable = Durable { sealer, backend: Backend::File(store) };
-        Ok((Self(Some(Arc::new(durable))), Some(writer)))
+        opened.await.unwrap_or_else(|_| Err(OpenError::Broken(at, "it cannot be read".to_owned())))
     }
 
     /// A store of records that go to `file`.
@@ -203,6 +229,7 @@ impl Durable {
         let read = async {
             match &self.backend {
                 Backend::File(file) => file.read(place).await,
+                Backend::Redis(redis) => redis.read(place).await,
                 #[cfg(test)]
                 Backend::Shared(shared) => shared.read(place),
             }
@@ -221,6 +248,7 @@ impl Durable {
         let write = async {
             match &self.backend {
                 Backend::File(file) => file.write(place, record).await.map(|()| true),
+                Backend::Redis(redis) => redis.write(place, record, fence).await,
                 #[cfg(test)]
                 Backend::Shared(shared) => shared.write(place, record, fence),
             }
@@ -233,6 +261,7 @@ impl Durable {
         let remove = async {
             match &self.backend {
                 Backend::File(file) => file.remove(place).await,
+                Backend::Redis(redis) => redis.remove(place, record).await,
                 #[cfg(test)]
                 Backend::Shared(shared) => shared.remove(place, record),
             }
@@ -244,6 +273,7 @@ impl Durable {
         let claim = async {
             match &self.backend {
                 Backend::File(_) => Ok(Claimed::Unshared),
+                Backend::Redis(redis) => redis.claim(place, lease).await,
                 #[cfg(test)]
                 Backend::Shared(shared) => shared.claim(place, lease),
             }
@@ -255,6 +285,7 @@ impl Durable {
         let release = async {
             match &self.backend {
                 Backend::File(_) => Ok(()),
+                Backend::Redis(redis) => redis.release(place, fence).await,
                 #[cfg(test)]
                 Backend::Shared(shared) => shared.release(place, fence),
             }
@@ -369,7 +400,11 @@ impl Slot {
         let record = bound.store.read(bound.place).await;
         record.unwrap_or_else(|error| {
             let (credential, device) = (&self.credential, self.device.as_deref());
-            tracing::warn!(%credential, device, %error, "the token store cannot be read");
+            if let StoreError::Away(_) = error {
+                tracing::debug!(%credential, device, %error, "the token store is not asked");
+            } else {
+                tracing::warn!(%credential, device, %error, "the token store cannot be read");
+            }
             None
         })
     }

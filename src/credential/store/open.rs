@@ -12,9 +12,11 @@ use redb::{
 };
 
 use super::file::{FileStore, Opening, RECORDS, Writer};
+use super::redis::failure::Failure;
 use super::seal::{MIN_KEY, NoRandom, Sealer, keep_until};
 use crate::permissions::{Check, Exposed};
 use crate::secret::Secret;
+use crate::tls::TlsError;
 
 /// What is not a record.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("countersign");
@@ -28,9 +30,9 @@ const FORM_1: &[u8] = b"1";
 /// What the database may hold in memory of its file, in bytes.
 const CACHE: usize = 4 << 20;
 /// How long records are left that have ended: the wall clock may be wrong for a while.
-const GRACE: Duration = Duration::from_hours(24 * 7);
+pub(super) const GRACE: Duration = Duration::from_hours(24 * 7);
 
-/// Why the file cannot be used.
+/// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The key could be guessed.
@@ -75,6 +77,12 @@ pub enum OpenError {
     /// The system refuses.
     #[error("the token store {} cannot be opened: {}", .0.display(), .1)]
     Io(PathBuf, io::Error),
+    /// Redis is there and cannot be used.
+    #[error("the token store at {0} cannot be used: {1}")]
+    Redis(String, Failure),
+    /// A file of the TLS of Redis.
+    #[error("the token store's TLS: {0}")]
+    Tls(#[from] TlsError),
     /// No salt for a new file.
     #[error(transparent)]
     NoRandom(#[from] NoRandom),

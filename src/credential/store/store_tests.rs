@@ -76,7 +76,7 @@ async fn what_is_saved_is_there_after_a_restart_for_whom_it_belongs_to() {
     let key = SecretRef::Value(Secret::new("0123456789abcdef"));
     let path = directory.path().join("tokens");
     let spec = StoreSpec::File { path, key: key.clone() };
-    let secrets = Secrets::resolve(vec![key], Check::Off).await.unwrap();
+    let secrets = Arc::new(Secrets::resolve(vec![key], Check::Off).await.unwrap());
     let clock = Clock::system();
     {
         let (store, writer) = Store::open(&spec, &secrets, &clock).await.unwrap();

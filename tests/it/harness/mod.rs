@@ -12,6 +12,8 @@ pub(crate) mod http2;
 pub(crate) mod program;
 pub(crate) mod python;
 #[cfg(target_os = "linux")]
+pub(crate) mod redis;
+#[cfg(target_os = "linux")]
 pub(crate) mod strict;
 pub(crate) mod upstream;
 
