@@ -30,6 +30,12 @@ impl Values {
         }
     }
 
+    /// Takes the value called `name` out.
+    pub fn remove(&mut self, name: &str) -> Option<Secret> {
+        let at = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.remove(at).1)
+    }
+
     /// These values and `others`, which come first where both have a name.
     #[must_use]
     pub fn and(mut self, others: &Self) -> Self {

@@ -63,6 +63,13 @@ pub trait CredentialSource: Debug + Send + Sync + 'static {
         let _ = credential;
     }
 
+    /// The name of the value that the next [`fetch`](Self::fetch) may use up, where another can be
+    /// had without it. A store forgets it before it is sent, so that it is not sent a second time
+    /// by whoever comes after a process that was killed.
+    fn uses_up(&self) -> Option<&'static str> {
+        None
+    }
+
     /// True if a credential that has ended is of use for [`fetch`](Self::fetch), because it holds a
     /// value for renewals that lives longer.
     fn renews_ended(&self) -> bool {

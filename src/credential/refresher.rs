@@ -221,8 +221,19 @@ where
         let leased = lease.is_some();
         let fingerprint = self.slot.fingerprint();
         let after_refusal = self.is_refused();
+        let withheld = match self.source.uses_up() {
+            Some(name) => self.slot.withhold(name).await,
+            None => None,
+        };
         let started = self.clock.now();
-        let Some(attempt) = self.attempt_unless_stopped().await else {
+        let attempt = self.attempt_unless_stopped().await;
+        if let Some(withheld) = withheld
+            && !matches!(attempt, Some(Ok(_)))
+            && self.source.uses_up().is_some()
+        {
+            self.slot.put_back(&withheld).await;
+        }
+        let Some(attempt) = attempt else {
             self.give_back(lease).await;
             return None;
         };

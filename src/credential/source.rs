@@ -47,6 +47,13 @@ impl CredentialSource for Source {
         }
     }
 
+    fn uses_up(&self) -> Option<&'static str> {
+        match self {
+            Self::Login(login) => CredentialSource::uses_up(login),
+            Self::Oauth(oauth) => CredentialSource::uses_up(oauth),
+        }
+    }
+
     fn renews_ended(&self) -> bool {
         match self {
             Self::Login(login) => CredentialSource::renews_ended(login),

@@ -65,6 +65,7 @@ mod oauth_commands;
 mod oauth_devices;
 mod oauth_discovery;
 #[cfg(target_os = "linux")]
+mod oauth_kills;
 mod oauth_login;
 mod oauth_refresh;
 mod oauth_servers;

@@ -205,6 +205,16 @@ where
                 };
             }
             Claim::Granted(lease, stored) => {
+                // What a process has taken out of it before it sent it is not sent again.
+                if let Some(stored) = &stored
+                    && self
+                        .source
+                        .uses_up(own)
+                        .is_some_and(|name| stored.values.get(name).is_none())
+                {
+                    let now = shared.clock.now();
+                    self.source.restored_for(own, &stored.clone().restore(now).credential);
+                }
                 match stored.map(|stored| self.judge(shared, device, own, stored)) {
                     Some(Looked::Fresh(fresh)) => {
                         slot.release(lease).await;
@@ -219,7 +229,17 @@ where
             }
         };
         let fingerprint = slot.fingerprint();
+        let withheld = match self.source.uses_up(own) {
+            Some(name) => slot.withhold(name).await,
+            None => None,
+        };
         let fetched = self.fetch_unless_stopped(own, current.as_ref()).await;
+        if let Some(withheld) = withheld
+            && !matches!(fetched, Some(Ok(_)))
+            && self.source.uses_up(own).is_some()
+        {
+            slot.put_back(&withheld).await;
+        }
         let (credential, item) = match fetched {
             Some(Ok(fetched)) => fetched,
             Some(Err(error)) => {

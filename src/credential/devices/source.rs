@@ -43,6 +43,13 @@ pub trait DeviceSource: std::fmt::Debug + Send + Sync + 'static {
         let _ = (own, credential);
     }
 
+    /// The name of the value that the next fetch for the device whose own values are `own` may use
+    /// up, as [`CredentialSource::uses_up`].
+    fn uses_up(&self, own: &Values) -> Option<&'static str> {
+        let _ = own;
+        None
+    }
+
     /// How long until a credential without an end is looked at again; `None` for never.
     fn look_again_after(&self) -> Option<Duration> {
         None

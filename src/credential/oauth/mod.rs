@@ -165,6 +165,11 @@ impl Grant {
     fn takes_refresh_tokens(&self) -> bool {
         !matches!(self, Self::ClientCredentials)
     }
+
+    /// True if there is something to ask with where a refresh token is used up.
+    fn can_ask_anew(&self) -> bool {
+        !matches!(self, Self::RefreshToken(_) | Self::DeviceCode { .. })
+    }
 }
 
 impl OauthSpec {

@@ -42,8 +42,7 @@ impl OauthSource {
         clock: Clock,
     ) -> Self {
         // What has nothing to start anew with is not given up because it is old.
-        let expendable = !matches!(spec.grant, Grant::RefreshToken(_) | Grant::DeviceCode { .. });
-        let refresh_tokens = RefreshTokens::new(expendable);
+        let refresh_tokens = RefreshTokens::new(spec.grant.can_ask_anew());
         let discovery = Discovery::default();
         Self { name, spec, secrets, client, clock, discovery, refresh_tokens }
     }
@@ -303,6 +302,10 @@ impl CredentialSource for OauthSource {
         self.restored_for(&Values::default(), credential);
     }
 
+    fn uses_up(&self) -> Option<&'static str> {
+        DeviceSource::uses_up(self, &Values::default())
+    }
+
     fn renews_ended(&self) -> bool {
         self.spec.grant.takes_refresh_tokens()
     }
@@ -326,9 +329,18 @@ impl DeviceSource for OauthSource {
         self.spec.grant.takes_refresh_tokens()
     }
 
+    fn uses_up(&self, own: &Values) -> Option<&'static str> {
+        let known = matches!(self.refresh_tokens.current(self.basis(own)), Kept::Token(_));
+        (self.spec.grant.can_ask_anew() && known).then_some(REFRESH_TOKEN)
+    }
+
     fn restored_for(&self, own: &Values, credential: &Credential) {
-        if let Some(kept) = credential.values.get(REFRESH_TOKEN) {
-            self.refresh_tokens.restore(kept.clone(), self.basis(own));
+        let basis = self.basis(own);
+        match credential.values.get(REFRESH_TOKEN) {
+            Some(kept) => self.refresh_tokens.restore(kept.clone(), basis),
+            // Another process has sent it, and nobody knows what became of that.
+            None if self.spec.grant.can_ask_anew() => self.refresh_tokens.forget(basis),
+            None => {}
         }
     }
 }

@@ -461,6 +461,25 @@ impl Slot {
         }
     }
 
+    /// Takes the value of that name out of what is stored, before it is sent to where it is used up;
+    /// returns what was stored, for [`put_back`](Self::put_back). To be called by whoever has the
+    /// lease.
+    pub async fn withhold(&self, name: &str) -> Option<Stored> {
+        let bound = self.durable.as_ref()?;
+        let stored = self.open(bound, self.read(bound).await.as_deref())?;
+        let mut without = stored.clone();
+        without.values.remove(name)?;
+        self.put(bound, bound.fingerprint(), None, &without, false).await;
+        Some(stored)
+    }
+
+    /// It was not used up.
+    pub async fn put_back(&self, stored: &Stored) {
+        if let Some(bound) = &self.durable {
+            self.put(bound, bound.fingerprint(), None, stored, true).await;
+        }
+    }
+
     /// What was saved with these values is never again taken for a token that is good: it was
     /// refused. With `renews_ended` it stays for what it holds for renewals, as one that has ended;
     /// else it is removed. What another process has saved since stays as it is.
