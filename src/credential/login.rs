@@ -34,8 +34,8 @@ pub struct LoginSpec {
     pub secrets: Vec<(String, SecretRef)>,
     /// The names of secrets that become values of the credential beside those of the reply.
     pub carried: Vec<String>,
-    /// True if renewals use a value of the reply that requests do not, which may live longer.
-    pub renews_ended: bool,
+    /// The values of the reply that renewals use and requests do not, which may live longer.
+    pub renewal_values: Vec<String>,
 }
 
 /// A request with templates.
@@ -365,8 +365,15 @@ impl CredentialSource for LoginSource {
         self.fetch_with(&Values::default(), current).await
     }
 
+    fn uses_up(&self, current: Option<&Credential>) -> Vec<String> {
+        let renewal = self.spec.refresh.as_ref().zip(current);
+        let sent = renewal.and_then(|(refresh, current)| self.renews_with(refresh, current));
+        let good = sent.is_some_and(|sent| !self.spent.has(sent));
+        if good { self.spec.renewal_values.clone() } else { Vec::new() }
+    }
+
     fn renews_ended(&self) -> bool {
-        self.spec.renews_ended
+        !self.spec.renewal_values.is_empty()
     }
 
     async fn give_up(&self, current: &Credential) {

@@ -63,11 +63,12 @@ pub trait CredentialSource: Debug + Send + Sync + 'static {
         let _ = credential;
     }
 
-    /// The name of the value that the next [`fetch`](Self::fetch) may use up, where another can be
-    /// had without it. A store forgets it before it is sent, so that it is not sent a second time
-    /// by whoever comes after a process that was killed.
-    fn uses_up(&self) -> Option<&'static str> {
-        None
+    /// The names of the values that the next [`fetch`](Self::fetch) with `current` may use up, where
+    /// others can be had without them. A store forgets them before they are sent, so that they are
+    /// not sent a second time by another process, or by the next if this one is killed.
+    fn uses_up(&self, current: Option<&Credential>) -> Vec<String> {
+        let _ = current;
+        Vec::new()
     }
 
     /// True if a credential that has ended is of use for [`fetch`](Self::fetch), because it holds a

@@ -205,10 +205,9 @@ where
             return;
         }
         let Some(held) = self.progress.held.as_mut().filter(|held| !held.told) else { return };
-        held.told = true;
         held.spent = held.after_refusal;
         let renews = self.source.renews_ended() && !held.spent;
-        self.slot.refuse(&held.credential.values, renews, self.clock.now()).await;
+        held.told = self.slot.refuse(&held.credential.values, renews, self.clock.now()).await;
     }
 
     /// Fetches, or goes over to what another process has fetched; says how long until the next
@@ -221,15 +220,12 @@ where
         let leased = lease.is_some();
         let fingerprint = self.slot.fingerprint();
         let after_refusal = self.is_refused();
-        let withheld = match self.source.uses_up() {
-            Some(name) => self.slot.withhold(name).await,
-            None => None,
-        };
+        let withheld = self.slot.withhold(&self.source.uses_up(self.renewable())).await;
         let started = self.clock.now();
         let attempt = self.attempt_unless_stopped().await;
         if let Some(withheld) = withheld
             && !matches!(attempt, Some(Ok(_)))
-            && self.source.uses_up().is_some()
+            && !self.source.uses_up(self.renewable()).is_empty()
         {
             self.slot.put_back(&withheld).await;
         }
@@ -285,7 +281,7 @@ where
     /// One attempt; `None` if stopped meanwhile.
     async fn attempt_unless_stopped(&self) -> Option<Result<(Credential, T), FetchError>> {
         let current = self.renewable();
-        let renews = current.is_some() && self.slot.is_durable();
+        let renews = (current.is_some() || self.source.renews_ended()) && self.slot.is_durable();
         let mut attempt = std::pin::pin!(isolated(&self.name, self.attempt(current)));
         tokio::select! {
             attempt = &mut attempt => Some(attempt),

@@ -47,10 +47,10 @@ impl CredentialSource for Source {
         }
     }
 
-    fn uses_up(&self) -> Option<&'static str> {
+    fn uses_up(&self, current: Option<&Credential>) -> Vec<String> {
         match self {
-            Self::Login(login) => CredentialSource::uses_up(login),
-            Self::Oauth(oauth) => CredentialSource::uses_up(oauth),
+            Self::Login(login) => CredentialSource::uses_up(login, current),
+            Self::Oauth(oauth) => CredentialSource::uses_up(oauth, current),
         }
     }
 

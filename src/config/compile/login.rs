@@ -1,5 +1,7 @@
 //! The `login` kind: requests, the reply, and what uses its values.
 
+use std::collections::BTreeSet;
+
 use http::{Method, Uri};
 use serde_json::Value;
 
@@ -74,9 +76,11 @@ impl Builder<'_, '_> {
         let is_sent =
             |name: &str| set.iter().any(|(_, template)| template.names().any(|n| n == name));
         let renewing = refresh.iter().flat_map(RequestSpec::templates);
-        let renews_ended = renewing
+        let renewal_values: BTreeSet<String> = renewing
             .flat_map(|(_, template)| template.names())
-            .any(|name| reply.values.iter().any(|(known, _)| known == name) && !is_sent(name));
+            .filter(|name| reply.values.iter().any(|(known, _)| known == name) && !is_sent(name))
+            .map(str::to_owned)
+            .collect();
         let request = request.unwrap_or_default();
         let source = SourceSpec::Login(LoginSpec {
             request,
@@ -85,7 +89,7 @@ impl Builder<'_, '_> {
             reply,
             secrets,
             carried,
-            renews_ended,
+            renewal_values: renewal_values.into_iter().collect(),
         });
         let common = Common {
             remove: raw.remove.as_deref(),

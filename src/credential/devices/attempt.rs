@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::packed::{Published, unpack};
 use super::pool::{Device, Shared};
@@ -136,25 +136,21 @@ where
     ) -> Looked<T> {
         let now = shared.clock.now();
         let digest = digest(&stored.values, &shared.hasher);
-        let usable_till = {
+        {
             let state = device.lock();
             if state.gone || state.held == digest {
                 return Looked::Nothing;
             }
-            state.is_usable(now).then(|| state.issued.as_ref().and_then(|issued| issued.expires))
-        };
-        // Only while the store was away does anybody have what is newer.
-        let older = match (usable_till, stored.expires) {
-            (None, _) | (Some(_), None) => false,
-            (Some(None), Some(_)) => true,
-            (Some(Some(ours)), Some(theirs)) => theirs <= ours.wall,
-        };
-        if older {
-            return Looked::Nothing;
+            // Only while the store was away does anybody have what is newer. What a value was taken
+            // out of is what it was before.
+            let theirs = seconds(stored.fetched);
+            if state.is_usable(now) && theirs <= state.fetched {
+                return Looked::Nothing;
+            }
         }
         let Restored { credential, age, usable } = stored.restore(now);
         if !usable {
-            if !self.source.renews_ended() || usable_till.is_some() {
+            if !self.source.renews_ended() {
                 return Looked::Nothing;
             }
             self.source.restored_for(own, &credential);
@@ -206,14 +202,13 @@ where
             }
             Claim::Granted(lease, stored) => {
                 // What a process has taken out of it before it sent it is not sent again.
+                let spends = self.source.uses_up(own, current.as_ref());
                 if let Some(stored) = &stored
-                    && self
-                        .source
-                        .uses_up(own)
-                        .is_some_and(|name| stored.values.get(name).is_none())
+                    && spends.iter().any(|name| stored.values.get(name).is_none())
                 {
                     let now = shared.clock.now();
                     self.source.restored_for(own, &stored.clone().restore(now).credential);
+                    current = None;
                 }
                 match stored.map(|stored| self.judge(shared, device, own, stored)) {
                     Some(Looked::Fresh(fresh)) => {
@@ -229,20 +224,27 @@ where
             }
         };
         let fingerprint = slot.fingerprint();
-        let withheld = match self.source.uses_up(own) {
-            Some(name) => slot.withhold(name).await,
-            None => None,
-        };
+        let withheld = slot.withhold(&self.source.uses_up(own, current.as_ref())).await;
         let fetched = self.fetch_unless_stopped(own, current.as_ref()).await;
         if let Some(withheld) = withheld
             && !matches!(fetched, Some(Ok(_)))
-            && self.source.uses_up(own).is_some()
+            && !self.source.uses_up(own, current.as_ref()).is_empty()
         {
             slot.put_back(&withheld).await;
         }
         let (credential, item) = match fetched {
             Some(Ok(fetched)) => fetched,
             Some(Err(error)) => {
+                // Whoever could not ask the store may have been overtaken: what was refused then is
+                // what another process has renewed.
+                if error.is_refusal()
+                    && lease.is_none()
+                    && slot.is_shared()
+                    && let Some(stored) = slot.load().await
+                    && let Looked::Fresh(fresh) = self.judge(shared, device, own, stored)
+                {
+                    return Outcome::Adopted(fresh);
+                }
                 give_back(&slot, lease).await;
                 self.settle(shared, device, &slot).await;
                 return Outcome::Failed(error);
@@ -290,6 +292,7 @@ where
         own: &Values,
         current: Option<&Credential>,
     ) -> Option<Result<(Credential, T), FetchError>> {
+        let renews = self.source.is_renewal(own, current);
         let fetch = async {
             let fetched = self.source.fetch_for(own, current);
             let fetched = tokio::time::timeout(self.policy.timeout, fetched).await;
@@ -301,7 +304,9 @@ where
         tokio::select! {
             fetched = &mut fetch => Some(fetched),
             () = self.stop.cancelled() => {
-                current?;
+                if !renews {
+                    return None;
+                }
                 tokio::time::timeout(LAST_RENEWAL, fetch).await.ok()
             }
         }
@@ -322,6 +327,12 @@ fn was_refused<T>(shared: &Shared<T>, device: &Device<T>, tried: u64) -> bool {
     let state = device.lock();
     let refused = state.failed.as_ref().filter(|failed| failed.failure.error.is_refusal());
     refused.is_some_and(|failed| failed.tried == tried && failed.failure.retry_at > now)
+}
+
+/// Whole seconds since 1970; enough for two tokens of one device to be told apart.
+pub(super) fn seconds(time: SystemTime) -> u32 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 async fn give_back(slot: &Slot, lease: Option<Lease>) {

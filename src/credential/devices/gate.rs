@@ -59,6 +59,12 @@ impl EndpointGate {
         Ok(())
     }
 
+    /// Whoever passed last did not ask the endpoint after all: the next may pass so much earlier.
+    pub fn was_not_used(&self, pace: Duration) {
+        let mut state = self.lock();
+        state.next = state.next.and_then(|next| next.checked_sub(pace));
+    }
+
     /// Why nobody may pass now.
     pub fn closed(&self, now: Instant) -> Option<Closed> {
         self.lock().closed.clone().filter(|closed| closed.until > now)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::RandomState;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(super) struct Shared<T> {
     pub(super) record: Arc<Record>,
     pub(super) clock: Clock,
     settings: CacheSettings,
+    /// True if tokens are stored: those who are called are looked for there first.
+    pub(super) stored: AtomicBool,
     /// From which the times of use are counted.
     epoch: Instant,
     /// Tells values that were refused from others.
@@ -79,6 +82,8 @@ pub(super) struct State<T> {
     pub(super) due: Option<Key>,
     /// When a request asked last, in seconds since the epoch.
     used: u32,
+    /// When the last token was fetched, in seconds since 1970.
+    pub(super) fetched: u32,
     /// Attempts that failed in a row.
     pub(super) failures: u16,
     /// Attempts in a row that closed the gate.
@@ -93,6 +98,10 @@ pub(super) struct State<T> {
     pub(super) lapsing: bool,
     /// The last renewal took all the time there was.
     pub(super) renewal_hangs: bool,
+    /// It is in the queue of those for whom requests wait.
+    pub(super) queued: bool,
+    /// It is to be looked for again because requests wait.
+    pub(super) sought: bool,
     /// What is stored of it is being looked at.
     pub(super) looking: bool,
     /// It was, and it is the device's turn.
@@ -115,6 +124,7 @@ impl<T> Default for State<T> {
             last_forced: None,
             due: None,
             used: 0,
+            fetched: 0,
             failures: 0,
             closings: 0,
             called: false,
@@ -122,6 +132,8 @@ impl<T> Default for State<T> {
             forcing: false,
             lapsing: false,
             renewal_hangs: false,
+            queued: false,
+            sought: false,
             looking: false,
             looked: false,
             busy: false,
@@ -206,6 +218,7 @@ impl<T> DevicePool<T> {
             record: Arc::default(),
             clock,
             settings,
+            stored: AtomicBool::new(false),
             epoch,
             hasher: RandomState::new(),
         }))
@@ -293,8 +306,11 @@ impl<T> DevicePool<T> {
         let asked = if let Some(issued) = ready {
             Asked::Ready(issued)
         } else {
-            // Whoever would wait in vain is told at once.
-            if let Some(closed) = self.0.gate.closed(now.monotonic)
+            // Whoever would wait in vain is told at once; but what is stored needs no gate, and is
+            // looked at before a device is put into the queue.
+            let waits_for_gate = state.queued || !self.0.stored.load(Ordering::Relaxed);
+            if waits_for_gate
+                && let Some(closed) = self.0.gate.closed(now.monotonic)
                 && closed.until > give_up_at
             {
                 let retry_in = closed.until - now.monotonic;

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
-use super::attempt::{Attempt, Fresh, Look, Looked, Outcome};
+use super::attempt::{Attempt, Fresh, Look, Looked, Outcome, seconds};
 use super::packed::{Names, Published};
 use super::pool::{Device, DevicePool, Failed, Shared, State};
 use super::queue::{Next, Queue};
@@ -61,6 +62,8 @@ where
 
 /// How often the files of a refused device's secrets are looked at: a new password is tried soon.
 const RETRY: Duration = Duration::from_secs(30);
+/// About how long until a device for which requests wait is looked for again.
+const WAITING: Duration = Duration::from_secs(2);
 /// How many devices are looked for in the store at a time.
 const LOOKS: usize = 64;
 
@@ -73,11 +76,22 @@ enum Turn {
     Over,
 }
 
+/// Why a device is looked for again.
+#[derive(Debug, Clone, Copy)]
+enum Again {
+    /// Another process was at it.
+    Busy,
+    /// Requests wait for it, and another process may have fetched.
+    Waited,
+}
+
 /// What the task keeps beside what is published.
 struct Work<T> {
     queue: Queue<Arc<Device<T>>>,
     /// Those to be looked for in the store, each at most once.
     unseen: VecDeque<Arc<Device<T>>>,
+    /// Those to be looked for there again, by when.
+    again: Queue<(Arc<Device<T>>, Again)>,
     names: Names,
     hours: Hours,
 }
@@ -129,6 +143,7 @@ where
                     }
                 }
             }
+            self.look_again(&shared, &mut work);
             while looks.len() < LOOKS
                 && let Some(device) = work.unseen.pop_front()
             {
@@ -142,7 +157,9 @@ where
             let due = work.queue.next_due().filter(|_| !full && not_before.is_none());
             let due = due.map_or(LONGEST_SLEEP, |due| due.saturating_duration_since(time));
             let gate = not_before.map(|until| until.saturating_duration_since(now.monotonic));
+            let again = work.again.next_due().map(|due| due.saturating_duration_since(time));
             let sleep = due.min(LONGEST_SLEEP).min(gate.unwrap_or(LONGEST_SLEEP));
+            let sleep = sleep.min(again.unwrap_or(LONGEST_SLEEP));
             tokio::select! {
                 Some(ended) = attempts.next() => self.ended(&shared, ended, &mut work),
                 Some(look) = looks.next() => self.looked(&shared, look, &mut work),
@@ -170,17 +187,23 @@ where
     /// has left nobody to take care.
     fn begin(&self, shared: &Shared<T>) -> Work<T> {
         let now = shared.clock.now();
+        shared.stored.store(self.slots.is_durable(), Ordering::Relaxed);
         let mut work = Work {
             queue: Queue::default(),
             unseen: VecDeque::new(),
+            again: Queue::default(),
             names: Names::default(),
-            hours: Hours { last: now, missed: Duration::ZERO },
+            // What was missed before a panic is in the schedule.
+            hours: Hours { last: now, missed: shared.record.missed() },
         };
         drop(shared.calls());
         for device in shared.all() {
             let mut state = device.lock();
             let interrupted = state.renewing || state.looking;
             (state.renewing, state.looking, state.looked) = (false, false, false);
+            (state.queued, state.busy, state.sought) = (false, false, false);
+            // Those who wait for what was done half look again.
+            state.changed();
             let due = state.due.take().map_or(now.monotonic, |(due, _)| due);
             if state.called || interrupted {
                 state.called = true;
@@ -223,6 +246,7 @@ where
             return;
         }
         if !self.slots.is_durable() {
+            state.queued = true;
             drop(state);
             work.queue.demand(device);
         } else if !state.looking {
@@ -250,12 +274,48 @@ where
             Looked::Nothing => {}
         }
         if state.called {
-            drop(state);
-            work.queue.demand(device);
+            if self.slots.is_shared() && state.is_waited_for() {
+                // Others may log it in before it is its turn here.
+                let due = work.hours.read(now) + WAITING.mul_f64(1.0 + fastrand::f64());
+                if !std::mem::replace(&mut state.sought, true) {
+                    work.again.schedule(due, (Arc::clone(&device), Again::Waited));
+                }
+            }
+            // Those who would wait in vain are told so.
+            let closed = shared.gate().closed(now.monotonic);
+            if closed.is_some_and(|closed| closed.until > now.monotonic + self.policy.wait) {
+                state.changed();
+            }
+            if !std::mem::replace(&mut state.queued, true) {
+                drop(state);
+                work.queue.demand(device);
+            }
         } else {
             state.looked = true;
             let time = work.hours.read(now);
             state.due = Some(work.queue.schedule(time, Arc::clone(&device)));
+        }
+    }
+
+    /// Has those looked at again whose time for that has come. It takes neither a place nor a turn.
+    fn look_again(&self, shared: &Shared<T>, work: &mut Work<T>) {
+        let time = work.hours.read(shared.clock.now());
+        while let Some(Next::Due((device, why)) | Next::Demanded((device, why))) =
+            work.again.next(time)
+        {
+            let mut state = device.lock();
+            let wanted = match why {
+                Again::Busy => std::mem::take(&mut state.busy),
+                Again::Waited => {
+                    state.sought = false;
+                    state.called && !state.busy && state.is_waited_for()
+                }
+            };
+            if wanted && !state.gone && !state.looking && !state.renewing {
+                state.looking = true;
+                drop(state);
+                work.unseen.push_back(device);
+            }
         }
     }
 
@@ -297,7 +357,7 @@ where
             }
             state.renewing = true;
             state.lapsing = false;
-            (state.looked, state.busy) = (false, false);
+            (state.looked, state.busy, state.queued) = (false, false, false);
             drop(state);
             return Ok(Some(device));
         }
@@ -317,12 +377,17 @@ where
             return Turn::Over;
         }
         if demanded {
+            // It was served meanwhile.
+            if !state.called || state.renewing {
+                state.queued = false;
+                return Turn::Over;
+            }
             let idle = shared.idle(&state, now.monotonic) >= self.fleet.idle_after;
             if !idle || state.is_waited_for() {
                 return Turn::Attempt;
             }
             // The endpoint was away for so long that nobody remembers who asked.
-            state.called = false;
+            (state.called, state.queued) = (false, false);
             drop(state);
             shared.leave(device, |_| false);
             return Turn::Over;
@@ -331,10 +396,7 @@ where
         if state.looking || state.renewing {
             return Turn::Over;
         }
-        if std::mem::take(&mut state.busy) {
-            return Turn::Look;
-        }
-        if state.called {
+        if state.called || state.busy {
             return Turn::Over;
         }
         // Others renew as well; whoever is alone has the last token in memory.
@@ -351,6 +413,13 @@ where
                 return attempt;
             }
             let time = work.hours.read(now) + (retry_at - now.monotonic);
+            state.due = Some(work.queue.schedule(time, Arc::clone(device)));
+            return Turn::Over;
+        }
+        // What does not end is replaced only when the upstream refuses it.
+        let endless = state.issued.as_ref().is_some_and(|issued| issued.expires.is_none());
+        if !idle && usable && endless && self.source.look_again_after().is_none() {
+            let time = work.hours.read(now) + idle_after;
             state.due = Some(work.queue.schedule(time, Arc::clone(device)));
             return Turn::Over;
         }
@@ -401,7 +470,12 @@ where
             return;
         }
         let wait = match outcome {
-            Outcome::Fetched(fresh) | Outcome::Adopted(fresh) => {
+            Outcome::Adopted(fresh) => {
+                shared.gate().was_not_used(self.fleet.pace());
+                self.publish(&device, &mut state, fresh, now, work);
+                return;
+            }
+            Outcome::Fetched(fresh) => {
                 self.publish(&device, &mut state, fresh, now, work);
                 return;
             }
@@ -411,8 +485,9 @@ where
                 state.busy = true;
                 let least = if state.is_usable(now) { 2000 } else { 200 };
                 let wait = Duration::from_millis(least).mul_f64(1.0 + 2.0 * fastrand::f64());
-                let due = time + wait.min(left);
-                state.due = Some(work.queue.schedule(due, Arc::clone(&device)));
+                let entry = (Arc::clone(&device), Again::Busy);
+                work.again.schedule(time + wait.min(left), entry);
+                shared.gate().was_not_used(self.fleet.pace());
                 return;
             }
             Outcome::Failed(error) if closed => {
@@ -425,7 +500,7 @@ where
                 if !state.is_usable(now) {
                     // Nobody is told that it failed. It goes to the end: were it the only one that is
                     // told to wait, it would keep all others from their turn.
-                    state.called = true;
+                    (state.called, state.queued) = (true, true);
                     drop(state);
                     work.queue.demand(device);
                     if wait > self.policy.wait {
@@ -451,6 +526,7 @@ where
                 if look { RETRY.min(wait) } else { wait }
             }
             Outcome::AsBefore => {
+                shared.gate().was_not_used(self.fleet.pace());
                 let left = state.failure().map(|failure| failure.retry_at - now.monotonic);
                 left.unwrap_or_default().min(RETRY)
             }
@@ -479,6 +555,7 @@ where
         let issued = Issued::new(item, credential.expires, guard, forced);
         state.issued = Some(Arc::new(issued));
         state.held = digest;
+        state.fetched = now.wall.checked_sub(age).map_or(0, seconds);
         state.failed = None;
         state.failures = 0;
         (state.renewal_hangs, state.called, state.busy) = (false, false, false);

@@ -185,8 +185,18 @@ const WAIT: Duration = Duration::from_secs(120);
 
 /// A process with the devices `names`, whose tokens are in `store`.
 fn process(names: &[String], endpoint: &Arc<Endpoint>, store: &Store, fleet: Fleet) -> Process {
-    let settings =
-        CacheSettings { renewable: true, wait: WAIT, min_interval: Duration::from_secs(10) };
+    process_that_waits(WAIT, names, endpoint, store, fleet)
+}
+
+/// One whose requests wait so long for a token.
+fn process_that_waits(
+    wait: Duration,
+    names: &[String],
+    endpoint: &Arc<Endpoint>,
+    store: &Store,
+    fleet: Fleet,
+) -> Process {
+    let settings = CacheSettings { renewable: true, wait, min_interval: Duration::from_secs(10) };
     let clock = endpoint.clock.clone();
     let pool = DevicePool::new(table(names), clock.clone(), settings, Arc::default());
     let (stop, watch) = (CancellationToken::new(), Watch::default());
@@ -195,7 +205,7 @@ fn process(names: &[String], endpoint: &Arc<Endpoint>, store: &Store, fleet: Fle
         source: Source(Arc::clone(endpoint)),
         prepare: |credential: &Credential| Ok(credential.values.text("token").unwrap().to_owned()),
         pool: pool.clone(),
-        policy: RefreshPolicy { wait: WAIT, ..RefreshPolicy::default() },
+        policy: RefreshPolicy { wait, ..RefreshPolicy::default() },
         fleet,
         slots: Slots::new(store, "fleet", Definition::default(), Vec::new),
         check: Check::Off,
@@ -384,6 +394,61 @@ async fn a_stored_token_serves_while_the_endpoint_wants_to_be_left_alone() {
     endpoint.fail(None);
     assert!(closed.await.unwrap());
     assert_eq!(endpoint.fetches(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_may_log_in_for_longer_than_requests_wait_what_is_stored_serves_all_the_same()
+{
+    let (endpoint, shared) = (Arc::new(Endpoint::new(86_400, false)), SharedStore::default());
+    let all = names(3);
+    let former = process(&all, &endpoint, &of(&shared), Fleet::default());
+    former.token("d1").await;
+    former.stop().await;
+    let wait = Duration::from_secs(10);
+    let next = process_that_waits(wait, &all, &endpoint, &of(&shared), Fleet::default());
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let retry_after = Some(Duration::from_secs(300));
+    endpoint.fail(Some(FetchError::Unavailable { status, retry_after }));
+    for device in ["d0", "d2"] {
+        let before = Instant::now();
+        assert!(next.pool.get_at(device, next.clock.now()).await.is_err(), "{device}");
+        assert!(before.elapsed() < Duration::from_secs(1), "{device} is told at once");
+    }
+    let before = Instant::now();
+    assert_eq!(next.token("d1").await, "t-d1-1");
+    assert_eq!(before.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_in_a_long_queue_is_served_when_another_process_has_logged_it_in() {
+    let (endpoint, shared) = (Arc::new(Endpoint::new(86_400, false)), SharedStore::default());
+    let all = names(500);
+    let slow = Fleet { max_logins_per_second: 1.0, ..Fleet::default() };
+    let one = process(&all, &endpoint, &of(&shared), slow);
+    let (pool, clock, queue) = (one.pool.clone(), one.clock.clone(), all.clone());
+    tokio::spawn(async move {
+        let asking = queue.iter().map(|name| pool.get_at(name, clock.now()));
+        futures_util::future::join_all(asking).await
+    });
+    pass(2).await;
+    let other = process(&all, &endpoint, &of(&shared), Fleet::default());
+    let theirs = other.token("d499").await;
+    let before = Instant::now();
+    assert_eq!(one.token("d499").await, theirs);
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_an_end_is_not_fetched_again_however_long_it_is_used() {
+    let mut endpoint = Endpoint::new(0, false);
+    endpoint.lifetime = None;
+    let (endpoint, all) = (Arc::new(endpoint), names(1));
+    let one = process(&all, &endpoint, &Store::default(), Fleet::default());
+    for _ in 0..100 {
+        assert_eq!(one.token("d0").await, "t-d0-1");
+        pass(600).await;
+    }
+    assert_eq!(endpoint.fetches(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,11 +43,18 @@ pub trait DeviceSource: std::fmt::Debug + Send + Sync + 'static {
         let _ = (own, credential);
     }
 
-    /// The name of the value that the next fetch for the device whose own values are `own` may use
-    /// up, as [`CredentialSource::uses_up`].
-    fn uses_up(&self, own: &Values) -> Option<&'static str> {
+    /// True if the next fetch with `current` is a renewal, whose answer may hold the only value by
+    /// which the next renewal is possible.
+    fn is_renewal(&self, own: &Values, current: Option<&Credential>) -> bool {
         let _ = own;
-        None
+        current.is_some()
+    }
+
+    /// The names of the values that the next fetch for the device whose own values are `own` may
+    /// use up, as [`CredentialSource::uses_up`].
+    fn uses_up(&self, own: &Values, current: Option<&Credential>) -> Vec<String> {
+        let _ = (own, current);
+        Vec::new()
     }
 
     /// How long until a credential without an end is looked at again; `None` for never.
@@ -71,6 +78,10 @@ impl DeviceSource for LoginSource {
 
     fn renews_ended(&self) -> bool {
         CredentialSource::renews_ended(self)
+    }
+
+    fn uses_up(&self, _own: &Values, current: Option<&Credential>) -> Vec<String> {
+        CredentialSource::uses_up(self, current)
     }
 }
 

@@ -302,8 +302,8 @@ impl CredentialSource for OauthSource {
         self.restored_for(&Values::default(), credential);
     }
 
-    fn uses_up(&self) -> Option<&'static str> {
-        DeviceSource::uses_up(self, &Values::default())
+    fn uses_up(&self, current: Option<&Credential>) -> Vec<String> {
+        DeviceSource::uses_up(self, &Values::default(), current)
     }
 
     fn renews_ended(&self) -> bool {
@@ -329,9 +329,15 @@ impl DeviceSource for OauthSource {
         self.spec.grant.takes_refresh_tokens()
     }
 
-    fn uses_up(&self, own: &Values) -> Option<&'static str> {
+    fn is_renewal(&self, own: &Values, _current: Option<&Credential>) -> bool {
+        matches!(self.spec.grant, Grant::RefreshToken(_))
+            || matches!(self.refresh_tokens.current(self.basis(own)), Kept::Token(_))
+    }
+
+    fn uses_up(&self, own: &Values, _current: Option<&Credential>) -> Vec<String> {
         let known = matches!(self.refresh_tokens.current(self.basis(own)), Kept::Token(_));
-        (self.spec.grant.can_ask_anew() && known).then_some(REFRESH_TOKEN)
+        let used = self.spec.grant.can_ask_anew() && known;
+        if used { vec![REFRESH_TOKEN.to_owned()] } else { Vec::new() }
     }
 
     fn restored_for(&self, own: &Values, credential: &Credential) {

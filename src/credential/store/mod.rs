@@ -461,14 +461,16 @@ impl Slot {
         }
     }
 
-    /// Takes the value of that name out of what is stored, before it is sent to where it is used up;
-    /// returns what was stored, for [`put_back`](Self::put_back). To be called by whoever has the
-    /// lease.
-    pub async fn withhold(&self, name: &str) -> Option<Stored> {
-        let bound = self.durable.as_ref()?;
+    /// Takes the values of these names out of what is stored, before they are sent to where they are
+    /// used up; returns what was stored, for [`put_back`](Self::put_back). To be called by whoever
+    /// has the lease.
+    pub async fn withhold(&self, names: &[String]) -> Option<Stored> {
+        let bound = self.durable.as_ref().filter(|_| !names.is_empty())?;
         let stored = self.open(bound, self.read(bound).await.as_deref())?;
         let mut without = stored.clone();
-        without.values.remove(name)?;
+        if names.iter().filter_map(|name| without.values.remove(name)).count() == 0 {
+            return None;
+        }
         self.put(bound, bound.fingerprint(), None, &without, false).await;
         Some(stored)
     }
@@ -483,8 +485,10 @@ impl Slot {
     /// What was saved with these values is never again taken for a token that is good: it was
     /// refused. With `renews_ended` it stays for what it holds for renewals, as one that has ended;
     /// else it is removed. What another process has saved since stays as it is.
-    pub async fn refuse(&self, refused: &Values, renews_ended: bool, now: Now) {
-        let Some(bound) = &self.durable else { return };
+    ///
+    /// False if that could not be said, or not yet: the store is away, or another process is at it.
+    pub async fn refuse(&self, refused: &Values, renews_ended: bool, now: Now) -> bool {
+        let Some(bound) = &self.durable else { return true };
         if !renews_ended {
             return self.remove(bound, refused).await;
         }
@@ -492,34 +496,37 @@ impl Slot {
         // Nobody is to save anything between reading and writing.
         let (lease, stored) = match self.claim(TELLING).await {
             // The store is away.
-            Claim::Alone if self.is_shared() => return,
+            Claim::Alone if self.is_shared() => return false,
             Claim::Alone => (None, self.load().await),
             Claim::Granted(lease, stored) => (Some(lease), stored),
             // Whoever has the lease puts another in its place.
-            Claim::Held(..) => return,
+            Claim::Held(..) => return false,
         };
         match stored.filter(|stored| stored.values == *refused && !stored.is_refused()) {
             Some(stored) => {
                 let stored = stored.refused(now);
-                self.put(bound, fingerprint, lease, &stored, renews_ended).await;
+                self.put(bound, fingerprint, lease, &stored, renews_ended).await != Saved::Unsaved
             }
             None => {
                 if let Some(lease) = lease {
                     self.release(lease).await;
                 }
+                true
             }
         }
     }
 
-    async fn remove(&self, bound: &Bound, refused: &Values) {
-        let Some(record) = self.read(bound).await else { return };
+    async fn remove(&self, bound: &Bound, refused: &Values) -> bool {
+        let Some(record) = self.read(bound).await else { return true };
         if self.open(bound, Some(&record)).is_some_and(|stored| stored.values != *refused) {
-            return;
+            return true;
         }
         if let Err(error) = bound.store.remove(bound.place, &record).await {
             let (credential, device) = (&self.credential, self.device.as_deref());
             tracing::debug!(%credential, device, %error, "a refused token is not removed yet");
+            return false;
         }
+        true
     }
 }
 
