@@ -247,6 +247,7 @@ async fn a_process_that_is_killed_while_tokens_of_devices_rotate_loses_what_was_
     let Rotating { logins, renewals, used_twice, .. } = &*state.lock().unwrap();
     eprintln!("{rounds} rounds: {logins} logins, {renewals} renewals, {used_twice} in vain");
     assert!(*renewals > 0, "nothing was renewed meanwhile");
-    // Whose answer to a renewal was lost logs in, and nobody else.
-    assert!(*logins <= DEVICES + used_twice, "{logins} logins, {used_twice} renewals in vain");
+    assert_eq!(*used_twice, 0, "a value that renews is sent once, whoever is killed");
+    // Whose answer to a renewal was lost logs in; most were not.
+    assert!(*logins < DEVICES + renewals / 2, "{logins} logins, {renewals} renewals");
 }
