@@ -10,7 +10,7 @@ use ::redis::cluster_async::ClusterConnection;
 use ::redis::io::tcp::{TcpSettings, socket2};
 use ::redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use ::redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo as _, Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
     TlsCertificates, TlsMode, Value,
 };
@@ -80,23 +80,58 @@ impl Connector {
             }
         };
         match tokio::time::timeout(self.patience(), connecting).await {
+            Ok(Err(error)) if error.kind() == ErrorKind::AuthenticationFailed => {
+                Err(self.why_not_let_in(&error).await)
+            }
             Ok(connected) => connected.map_err(|error| Failure::from(&error)),
             Err(_) => Err(Failure::Silent(self.patience())),
         }
     }
 
+    /// The client takes whatever is answered to a password for a refusal of it, also that there is
+    /// no room for another connection, and does not tell what it was. So one server is asked again,
+    /// in a way that its answer can be seen. Behind Sentinels it is not known which one it was: that
+    /// may pass.
+    async fn why_not_let_in(&self, error: &RedisError) -> Failure {
+        if self.spec.topology != Topology::One {
+            return Failure::from(error);
+        }
+        let asking = async {
+            let infos = self.infos()?.into_iter();
+            let settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+            let mut infos = infos.map(|info| info.set_redis_settings(settings.clone()));
+            let mut connection = self.open(infos.next()).await?;
+            let mut auth = ::redis::cmd("AUTH");
+            if let Some(username) = &self.spec.username {
+                auth.arg(username);
+            }
+            if let Some(password) = self.password() {
+                auth.arg(password.expose());
+            }
+            auth.query_async::<()>(&mut connection).await
+        };
+        match tokio::time::timeout(self.spec.timeout, asking).await {
+            Ok(Err(error)) => Failure::from(&error),
+            // It lets us in now.
+            Ok(Ok(())) => Failure::from(error),
+            Err(_) => Failure::Silent(self.spec.timeout),
+        }
+    }
+
     async fn one(&self) -> RedisResult<Connection> {
-        let infos = self.infos()?;
-        let Some(info) = infos.into_iter().next() else {
-            return Err(RedisError::from((::redis::ErrorKind::InvalidClientConfig, "no server")));
+        let connection = self.open(self.infos()?.into_iter().next()).await?;
+        Ok(Connection::One(connection))
+    }
+
+    async fn open(&self, info: Option<ConnectionInfo>) -> RedisResult<MultiplexedConnection> {
+        let Some(info) = info else {
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, "no server")));
         };
         let client = match &self.certificates {
             Some(certificates) => Client::build_with_tls(info, certificates.clone())?,
             None => Client::open(info)?,
         };
-        let config = self.config();
-        let connection = client.get_multiplexed_async_connection_with_config(&config);
-        connection.await.map(Connection::One)
+        client.get_multiplexed_async_connection_with_config(&self.config()).await
     }
 
     async fn by_sentinel(

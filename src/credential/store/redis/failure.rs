@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError};
 
+const WRONG_PASSWORD: &str = "it does not accept the user name and the password";
+
 /// Why there is no use in a connection, or none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -41,17 +43,22 @@ impl Failure {
 impl From<&RedisError> for Failure {
     fn from(error: &RedisError) -> Self {
         let code = error.code().unwrap_or_default();
-        if error.kind() == ErrorKind::AuthenticationFailed {
-            return Self::Refused("it does not accept the user name and the password");
+        if is_full(error) {
+            return Self::Away(describe(error));
         }
         match code {
-            "WRONGPASS" => Self::Refused("it does not accept the user name and the password"),
+            "WRONGPASS" => Self::Refused(WRONG_PASSWORD),
             "NOAUTH" => Self::Refused("it wants a password, and the configuration has none"),
             "NOPERM" => Self::Refused(
                 "the user may not do all that is needed (NOPERM); the documentation lists it",
             ),
             "MOVED" | "CROSSSLOT" => Self::Refused("it is a node of a cluster; set cluster = true"),
             "WRONGTYPE" => Self::Foreign,
+            // What version 5 says.
+            "ERR" if says(error, "invalid password") => Self::Refused(WRONG_PASSWORD),
+            "ERR" if says(error, "AUTH") && says(error, "password") => {
+                Self::Refused("it has no password, and the configuration has one")
+            }
             // It runs no scripts, or not what is in them. In passing it says other words than this.
             "ERR" => Self::Refused(
                 "it does not run our scripts (ERR): it is older than version 5, or the user may not \
@@ -62,9 +69,28 @@ impl From<&RedisError> for Failure {
     }
 }
 
+/// True if the server has no room for another connection, which is all that it says to it.
+fn is_full(error: &RedisError) -> bool {
+    says(error, "max number of clients")
+}
+
+/// True if these words are among the server's.
+fn says(error: &RedisError, words: &str) -> bool {
+    error.detail().is_some_and(|detail| detail.contains(words))
+}
+
 /// What an error comes to, without the server's own words.
 pub(super) fn describe(error: &RedisError) -> String {
     let code = error.code().unwrap_or_default();
+    if is_full(error) {
+        return "it has as many clients as it takes (maxclients)".to_owned();
+    }
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        // The client keeps the reason for itself.
+        return "it did not let us in: the user name or the password is wrong, or it has as many \
+                clients as it takes"
+            .to_owned();
+    }
     let known = match code {
         "READONLY" => "it is a replica, which takes no writes",
         "LOADING" => "it is loading its data",

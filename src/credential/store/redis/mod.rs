@@ -40,7 +40,7 @@ pub use self::spec::{PORT, RedisSpec, SENTINEL_PORT, Topology};
 use self::connect::Connection;
 use self::failure::{Failure, describe, ends_connection};
 use self::pending::{Change, Pending, What};
-use self::script::{Answer, Scripts};
+use self::script::{Answer, LONGEST_LEASE, Scripts};
 use super::open::GRACE;
 use super::seal::{Place, keep_until};
 use super::{Claimed, StoreError};
@@ -168,7 +168,7 @@ impl RedisStore {
 
     pub(super) async fn claim(&self, place: Place, lease: Duration) -> Result<Claimed, StoreError> {
         let key = self.0.key(place);
-        let lease = lease.max(Duration::from_millis(1));
+        let lease = lease.clamp(Duration::from_millis(1), LONGEST_LEASE);
         // Of this claim alone: two of the same process are two who want to renew.
         let owner = format!("{:016x}", fastrand::u64(..));
         let claimed = self.0.ask(async |mut here: Here| {
@@ -270,7 +270,7 @@ impl Shared {
                 };
                 drop(turn);
                 if ends_connection(&error) {
-                    self.lose(number, Failure::from(&error));
+                    self.lose(Some(number), Failure::from(&error));
                 }
                 if again || !error.is_connection_dropped() {
                     return Err(StoreError::Failed(describe(&error)));
@@ -283,27 +283,35 @@ impl Shared {
         }
         let silent = Failure::Silent(self.timeout);
         let error = StoreError::Away(silent.to_string());
-        if let Some(number) = used {
-            self.lose(number, silent);
-        }
+        self.lose(used, silent);
         Err(error)
     }
 
-    /// A connection; waits while it is being made.
+    /// A connection; waits while it is being made, unless somebody has waited in vain.
     async fn here(&self) -> Result<Here, StoreError> {
         let mut link = self.link.subscribe();
-        let link = link.wait_for(|link| !matches!(link, Link::Joining(_))).await;
+        let joined = link.wait_for(|link| match link {
+            Link::Joining(failure) => matches!(failure, Some(Failure::Silent(_))),
+            Link::Here(_) | Link::Away(_) | Link::Closed => true,
+        });
+        let link = joined.await;
         match link.as_deref() {
             Ok(Link::Here(here)) => Ok(here.clone()),
-            Ok(Link::Away(failure)) => Err(StoreError::Away(failure.to_string())),
-            Ok(Link::Joining(_) | Link::Closed) | Err(_) => Err(StoreError::Closed),
+            Ok(Link::Away(failure) | Link::Joining(Some(failure))) => {
+                Err(StoreError::Away(failure.to_string()))
+            }
+            Ok(Link::Joining(None) | Link::Closed) | Err(_) => Err(StoreError::Closed),
         }
     }
 
-    /// Nothing can be expected of that connection any more.
-    fn lose(&self, number: u64, failure: Failure) {
+    /// Nothing can be expected of that connection any more, or of the one that is being made.
+    fn lose(&self, number: Option<u64>, failure: Failure) {
         self.link.send_if_modified(|link| match link {
-            Link::Here(here) if here.number == number => {
+            Link::Here(here) if Some(here.number) == number => {
+                *link = Link::Joining(Some(failure));
+                true
+            }
+            Link::Joining(_) if matches!(failure, Failure::Silent(_)) => {
                 *link = Link::Joining(Some(failure));
                 true
             }

@@ -6,6 +6,7 @@ use crate::credential::secret_ref::SecretRef;
 use crate::credential::secrets::Secrets;
 use crate::credential::store::open::OpenError;
 use crate::credential::store::running::Running;
+use crate::credential::store::seal::Sealer;
 use crate::credential::store::{Backend, Claim, Definition, Saved, Slot, Store, StoreSpec};
 use crate::permissions::Check;
 use crate::secret::Secret;
@@ -165,8 +166,6 @@ async fn while_redis_is_away_whoever_asks_is_told_at_once() {
     server.signal("-STOP");
     assert_eq!(token(&slot).await, None, "after the time limit");
     // From now on it is known. Each of these would take four seconds.
-    let Backend::Redis(redis) = &store.0.as_ref().unwrap().backend else { panic!() };
-    until(async || matches!(*redis.0.link.borrow(), Link::Away(_))).await;
     let asking = async {
         for _ in 0..1_000 {
             assert_eq!(token(&slot).await, None);
@@ -366,4 +365,84 @@ fn a_time_of_ours_is_known_on_the_clock_of_redis() {
     let anchor = Anchor { theirs: 1_000_000, ours };
     assert_eq!(anchor.theirs_at(ours + Duration::from_millis(3)), 1_003_000);
     assert_eq!(anchor.theirs_at(ours - Duration::from_millis(3)), 997_000);
+}
+
+/// Takes the only place that a server has for clients.
+fn occupy(server: &RedisServer) -> std::net::TcpStream {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    stream.write_all(b"PING\r\n").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert!([*b"+PONG", *b"-NOAU"].contains(&answer), "{answer:?}");
+    stream
+}
+
+#[tokio::test]
+async fn a_redis_with_no_room_for_another_client_is_away_and_not_wrong() {
+    for password in [None, Some("canary-right")] {
+        let mut options = vec!["--maxclients", "1"];
+        options.extend(password.iter().flat_map(|password| ["--requirepass", password]));
+        let Some(server) = RedisServer::start(&options) else { return };
+        let spec = RedisSpec { password: password.map(value), ..spec(server.port()) };
+        let occupied = occupy(&server);
+        let (store, _running) = open(spec).await;
+        let Backend::Redis(redis) = &store.0.as_ref().unwrap().backend else { panic!() };
+        // It may close the connection before its words are read.
+        until(async || match &*redis.0.link.borrow() {
+            Link::Away(failure) => {
+                assert!(!failure.is_lasting(), "{failure}");
+                failure.to_string().contains("as many clients as it takes")
+            }
+            Link::Joining(_) | Link::Here(_) | Link::Closed => false,
+        })
+        .await;
+        drop(occupied);
+        until(async || matches!(*redis.0.link.borrow(), Link::Here(_))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_redis_does_not_want_is_said_at_the_start() {
+    let Some(server) = RedisServer::start(&[]) else { return };
+    let spec = RedisSpec { password: Some(value("canary")), ..spec(server.port()) };
+    let text = refusal(spec).await;
+    assert!(text.contains("it has no password, and the configuration has one"), "{text}");
+    assert!(!text.contains("canary"), "{text}");
+}
+
+#[tokio::test]
+async fn what_another_process_removed_is_not_written_again_by_who_connects_again() {
+    let Some(server) = RedisServer::start(&[]) else { return };
+    let (one, _one) = open(spec(server.port())).await;
+    let (two, _two) = open(spec(server.port())).await;
+    assert_eq!(save(&slot(&one), "refused").await, Saved::Durable);
+    slot(&two).refuse(&credential("refused").values, false, Clock::system().now()).await;
+    let Backend::Redis(redis) = &one.0.as_ref().unwrap().backend else { panic!() };
+    let number = || match &*redis.0.link.borrow() {
+        Link::Here(here) => Some(here.number),
+        Link::Joining(_) | Link::Away(_) | Link::Closed => None,
+    };
+    let before = number().unwrap();
+    server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    until(async || token(&slot(&one)).await.is_none() && number() > Some(before)).await;
+    assert_eq!(server.command(&["HEXISTS", &key_of_place(&server), "r"]), "0");
+    assert_eq!(token(&slot(&two)).await, None);
+    assert_eq!(save(&slot(&two), "another").await, Saved::Durable);
+    assert_eq!(token(&slot(&one)).await.as_deref(), Some("another"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_is_connected_to_only_the_first_waits() {
+    let store = RedisStore::new(&spec(1), &Clock::system());
+    let key = Secret::new("0123456789abcdef");
+    let place = Sealer::new(&key, b"salt").unwrap().place("plant", None);
+    for lost in [None, Some(Failure::Away("closed".to_owned()))] {
+        store.0.link.send_replace(Link::Joining(lost));
+        for waits in [spec(1).timeout, Duration::ZERO, Duration::ZERO] {
+            let begun = Instant::now();
+            assert!(matches!(store.read(place).await, Err(StoreError::Away(_))));
+            assert!(begun.elapsed().abs_diff(waits) < Duration::from_millis(100), "{waits:?}");
+        }
+    }
 }

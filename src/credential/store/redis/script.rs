@@ -2,7 +2,8 @@
 //! that a cluster can have it anywhere.
 //!
 //! A place is a hash: `r` the record and `v` its version, `f` the number of the last lease, `e` when
-//! that one ends and `o` who has it. Versions, numbers of leases and ends are microseconds of the
+//! that one ends and `o` who has it, `x` the hash of the last record that was removed, whose version
+//! stays. Versions, numbers of leases and ends are microseconds of the
 //! clock of Redis, so that they go on growing when the hash has gone. They fit into the numbers of
 //! Lua, which are exact up to 2^53, until the year 2255.
 
@@ -17,6 +18,13 @@ const LONGEST_RECORD: usize = 1 << 20;
 /// For how long more than its lease a place without a record stays.
 const TAIL: Duration = Duration::from_mins(1);
 
+/// No lease is given for longer: nobody waits for more than that if a clock is set back.
+pub(super) const LONGEST_LEASE: Duration = Duration::from_hours(1);
+
+/// How long it stays known what was removed: longer than any lease, and than a process is usually
+/// away from Redis, after which it writes again what it had written last.
+const TOMB: Duration = Duration::from_hours(24);
+
 /// What all of them begin with.
 const PRELUDE: &str = r"
 local key = KEYS[1]
@@ -28,9 +36,9 @@ local function record()
   if redis.call('HSTRLEN', key, 'r') > LONGEST then return false end
   return redis.call('HGET', key, 'r')
 end
--- A lease that ends later than any that is asked for is of a clock that was set back.
-local function left(ends, longest)
-  if ends > now and ends - now <= 10 * longest then return ends - now end
+-- A lease that ends later than any that is given is of a clock that was set back.
+local function left(ends)
+  if ends > now and ends - now <= LEASE then return ends - now end
   return 0
 end
 ";
@@ -38,19 +46,19 @@ end
 /// Returns the record, or nothing.
 const READ: &str = "return record()";
 
-/// ARGV: the longest lease, who asks. Returns {1, fence, record} or {0, microseconds left, record}.
+/// ARGV: how long, who asks. Returns {1, fence, record} or {0, microseconds left, record}.
 /// Whoever asks again, because no answer came, gets the same lease again.
 const CLAIM: &str = r"
-local longest, owner = number(ARGV[1]), ARGV[2]
+local lease, owner = number(ARGV[1]), ARGV[2]
 local held = redis.call('HMGET', key, 'f', 'e', 'o', 'v')
-local fence, rest = number(held[1]), left(number(held[2]), longest)
+local fence, rest = number(held[1]), left(number(held[2]))
 if rest > 0 then
   if held[3] == owner then return {1, fence, record()} end
   return {0, rest, record()}
 end
 fence = math.max(fence + 1, number(held[4]) + 1, now)
-redis.call('HSET', key, 'f', text(fence), 'e', text(now + longest), 'o', owner)
-local found, keep = record(), math.ceil(longest / 1000) + TAIL
+redis.call('HSET', key, 'f', text(fence), 'e', text(now + lease), 'o', owner)
+local found, keep = record(), math.ceil(lease / 1000) + TAIL
 local expires = redis.call('PTTL', key)
 if (expires < 0 and not found) or (expires >= 0 and expires < keep) then
   redis.call('PEXPIRE', key, text(keep))
@@ -59,17 +67,18 @@ return {1, fence, found}
 ";
 
 /// ARGV: record, when it was made, fence or '', milliseconds to keep it or ''. Returns 1, or 0 if
-/// something newer counts.
+/// something newer counts, or it was removed.
 const WRITE: &str = r"
 local made, fence = number(ARGV[2]), number(ARGV[3])
-local held = redis.call('HMGET', key, 'f', 'v', 'r')
+local held = redis.call('HMGET', key, 'f', 'v', 'r', 'x')
+if held[4] == redis.sha1hex(ARGV[1]) then return 0 end
 local last, version = number(held[1]), number(held[2])
 -- A version of tomorrow is of a clock that was set back.
 if version > now + 60000000 then version = 0 end
 if held[3] ~= ARGV[1] then
   if fence > 0 then
     if last > fence then return 0 end
-  elseif held[3] and version >= made then
+  elseif version >= made then
     return 0
   end
 end
@@ -83,12 +92,14 @@ end
 return 1
 ";
 
-/// ARGV: record, the longest lease. Returns 1 if it was there.
+/// ARGV: record. Returns 1 unless another is there. What it was stays known for a while, and its
+/// version, so that who wrote it, or one before it, does not write it again on coming back.
 const REMOVE: &str = r"
-if redis.call('HGET', key, 'r') ~= ARGV[1] then return 0 end
-redis.call('HDEL', key, 'r', 'v')
-local rest = left(number(redis.call('HGET', key, 'e')), number(ARGV[2]))
-redis.call('PEXPIRE', key, text(math.ceil(rest / 1000) + TAIL))
+local there = redis.call('HGET', key, 'r')
+if there and there ~= ARGV[1] then return 0 end
+redis.call('HDEL', key, 'r')
+redis.call('HSET', key, 'x', redis.sha1hex(ARGV[1]))
+redis.call('PEXPIRE', key, TOMB)
 return 1
 ";
 
@@ -109,9 +120,6 @@ redis.call('HSET', key, 'met', text(now))
 redis.call('PERSIST', key)
 return {redis.call('HGET', key, 'form'), redis.call('HGET', key, 'check'), now}
 ";
-
-/// Of one that is left, as far as a removal is concerned.
-const LONGEST_LEASE: Duration = Duration::from_hours(1);
 
 /// All of them.
 pub(super) struct Scripts {
@@ -148,6 +156,8 @@ impl Scripts {
         let script = |text: &str| {
             let text = format!("{PRELUDE}{text}");
             let text = text.replace("LONGEST", &LONGEST_RECORD.to_string());
+            let text = text.replace("LEASE", &LONGEST_LEASE.as_micros().to_string());
+            let text = text.replace("TOMB", &TOMB.as_millis().to_string());
             Script::new(&text.replace("TAIL", &TAIL.as_millis().to_string()))
         };
         Self {
@@ -207,9 +217,7 @@ impl Scripts {
         key: &str,
         record: &[u8],
     ) -> RedisResult<()> {
-        let mut remove = self.remove.key(key);
-        remove.arg(record).arg(microseconds(LONGEST_LEASE));
-        remove.invoke_async(connection).await
+        self.remove.key(key).arg(record).invoke_async(connection).await
     }
 
     pub(super) async fn release(

@@ -136,9 +136,8 @@ async fn only_the_record_that_was_refused_is_removed() {
     talk.scripts.remove(&mut talk.connection, "place", b"a").await.unwrap();
     assert_eq!(talk.read().await, None);
     assert!(matches!(talk.claim("two").await.0, Answer::Held(_)), "the lease is another matter");
-    let lease = i64::try_from(LEASE.as_millis()).unwrap();
-    assert!(talk.ttl() > lease, "it outlives the lease");
-    assert!(talk.ttl() <= lease + 60_000, "and not by much");
+    assert!((86_000_000..=86_400_000).contains(&talk.ttl()), "what it was is known for a day");
+    assert_eq!(talk.server.command(&["HEXISTS", "place", "r"]), "0");
 }
 
 #[tokio::test]
@@ -185,4 +184,40 @@ async fn what_is_too_long_to_be_ours_is_not_fetched() {
         assert_eq!(talk.read().await.is_some(), expected, "{length}");
         assert_eq!(talk.claim("one").await.1.is_some(), expected, "{length}");
     }
+}
+
+#[tokio::test]
+async fn what_was_removed_is_not_written_again_and_hinders_nobody() {
+    let Some(mut talk) = Talk::start().await else { return };
+    let now = talk.now().await;
+    assert!(talk.write("a", now, None).await);
+    talk.scripts.remove(&mut talk.connection, "place", b"a").await.unwrap();
+    assert!(!talk.write("a", now, None).await);
+    assert!(!talk.write("a", now + 1_000, None).await, "though clocks are read a bit differently");
+    assert!(!talk.write("z", now - 1, None).await, "one before it");
+    assert_eq!(talk.read().await, None);
+    let (Answer::Granted(fence), None) = talk.claim("one").await else { panic!("free, no record") };
+    assert!(talk.ttl() > 86_000_000, "a lease does not shorten it");
+    assert!(!talk.write("a", now, Some(fence)).await);
+    let made = talk.now().await;
+    assert!(talk.write("b", made, Some(fence)).await);
+    assert_eq!((talk.read().await.as_deref(), talk.ttl()), (Some("b"), -1));
+    talk.scripts.remove(&mut talk.connection, "place", b"b").await.unwrap();
+    let made = talk.now().await;
+    assert!(talk.write("c", made, None).await, "without a lease");
+    talk.server.command(&["FLUSHALL"]);
+    talk.scripts.remove(&mut talk.connection, "place", b"c").await.unwrap();
+    assert!(!talk.write("c", made, None).await, "this server had not heard of it");
+    assert!(talk.write("d", made, None).await);
+}
+
+#[tokio::test]
+async fn who_asks_for_a_short_lease_waits_for_a_long_one() {
+    let Some(mut talk) = Talk::start().await else { return };
+    let (scripts, connection) = (&talk.scripts, &mut talk.connection);
+    let long = scripts.claim(connection, "place", LONGEST_LEASE, "one").await.unwrap().0;
+    assert!(matches!(long, Answer::Granted(_)), "{long:?}");
+    let second = Duration::from_secs(1);
+    let short = scripts.claim(connection, "place", second, "two").await.unwrap().0;
+    assert!(matches!(short, Answer::Held(_)), "{short:?}");
 }
