@@ -26,6 +26,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{ServiceBuilder, service_fn};
@@ -44,6 +45,9 @@ use crate::credential::secrets::Secrets;
 
 /// Admin requests at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
+/// Looks at everything at once; more wait. Each takes a thread and memory for as long as it takes,
+/// also when nobody waits for it any more.
+const MAX_LOOKS: usize = 2;
 /// How long any admin request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -57,6 +61,7 @@ pub struct Admin {
     secrets: Arc<Secrets>,
     /// Which credentials are not kept fresh, because of a panic.
     watch: Watch,
+    looks: Arc<Semaphore>,
 }
 
 impl Admin {
@@ -70,7 +75,8 @@ impl Admin {
     ) -> Self {
         let sight = Arc::new(sight);
         let metrics = Metrics::new(&sight);
-        Self { config, bound, sight, metrics, secrets, watch }
+        let looks = Arc::new(Semaphore::new(MAX_LOOKS));
+        Self { config, bound, sight, metrics, secrets, watch, looks }
     }
 
     async fn answer<B>(self: Arc<Self>, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -79,7 +85,14 @@ impl Admin {
             Err(response) => return *response,
         };
         // There may be a hundred thousand devices to look at.
-        let looking = tokio::task::spawn_blocking(move || self.look(&asked));
+        let Ok(permit) = Arc::clone(&self.looks).acquire_owned().await else {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "it failed");
+        };
+        let looking = tokio::task::spawn_blocking(move || {
+            let response = self.look(&asked);
+            drop(permit);
+            response
+        });
         looking.await.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"))
     }
 
@@ -243,7 +256,7 @@ fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
 /// Serves until stopped.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
     let tracker = TaskTracker::new();
-    let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
@@ -307,12 +320,10 @@ mod tests {
     use crate::proxy::route::RouteTable;
     use crate::proxy::{Proxy, Snapshot};
 
-    #[tokio::test(start_paused = true)]
-    async fn it_is_not_ready_while_a_credential_is_not_kept_fresh() {
+    async fn admin(watch: Watch) -> Admin {
         let config =
             AdminConfig { address: ([127, 0, 0, 1], 8081).into(), hosts: Vec::new(), token: None };
         let secrets = Secrets::resolve(Vec::new(), Check::Off).await.unwrap();
-        let watch = Watch::default();
         let nothing = Snapshot { table: RouteTable::new(&[]), routes: Vec::new() };
         let text =
             "[[listen]]\naddress = \"127.0.0.1:0\"\n[[route]]\nupstream = \"http://u.test\"\n";
@@ -320,8 +331,33 @@ mod tests {
         let clock = Clock::system();
         let proxy = Arc::new(Proxy::new(nothing, clock.clone(), limits));
         let sight = Sight::new(Vec::new(), proxy, clock);
-        let secrets = Arc::new(secrets);
-        let admin = Admin::new(config.clone(), config.address, sight, secrets, watch.clone());
+        Admin::new(config.clone(), config.address, sight, Arc::new(secrets), watch)
+    }
+
+    #[tokio::test]
+    async fn a_look_waits_for_its_turn_and_a_probe_does_not() {
+        let admin = Arc::new(admin(Watch::default()).await);
+        let ask = |path: &str| {
+            let request = Request::get(path).header(HOST, "localhost").body(()).unwrap();
+            let admin = Arc::clone(&admin);
+            async move { admin.answer(&request).await.status() }
+        };
+        let others = u32::try_from(MAX_LOOKS).unwrap();
+        let others = Arc::clone(&admin.looks).acquire_many_owned(others).await.unwrap();
+        let looking = tokio::spawn(ask("/metrics"));
+        assert_eq!(ask("/livez").await, StatusCode::OK);
+        assert_eq!(ask("/readyz").await, StatusCode::OK);
+        assert!(!looking.is_finished());
+        drop(others);
+        assert_eq!(looking.await.unwrap(), StatusCode::OK);
+        assert_eq!(ask("/api/status").await, StatusCode::OK);
+        assert_eq!(admin.looks.available_permits(), MAX_LOOKS, "each is given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_not_ready_while_a_credential_is_not_kept_fresh() {
+        let watch = Watch::default();
+        let admin = admin(watch.clone()).await;
         assert_eq!(admin.ready().status(), StatusCode::OK);
         let stop = CancellationToken::new();
         let (mut first, until) = (true, stop.clone());

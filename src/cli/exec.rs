@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::load::{Source, start_failure};
-use super::output::Failure;
+use super::output::{Failure, say};
 use super::run::{open_log, raise_file_descriptor_limit, runtime};
 use crate::app::App;
 use crate::clock::Clock;
@@ -37,8 +37,16 @@ impl Exec {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let mut config = Source::read(self.config.config.as_deref())?.config()?;
         config.log.level = self.log_level;
-        for_one_command(&mut config);
+        let dropped = for_one_command(&mut config);
         open_log(&config)?;
+        if !dropped.is_empty() {
+            // Whatever is logged, and wherever to.
+            say(format!(
+                "warning: {} of the listener: not in effect here; while the command runs, every \
+                 program of this machine can use its port",
+                dropped.join(", ")
+            ));
+        }
         let app = runtime()?.block_on(App::build(config.clone(), Clock::system()));
         let app = app.map_err(start_failure)?;
         let Some(address) = app.addresses().first().copied() else {
@@ -56,9 +64,16 @@ impl Exec {
             .map_err(|error| Failure::runtime(&error))?;
         serving.block_on(async {
             let running = app.start().map_err(start_failure)?;
-            let status = child.wait(signals).await.map_err(|error| Failure::runtime(&error))?;
-            running.stop().await;
-            Ok(exit_code(status))
+            let mut signals = signals;
+            let status = child.wait(&mut signals).await;
+            let status = exit_status(status.map_err(|error| Failure::runtime(&error))?);
+            // The one that ended the command may have been sent to this process, too.
+            let spare = usize::from(status > 128 && !signals.passed_on);
+            tokio::select! {
+                _ = running.stop() => {}
+                () = signals.further(spare) => tracing::warn!("stopped at once"),
+            }
+            Ok(ExitCode::from(status))
         })
     }
 }
@@ -76,15 +91,28 @@ fn levels() -> impl TypedValueParser<Value = Level> {
 }
 
 /// One listener on a free port, whatever the file says of listeners: others may be serving by it.
-fn for_one_command(config: &mut Config) {
+/// The keys of it that said who may call and do not count here.
+fn for_one_command(config: &mut Config) -> Vec<&'static str> {
     config.admin = None;
     config.listeners.truncate(1);
+    let mut dropped = Vec::new();
     for listener in &mut config.listeners {
+        let access = &listener.access;
+        let with_certificate = listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        for (key, there) in [
+            ("caller_token", access.caller_token.is_some()),
+            ("allow", !access.allow.is_empty()),
+            ("users", !access.users.is_empty()),
+            ("client_ca", with_certificate),
+        ] {
+            dropped.extend(there.then_some(key));
+        }
         listener.address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         listener.tls = None;
         let answers = listener.access.answers;
         listener.access = AccessRules { answers, ..AccessRules::default() };
     }
+    dropped
 }
 
 fn start(command: &[OsString], address: SocketAddr) -> Result<Child, Failure> {
@@ -102,7 +130,7 @@ struct Running(Option<Child>);
 
 impl Running {
     /// Waits until it ends.
-    async fn wait(mut self, signals: Signals) -> io::Result<ExitStatus> {
+    async fn wait(mut self, signals: &mut Signals) -> io::Result<ExitStatus> {
         let Some(mut child) = self.0.take() else { return Err(io::ErrorKind::NotFound.into()) };
         #[cfg(unix)]
         let id = rustix::process::Pid::from_child(&child);
@@ -110,8 +138,10 @@ impl Running {
         let id = child.id();
         let ended = tokio::task::spawn_blocking(move || child.wait());
         tokio::select! {
-            status = ended => status.map_err(io::Error::other)?,
+            // What came before the end was for the command.
+            biased;
             error = signals.pass_on(id) => Err(error),
+            status = ended => status.map_err(io::Error::other)?,
         }
     }
 }
@@ -133,60 +163,89 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     hang_up: tokio::signal::unix::Signal,
-    /// Taken and let be: Ctrl-C reaches all that the terminal runs, the command included.
     #[cfg(unix)]
-    _interrupt: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
-    _quit: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+    /// On a terminal Ctrl-C reaches all that it runs in the foreground, the command included, which
+    /// must not get it twice.
+    #[cfg(unix)]
+    at_terminal: bool,
+    /// The command has been told of one.
+    passed_on: bool,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
         #[cfg(unix)]
         {
+            use std::io::IsTerminal as _;
             use tokio::signal::unix::{SignalKind, signal};
             Ok(Self {
                 terminate: signal(SignalKind::terminate())?,
                 hang_up: signal(SignalKind::hangup())?,
-                _interrupt: signal(SignalKind::interrupt())?,
-                _quit: signal(SignalKind::quit())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                quit: signal(SignalKind::quit())?,
+                at_terminal: io::stdin().is_terminal(),
+                passed_on: false,
             })
         }
         #[cfg(not(unix))]
-        Ok(Self {})
+        Ok(Self { passed_on: false })
     }
 
     /// Passes them on for as long as this is polled. Returns only if that fails.
     #[cfg(unix)]
-    async fn pass_on(mut self, child: rustix::process::Pid) -> io::Error {
+    async fn pass_on(&mut self, child: rustix::process::Pid) -> io::Error {
         loop {
             use rustix::process::{Signal, kill_process};
-            let signal = tokio::select! {
-                _ = self.terminate.recv() => Signal::TERM,
-                _ = self.hang_up.recv() => Signal::HUP,
+            let (signal, by_terminal) = tokio::select! {
+                _ = self.terminate.recv() => (Signal::TERM, false),
+                _ = self.hang_up.recv() => (Signal::HUP, false),
+                _ = self.interrupt.recv() => (Signal::INT, self.at_terminal),
+                _ = self.quit.recv() => (Signal::QUIT, self.at_terminal),
             };
-            // Whatever fails here, the command is ending.
-            let _ = kill_process(child, signal);
+            self.passed_on = true;
+            if !by_terminal {
+                // Whatever fails here, the command is ending.
+                let _ = kill_process(child, signal);
+            }
         }
     }
 
     /// Takes Ctrl-C, and lets it be.
     #[cfg(not(unix))]
-    async fn pass_on(self, _child: u32) -> io::Error {
+    async fn pass_on(&mut self, _child: u32) -> io::Error {
         loop {
             if let Err(error) = tokio::signal::ctrl_c().await {
                 return error;
+            }
+            self.passed_on = true;
+        }
+    }
+
+    /// Waits for one more than `spare` that say to end.
+    async fn further(&mut self, spare: usize) {
+        for _ in 0..=spare {
+            #[cfg(unix)]
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            #[cfg(not(unix))]
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }
 }
 
 /// The command's own status; as shells have it, 128 and the number of the signal that ended it.
-fn exit_code(status: ExitStatus) -> ExitCode {
+fn exit_status(status: ExitStatus) -> u8 {
     #[cfg(unix)]
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);
     #[cfg(not(unix))]
     let signal = None;
     let code = signal.map_or(status.code(), |signal: i32| Some(128 + signal));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }

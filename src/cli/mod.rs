@@ -117,7 +117,8 @@ enum Command {
     #[command(
         after_help = "Example: countersign exec -- sh -c 'curl \"$COUNTERSIGN_URL/v3/devices\"'\n\n\
         Exits with the status of the command. Listeners and [admin] of the configuration are not \
-        opened."
+        opened,\nand caller_token, allow, users and client_ca of a listener are not in effect: while \
+        the command\nruns, every program of this machine can use the port."
     )]
     Exec(exec::Exec),
     /// Log a person in, for a credential of kind oauth2 with grant = "device_code"

@@ -212,7 +212,23 @@ impl FetchError {
         }
     }
 
-    /// One word for metrics and logs.
+    /// Every [`word`](Self::word): metrics have them all from the start, so that the first of a kind
+    /// is an increase.
+    pub const WORDS: [&'static str; 11] = [
+        "unreachable",
+        "broken",
+        "timeout",
+        "unavailable",
+        "refused",
+        "discovery",
+        "reply",
+        "bind",
+        "secret",
+        "request",
+        "panicked",
+    ];
+
+    /// One word for metrics and logs; one of [`WORDS`](Self::WORDS).
     pub fn word(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "unreachable",

@@ -33,8 +33,8 @@ struct Fetches {
 impl Default for Fetches {
     fn default() -> Self {
         Self {
-            // There from the start, so that its increase can be seen.
-            outcomes: BTreeMap::from([(OK, 0)]),
+            // There from the start, so that the increase from nothing can be seen.
+            outcomes: std::iter::once(OK).chain(FetchError::WORDS).map(|word| (word, 0)).collect(),
             last: None,
             failures: 0,
             next: None,
@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn it_counts_outcomes_by_word_and_forgets_failures_at_a_success() {
         let record = Record::default();
-        assert_eq!(record.read().outcomes, BTreeMap::from([("ok", 0)]));
+        assert_eq!(record.read().outcomes.len(), 1 + FetchError::WORDS.len());
+        assert!(record.read().outcomes.values().all(|count| *count == 0));
         let late = FetchError::Timeout(Duration::from_secs(1));
         record.failed(&late);
         record.failed(&late);
@@ -176,11 +177,31 @@ mod tests {
         record.replayed();
         record.working(3, 40, Duration::from_secs(7));
         let read = record.read();
-        assert_eq!(read.outcomes, BTreeMap::from([("ok", 1), ("timeout", 2)]));
+        let counted = read.outcomes.iter().filter(|(_, count)| **count > 0);
+        let counted: Vec<_> = counted.map(|(word, count)| (*word, *count)).collect();
+        assert_eq!(counted, [("ok", 1), ("timeout", 2)]);
         let last = Fetched { at: now.wall, took: Duration::from_millis(80) };
         assert_eq!((read.failures, read.last), (0, Some(last)));
         assert_eq!(read.skew_ms, Some(3_600_000));
         assert_eq!((read.replays, read.in_flight, read.queue), (1, 3, 40));
         assert_eq!(record.missed(), Duration::from_secs(7));
+    }
+
+    /// The words in `FetchError::word`, a match over every kind of error, are those that are there
+    /// from the start, and those that the documentation tells of.
+    #[test]
+    fn every_outcome_is_there_from_the_start_and_documented() {
+        let source = include_str!("mod.rs");
+        let (_, word) = source.split_once("pub fn word(&self)").unwrap();
+        let (word, _) = word.split_once("\n    }\n").unwrap();
+        let words: Vec<&str> = word.split('"').skip(1).step_by(2).collect();
+        assert_eq!(words, FetchError::WORDS);
+        let outcomes = Record::default().read().outcomes;
+        let documented = include_str!("../../docs/operations.md");
+        let line = documented.lines().find(|line| line.contains("refreshes_total{")).unwrap();
+        for word in words.into_iter().chain([OK]) {
+            assert_eq!(outcomes.get(word), Some(&0), "{word}");
+            assert!(line.contains(&format!("`{word}`")), "{word}: {line}");
+        }
     }
 }

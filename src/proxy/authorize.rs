@@ -150,12 +150,13 @@ pub async fn authorize(
                 let refused = route.config.replay.statuses.contains(&answer.response.status())
                     && !insufficient_scope(answer.response.headers());
                 let fresh = time.hear(proxy, route, &answer, retimed.is_some());
+                let mut rejected = Vec::new();
                 let again = original.as_ref().filter(|_| {
-                    let may_fare_better = || {
-                        fresh.is_some()
-                            || (refused
-                                && replays(route)
-                                && reject(route, device.as_deref(), &issued))
+                    let mut may_fare_better = || {
+                        if fresh.is_none() && refused && replays(route) {
+                            rejected = reject(route, device.as_deref(), &issued);
+                        }
+                        fresh.is_some() || !rejected.is_empty()
                     };
                     !replayed && may_fare_better() && keep_for_replay(&mut content, &progress)
                 });
@@ -169,7 +170,7 @@ pub async fn authorize(
                 };
                 replayed = true;
                 retimed = fresh;
-                sends_again(route, fresh);
+                sends_again(route, fresh, &rejected);
                 attempt = again;
             }
         }
@@ -195,12 +196,13 @@ fn retimes(route: &Route) -> Option<&UpstreamClock> {
     route.clock.as_deref().filter(|_| !route.config.replay.statuses.is_empty())
 }
 
-/// Counts a second try, which is one because of the clock if that is `retimed`.
-fn sends_again(route: &Route, retimed: Option<i64>) {
+/// Counts a second try: one because of the clock if that is `retimed`, else because of credentials,
+/// those that were `rejected`.
+fn sends_again(route: &Route, retimed: Option<i64>, rejected: &[&Arc<Identity>]) {
     match (&route.clock, retimed) {
         (Some(clock), Some(corrected_ms)) => clock.signs_again(corrected_ms),
         _ => {
-            for identity in route.identities.iter().filter(|identity| identity.renewable) {
+            for identity in rejected {
                 identity.cache.record().replayed();
             }
         }
@@ -245,7 +247,9 @@ impl<'c> SigningTime<'c> {
             status: answer.response.status(),
             headers: answer.response.headers(),
         };
-        clock.hear(heard, &proxy.clock).filter(|_| retimes(route).is_some())
+        let fresh = clock.hear(heard, &proxy.clock).filter(|_| retimes(route).is_some());
+        // The signature was looked at then, and its time was fine.
+        fresh.filter(|_| !insufficient_scope(answer.response.headers()))
     }
 }
 
@@ -459,9 +463,14 @@ fn outgoing(
     Ok(Outgoing { method, target, headers, spelling, content: outgoing, needs, interims })
 }
 
-/// True if another try may fare better: somebody has replaced, or is replacing, a credential.
-fn reject(route: &Route, device: Option<&str>, issued: &[Arc<Issued<Signer>>]) -> bool {
-    let mut again = false;
+/// Rejects the credentials. Those that somebody has replaced, or is replacing: if there are any,
+/// another try may fare better.
+fn reject<'r>(
+    route: &'r Route,
+    device: Option<&str>,
+    issued: &[Arc<Issued<Signer>>],
+) -> Vec<&'r Arc<Identity>> {
+    let mut rejected = Vec::new();
     for (identity, issued) in route.identities.iter().zip(issued) {
         match identity.cache.reject(device, issued) {
             Rejection::Renewing => {
@@ -471,13 +480,13 @@ fn reject(route: &Route, device: Option<&str>, issued: &[Arc<Issued<Signer>>]) -
                     route = %route.config.name,
                     "the upstream refused the credential; fetching another"
                 );
-                again = true;
+                rejected.push(identity);
             }
-            Rejection::Replaced => again = true,
+            Rejection::Replaced => rejected.push(identity),
             Rejection::TooSoon | Rejection::Fixed => {}
         }
     }
-    again
+    rejected
 }
 
 /// True if the content can be sent a second time, which it then is ready for.

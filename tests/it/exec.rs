@@ -11,10 +11,15 @@ use crate::harness::{ANY_PORT, private_directory, quoted, until};
 
 /// A configuration for a stand-in of the vendor, whose own listeners cannot be opened.
 async fn plant() -> (StandIn, TempDir) {
+    plant_with("").await
+}
+
+/// `listener` goes into the listener.
+async fn plant_with(listener: &str) -> (StandIn, TempDir) {
     let stand_in = twinzo::start(ANY_PORT, Options::default()).await.unwrap();
     let directory = private_directory();
     let text = format!(
-        "[[listen]]\naddress = \"192.0.2.1:1\"\ncaller_token = {{ env = \"CALLERS\" }}\n\
+        "[[listen]]\naddress = \"192.0.2.1:1\"\nopen = true\n{listener}\
          [admin]\naddress = \"127.0.0.1:1\"\n\
          [credential.plant]\nkind = \"twinzo-device\"\nbase_url = {url}\nclient = \"acme\"\n\
          login = \"gateway-01\"\npassword = {{ env = \"PASSWORD\" }}\n\
@@ -64,6 +69,37 @@ async fn the_command_is_not_confined_and_knows_no_secret_that_was_not_its_own() 
     assert!(shown.ends_with("\n1\n"), "one variable is added: {shown}");
     #[cfg(target_os = "linux")]
     assert!(shown.contains("NoNewPrivs:\t0"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_callers_are_not_asked_who_they_are_is_said_where_they_would_be() {
+    let listener = "caller_token = { env = \"CALLERS\" }\nallow = [\"192.0.2.0/24\"]\n";
+    let (_stand_in, directory) = plant_with(listener).await;
+    let output = output(exec(&directory, "curl -sS \"$COUNTERSIGN_URL/v3/devices\"")).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("\"Login\":\"gateway-01\""), "{output:?}");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors.contains("caller_token, allow of the listener: not in effect"), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_that_no_terminal_sends_to_both_is_passed_on() {
+    use rustix::process::{Pid, Signal, kill_process};
+    for (signal, name, status) in [(Signal::INT, "INT", 4), (Signal::QUIT, "QUIT", 5)] {
+        let (_stand_in, directory) = plant().await;
+        let script = format!(
+            "trap 'exit {status}' {name}; echo there > \"$1/there\"; while :; do sleep 0.05; done"
+        );
+        let mut child = exec(&directory, &script).spawn().unwrap();
+        let there = directory.path().join("there");
+        until("the command runs", || there.exists()).await;
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait());
+        assert_eq!(ended.await.unwrap().unwrap().code(), Some(status));
+    }
 }
 
 #[cfg(unix)]

@@ -48,6 +48,44 @@ async fn a_field_of_a_credential_is_not_taken_for_a_name() {
     let proxy = Proxy::start(&config).await;
     proxy.send("GET", "/x", &[("X-Request-Id", "order-17")], "").await;
     assert_eq!(upstream.last().values("x-request-id"), ["the-key"]);
+    // Nobody knows whether what a caller sends in it is a secret.
+    let refused =
+        proxy.send("GET", "/x", &[("X-Request-Id", "k"), ("Origin", "http://e.test")], "");
+    let refused = refused.await;
+    assert_eq!((refused.status, refused.field("x-request-id")), (403, ""));
+    assert!(refused.json().get("request_id").is_none(), "{}", refused.text());
+    // Another one can be named, but not this.
+    let named = |name: &str| format!("[log]\nrequest_id = \"{name}\"\n{config}");
+    let proxy = Proxy::start(&named("X-Trace")).await;
+    proxy.send("GET", "/x", &[("X-Trace", "order-18")], "").await;
+    assert_eq!(upstream.last().values("x-trace"), ["order-18"]);
+    for name in ["X-Request-Id", "x_request_id"] {
+        let problems = countersign::config::load(&named(name), &|_| None).problems;
+        let told: Vec<String> =
+            problems.iter().map(|p| format!("{}: {}", p.path, p.message)).collect();
+        let name = name.to_ascii_lowercase();
+        let expected = format!("log.request_id: '{name}' belongs to the credential 'key'");
+        assert!(told.contains(&expected), "{told:?}");
+    }
+}
+
+#[test]
+fn the_token_of_callers_is_not_taken_for_a_name() {
+    let with = |log: &str| {
+        format!(
+            "{log}[[listen]]\naddress = \"127.0.0.1:0\"\ncaller_token_header = \"X-Request-Id\"\n\
+             caller_token = {{ env = \"T\" }}\n[[route]]\nupstream = \"http://u.test\"\n"
+        )
+    };
+    let loaded = countersign::config::load(&with(""), &|_| None);
+    assert_eq!(loaded.problems.len(), 0, "{:?}", loaded.problems);
+    assert_eq!(loaded.config.unwrap().log.request_id, None);
+    let loaded =
+        countersign::config::load(&with("[log]\nrequest_id = \"X-Request-ID\"\n"), &|_| None);
+    let told: Vec<(&str, &str)> =
+        loaded.problems.iter().map(|p| (p.path.as_str(), p.message.as_str())).collect();
+    let message = "the field 'x-request-id' holds the token of callers, which a log must not";
+    assert_eq!(told, [("log.request_id", message)]);
 }
 
 #[tokio::test]

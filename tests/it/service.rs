@@ -176,3 +176,19 @@ fn the_units_are_what_systemd_takes() {
         assert_eq!(String::from_utf8_lossy(&verified.stderr), "", "{unit}");
     }
 }
+
+/// systemd 252, for one, does not count the system calls of Landlock among those of services.
+#[test]
+fn the_unit_lets_the_program_confine_itself_and_refuses_other_calls_instead_of_ending_it() {
+    let unit = include_str!("../../deploy/countersign.service");
+    let allowed: Vec<&str> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("SystemCallFilter="))
+        .filter(|names| !names.starts_with('~'))
+        .flat_map(str::split_whitespace)
+        .collect();
+    for name in ["landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"] {
+        assert!(allowed.contains(&name), "{name}: {allowed:?}");
+    }
+    assert!(unit.lines().any(|line| line == "SystemCallErrorNumber=EPERM"));
+}

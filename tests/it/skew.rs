@@ -162,6 +162,35 @@ async fn an_answer_out_of_a_cache_says_nothing_about_a_clock() {
 }
 
 #[tokio::test]
+async fn a_second_try_that_meets_a_limit_is_not_taken_for_a_signature_that_was_accepted() {
+    let number = AtomicUsize::new(0);
+    let upstream = Upstream::answering(move |_| {
+        let second = number.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        dated(if second { 429 } else { 403 }, &Clock::system(), 10 * HOUR)
+    })
+    .await;
+    let proxy = Proxy::start(&timed(&upstream.url())).await;
+    assert_eq!(proxy.get("/x").await.status, 429);
+    assert_eq!(upstream.seen().len(), 2);
+    assert_eq!(told(&proxy).await, (None, 0.0, 1));
+}
+
+#[tokio::test]
+async fn a_scope_that_does_not_suffice_is_no_reason_to_sign_once_more() {
+    let upstream = Upstream::answering(|_| {
+        let mut response = dated(403, &Clock::system(), HOUR);
+        let challenge = "Bearer error=\"insufficient_scope\"".parse().unwrap();
+        response.headers_mut().insert("www-authenticate", challenge);
+        response
+    })
+    .await;
+    let proxy = Proxy::start(&timed(&upstream.url())).await;
+    assert_eq!(proxy.get("/x").await.status, 403);
+    assert_eq!(upstream.seen().len(), 1);
+    assert_eq!(told(&proxy).await.2, 0);
+}
+
+#[tokio::test]
 async fn content_that_cannot_be_sent_again_is_not_sent_again() {
     let upstream = Upstream::answering(|_| dated(401, &Clock::system(), HOUR)).await;
     let proxy = Proxy::start(&timed(&upstream.url())).await;

@@ -21,7 +21,9 @@ use super::document::Node;
 use super::problem::Problem;
 use super::raw::{RawConfig, RawCredential, RawSize};
 use super::shape::Shaped;
-use super::{AccessLog, Config, Level, Limits, LogConfig, LogFormat};
+use super::{
+    AccessLog, Config, CredentialConfig, Level, Limits, ListenerConfig, LogConfig, LogFormat,
+};
 use crate::permissions::Check;
 
 /// Compiles what [`shape::check`](super::shape::check) left over.
@@ -43,13 +45,6 @@ pub fn compile(
         }
     };
     let limits = limits(&mut context, &raw);
-    let log = LogConfig {
-        level: raw.log.level.unwrap_or(Level::Info),
-        format: raw.log.format.unwrap_or(LogFormat::Auto),
-        access: raw.log.access.unwrap_or(AccessLog::Off),
-        file: raw.log.file.as_ref().map(Into::into),
-        request_id: request_id(&mut context, raw.log.request_id.as_deref()),
-    };
     let drain = context.duration("drain", raw.drain.as_deref(), Duration::from_secs(30));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = raw.workers.and_then(|n| usize::try_from(n).ok()).unwrap_or(cores);
@@ -66,6 +61,14 @@ pub fn compile(
     store::needed(&mut context, &token_store, &credentials);
     let declared: Vec<&str> = raw.credential.keys().map(String::as_str).collect();
     let routes = route::routes(&mut context, &raw.route, &declared, &credentials, &listeners);
+    let named = raw.log.request_id.as_deref();
+    let log = LogConfig {
+        level: raw.log.level.unwrap_or(Level::Info),
+        format: raw.log.format.unwrap_or(LogFormat::Auto),
+        access: raw.log.access.unwrap_or(AccessLog::Off),
+        file: raw.log.file.as_ref().map(Into::into),
+        request_id: request_id(&mut context, named, &listeners, &credentials),
+    };
     let check_permissions =
         if raw.check_permissions == Some(false) { Check::Off } else { Check::Strict };
     let sandbox = raw.sandbox.unwrap_or_default();
@@ -88,23 +91,39 @@ pub fn compile(
 /// As most gateways and libraries call it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-fn request_id(context: &mut Context<'_>, raw: Option<&str>) -> Option<HeaderName> {
+/// The field that says what a request is called. What it says is logged and repeated, so that none
+/// will do in which a secret can be: then there is none by default, and none may be named.
+fn request_id(
+    context: &mut Context<'_>,
+    raw: Option<&str>,
+    listeners: &[ListenerConfig],
+    credentials: &[CredentialConfig],
+) -> Option<HeaderName> {
     const PATH: &str = "log.request_id";
     let field = match raw {
-        None => return Some(REQUEST_ID),
+        None => REQUEST_ID,
         Some("off") => return None,
         Some(name) => context.field_name(PATH, name)?,
     };
-    if [AUTHORIZATION, COOKIE].contains(&field) {
+    let is_of_callers = listeners
+        .iter()
+        .filter_map(|listener| listener.access.caller_token.as_ref()?.header.as_ref())
+        .any(|header| *header == field);
+    let owner = credentials.iter().find(|credential| credential.owned.contains(&field));
+    let message = if [AUTHORIZATION, COOKIE].contains(&field) {
+        format!("the field '{field}' holds secrets, which a log must not")
+    } else if is_of_callers {
+        format!("the field '{field}' holds the token of callers, which a log must not")
+    } else if let Some(owner) = owner {
+        format!("'{field}' belongs to the credential '{}'", owner.name)
+    } else {
+        return Some(field);
+    };
+    if raw.is_some() {
         let hint = Some("name one that only says what a request is called, or \"off\"");
-        context.error(
-            PATH,
-            format!("the field '{field}' holds secrets, which a log must not"),
-            hint,
-        );
-        return None;
+        context.error(PATH, message, hint);
     }
-    Some(field)
+    None
 }
 
 fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {

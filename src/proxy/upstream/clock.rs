@@ -121,15 +121,16 @@ impl UpstreamClock {
         if due {
             self.looked_at.store(unix_ms(heard.signed), Ordering::Relaxed);
         }
-        if heard.trial && heard.status.is_server_error() {
-            // Nobody knows whether the signature was looked at.
-        } else if heard.trial && refused {
-            state.refused_again = Some(now.monotonic);
-        } else if heard.trial {
+        let shown = heard.trial && heard.status.is_success();
+        if shown {
             // It was accepted, which is worth more than any number of fields.
             state.refused_again = None;
             state.estimate.adopt(heard.corrected_ms);
+        } else if heard.trial && refused {
+            state.refused_again = Some(now.monotonic);
         } else if let Some(sample) = sample.filter(|_| due) {
+            // After any other answer nobody knows whether the signature was looked at: a limit on
+            // requests or an error may come before that, and a redirect instead.
             state.estimate.observe(sample);
         }
         let news = state.estimate.news(now.monotonic);
@@ -142,7 +143,9 @@ impl UpstreamClock {
             self.tell(news);
         }
         let contradicts = sample.is_some_and(|sample| sample.contradicts(heard.corrected_ms));
-        let settled = if contradicts || refused { 0 } else { unix_ms(now.wall) };
+        // What a guess fitted says nothing about requests that are signed without it.
+        let fits = !contradicts && !refused && (shown || !heard.trial);
+        let settled = if fits { unix_ms(now.wall) } else { 0 };
         self.settled_at.store(settled, Ordering::Relaxed);
         if !refused || !contradicts || heard.trial || paused {
             return None;

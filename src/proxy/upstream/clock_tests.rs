@@ -88,6 +88,33 @@ async fn a_second_refusal_ends_the_attempts_for_a_minute() {
     assert!(bench.hear(401, &bench.fields(HOUR), 0, false).is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_second_answer_that_says_nothing_of_the_signature_settles_nothing() {
+    for status in [429, 404, 302, 500, 503] {
+        let bench = Bench::new();
+        let skew = bench.hear(403, &bench.fields(10 * HOUR), 0, false).unwrap();
+        assert!(near(skew, 10 * HOUR), "{skew}");
+        assert_eq!(bench.hear(status, &bench.fields(10 * HOUR), skew, true), None, "{status}");
+        assert_eq!(bench.upstream.skew_ms(), None, "{status}");
+        assert_eq!(bench.upstream.correction_ms(), 0, "{status}");
+        assert!(bench.upstream.may_refuse(bench.clock.wall()), "{status}");
+    }
+    // Nor does it end the pause after one that was refused again.
+    let bench = Bench::new();
+    let skew = bench.hear(403, &bench.fields(HOUR), 0, false).unwrap();
+    bench.hear(403, &bench.fields(HOUR), skew, true);
+    bench.hear(429, &bench.fields(HOUR), skew, true);
+    assert_eq!(bench.hear(403, &bench.fields(HOUR), 0, false), None);
+    // What it says of the clock counts as much as what any other answer says.
+    let bench = Bench::new();
+    for _ in 0..3 {
+        assert_eq!(bench.upstream.correction_ms(), 0);
+        bench.hear(429, &bench.fields(HOUR), HOUR, true);
+        bench.pass(1_000);
+    }
+    assert!(near(bench.upstream.correction_ms(), HOUR));
+}
+
 #[test]
 fn without_a_refusal_three_answers_in_three_seconds_have_to_agree() {
     let bench = Bench::new();
