@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, DATE, HOST, RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AGE, CONNECTION, CONTENT_ENCODING, DATE, HOST, RETRY_AFTER, USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -133,28 +133,36 @@ impl TokenClient {
             authority: authority.clone(),
             reason: reason(error),
         };
-        let request = build(request, &authority, self.links.keep())?;
+        let mut request = build(request, &authority, self.links.keep())?;
         let answered = async |link: &mut Link, request| {
             let exchange = async |sender: &mut Sender| {
                 let sent = self.clock.now();
-                let response = sender.send_request(request).await;
-                let response = response.map_err(|error| Failed::Unanswered(broken(&error)))?;
+                let response = sender.try_send_request(request).await;
+                let response = response.map_err(|mut error| match error.take_message() {
+                    Some(request) => Failed::Unsent(Box::new(request), broken(error.error())),
+                    None => Failed::Sent(broken(error.error())),
+                })?;
                 let received_at = self.clock.wall();
                 let answer = read(response, sent, received_at, wanted, &authority).await;
-                answer.map_err(Failed::Answered)
+                answer.map_err(Failed::Sent)
             };
             link.drive(exchange).await
         };
+        if self.links.keep() {
+            // What has come meanwhile, such as the end of a connection, is seen when the runtime
+            // has looked.
+            tokio::task::yield_now().await;
+        }
         if let Some(mut link) = self.links.take(&url) {
-            match answered(&mut link, request.clone()).await {
+            match answered(&mut link, request).await {
                 Ok(answer) => {
                     self.links.give_back(&url, link);
                     return Ok(answer);
                 }
-                // The endpoint may close what was kept at any moment. A login that it took all the
-                // same is made twice, as it would be by the next attempt.
-                Err(Failed::Unanswered(_)) => {}
-                Err(Failed::Answered(error)) => return Err(error),
+                // The endpoint may close what was kept at any moment.
+                Err(Failed::Unsent(unsent, _)) => request = *unsent,
+                // It may have taken the login, with what is good for one use only.
+                Err(Failed::Sent(error)) => return Err(error),
             }
         }
         let mut link = self.open(&url, &authority, &broken).await?;
@@ -163,7 +171,7 @@ impl TokenClient {
                 self.links.give_back(&url, link);
                 Ok(answer)
             }
-            Err(Failed::Unanswered(error) | Failed::Answered(error)) => Err(error),
+            Err(Failed::Unsent(_, error) | Failed::Sent(error)) => Err(error),
         }
     }
 
@@ -187,10 +195,10 @@ impl TokenClient {
 
 /// Why there is no answer that can be used.
 enum Failed {
-    /// Nothing came.
-    Unanswered(FetchError),
-    /// It began well.
-    Answered(FetchError),
+    /// Not a byte of the request was written: here it is.
+    Unsent(Box<Request<Full<Bytes>>>, FetchError),
+    /// The endpoint may have it, or has begun to answer.
+    Sent(FetchError),
 }
 
 fn build(
@@ -228,9 +236,7 @@ async fn read(
 ) -> Result<TokenAnswer, FetchError> {
     let (head, body) = response.into_parts();
     let half = received_at.duration_since(sent.wall).unwrap_or_default() / 2;
-    let date = head.headers.get(DATE).and_then(|date| date.to_str().ok());
-    let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
-    let time = ReplyTime { sent, midpoint: sent.wall + half, date };
+    let time = ReplyTime { sent, midpoint: sent.wall + half, date: date(&head.headers) };
     let content = if wanted(head.status) {
         match read_content(&head.headers, body, authority).await {
             // The status of a failure says enough.
@@ -241,6 +247,13 @@ async fn read(
         Zeroizing::default()
     };
     Ok(TokenAnswer { status: head.status, headers: head.headers, content, time, received_at })
+}
+
+/// What the clock of the endpoint says. An answer with an `Age` comes from a cache, and its `Date`
+/// is that of some time before (RFC 9111 §5.1).
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    let date = headers.get(DATE).filter(|_| !headers.contains_key(AGE))?;
+    httpdate::parse_http_date(date.to_str().ok()?).ok()
 }
 
 async fn read_content(
@@ -360,6 +373,8 @@ impl std::fmt::Debug for TokenReply {
 mod tests {
     use super::*;
     use std::time::UNIX_EPOCH;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
@@ -372,6 +387,35 @@ mod tests {
         assert_eq!(parse(""), None);
         assert_eq!(parse("-1"), None);
         assert_eq!(parse("soon"), None);
+    }
+
+    #[tokio::test]
+    async fn the_date_of_an_answer_out_of_a_cache_is_no_clock() {
+        for (age, expected) in [("", Some(784_111_777)), ("age: 0\r\n", None), ("age: x\r\n", None)]
+        {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+            let answer = async {
+                let mut stream = listener.accept().await.unwrap().0;
+                stream.read_u8().await.unwrap();
+                let head = "HTTP/1.1 200 OK\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+                let answer = format!("{head}{age}content-length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                // Until the other side has it.
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.unwrap();
+            };
+            let client = TokenClient::new(None, Duration::from_secs(5), Clock::system());
+            let request = TokenRequest {
+                method: Method::GET,
+                url,
+                headers: HeaderMap::new(),
+                content: Zeroizing::default(),
+            };
+            let (reply, ()) = tokio::join!(client.send(request), answer);
+            let date = reply.unwrap().time.date;
+            let expected = expected.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+            assert_eq!(date, expected, "{age:?}");
+        }
     }
 
     #[test]

@@ -34,10 +34,10 @@ pub(super) type Sender = SendRequest<Full<Bytes>>;
 /// A connection that somebody has to drive while it is in use.
 pub(super) struct Link {
     sender: Sender,
-    connection: Pin<Box<Connection<TokioIo<Stream>, Full<Bytes>>>>,
+    /// None once it has come to its end. hyper hands back a request that it has not written only
+    /// when the connection is dropped.
+    connection: Option<Pin<Box<Connection<TokioIo<Stream>, Full<Bytes>>>>>,
     opened: Instant,
-    /// The connection has come to its end.
-    over: bool,
 }
 
 impl Link {
@@ -47,27 +47,30 @@ impl Link {
     /// When the connection broke at once.
     pub(super) async fn over(stream: Stream) -> Result<Self, hyper::Error> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        let connection = Box::pin(connection);
-        Ok(Self { sender, connection, opened: Instant::now(), over: false })
+        Ok(Self { sender, connection: Some(Box::pin(connection)), opened: Instant::now() })
     }
 
     /// Lets `exchange` come to its end.
     pub(super) async fn drive<T>(&mut self, exchange: impl AsyncFnOnce(&mut Sender) -> T) -> T {
-        let Self { sender, connection, over, .. } = self;
-        let exchange = exchange(sender);
+        let exchange = exchange(&mut self.sender);
         tokio::pin!(exchange);
-        loop {
+        if let Some(connection) = &mut self.connection {
             tokio::select! {
                 result = &mut exchange => return result,
-                _ = &mut *connection, if !*over => *over = true,
+                _ = connection => {}
             }
         }
+        self.connection = None;
+        exchange.await
     }
 
     /// True if another request can be sent: the last answer has ended, and nobody has closed.
     fn is_ready(&mut self) -> bool {
-        self.over = self.over || (&mut self.connection).now_or_never().is_some();
-        !self.over && self.sender.is_ready()
+        if self.connection.as_mut().is_none_or(|connection| connection.now_or_never().is_some()) {
+            self.connection = None;
+            return false;
+        }
+        self.sender.is_ready()
     }
 }
 

@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::clock::Clock;
+use crate::connect::Dialer;
+use crate::credential::FetchError;
 use crate::credential::http::{TokenClient, TokenRequest};
 
 /// What a server does with a connection after an answer.
@@ -21,12 +23,13 @@ enum After {
     TakeAndClose,
 }
 
-/// Connections.
+/// Connections, and requests over them.
 #[derive(Default)]
 struct Counts {
     opened: AtomicUsize,
     /// By either side.
     ended: AtomicUsize,
+    requests: AtomicUsize,
 }
 
 struct Server {
@@ -52,7 +55,7 @@ impl Server {
                 let (stream, _) = listener.accept().await.unwrap();
                 counted.opened.fetch_add(1, Ordering::Relaxed);
                 let counted = Arc::clone(&counted);
-                tokio::spawn(async move { serve(stream, after, &counted.ended).await });
+                tokio::spawn(async move { serve(stream, after, &counted).await });
             }
         });
         Self { url: url.parse().unwrap(), counts, task }
@@ -62,23 +65,28 @@ impl Server {
         self.counts.opened.load(Ordering::Relaxed)
     }
 
+    fn requests(&self) -> usize {
+        self.counts.requests.load(Ordering::Relaxed)
+    }
+
     fn ended(&self) -> usize {
         self.counts.ended.load(Ordering::Relaxed)
     }
 }
 
 /// Answers each request with whether it asked for the end of the connection.
-async fn serve(mut stream: TcpStream, after: After, ended: &AtomicUsize) {
+async fn serve(mut stream: TcpStream, after: After, counts: &Counts) {
     let mut answered = false;
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let Ok(byte) = stream.read_u8().await else {
-                ended.fetch_add(1, Ordering::Relaxed);
+                counts.ended.fetch_add(1, Ordering::Relaxed);
                 return;
             };
             head.push(byte);
         }
+        counts.requests.fetch_add(1, Ordering::Relaxed);
         if answered && after == After::TakeAndClose {
             return;
         }
@@ -90,7 +98,7 @@ async fn serve(mut stream: TcpStream, after: After, ended: &AtomicUsize) {
         answered = true;
         if last || after == After::Close {
             drop(stream);
-            ended.fetch_add(1, Ordering::Relaxed);
+            counts.ended.fetch_add(1, Ordering::Relaxed);
             return;
         }
     }
@@ -101,14 +109,18 @@ fn client() -> TokenClient {
 }
 
 async fn ask(client: &TokenClient, server: &Server) -> String {
+    try_ask(client, server).await.unwrap()
+}
+
+async fn try_ask(client: &TokenClient, server: &Server) -> Result<String, FetchError> {
     let request = TokenRequest {
         method: Method::GET,
         url: server.url.clone(),
         headers: HeaderMap::new(),
         content: Zeroizing::default(),
     };
-    let reply = client.send(request).await.unwrap();
-    String::from_utf8(reply.content.to_vec()).unwrap()
+    let reply = client.send(request).await?;
+    Ok(String::from_utf8(reply.content.to_vec()).unwrap())
 }
 
 #[tokio::test]
@@ -141,19 +153,42 @@ async fn a_connection_that_was_closed_meanwhile_is_replaced() {
     let fleet = client().keeping(2);
     for number in 1..=5 {
         ask(&fleet, &server).await;
-        // A closed connection is seen, or the request is sent again: either way there is an answer.
-        assert_eq!(server.connections(), number);
+        assert_eq!((server.connections(), server.requests()), (number, number));
     }
     assert!(server.ended() >= 4);
 }
 
 #[tokio::test]
-async fn a_request_that_a_kept_connection_does_not_answer_is_sent_again_over_another() {
+async fn a_request_that_a_kept_connection_took_without_an_answer_is_not_sent_again() {
     let server = Server::start(After::TakeAndClose).await;
     let fleet = client().keeping(2);
     ask(&fleet, &server).await;
+    let error = try_ask(&fleet, &server).await.unwrap_err();
+    assert!(matches!(error, FetchError::Broken { .. }), "{error}");
+    assert_eq!((server.connections(), server.requests()), (1, 2));
     ask(&fleet, &server).await;
-    assert_eq!(server.connections(), 2);
+    assert_eq!((server.connections(), server.requests()), (2, 3), "the next attempt");
+}
+
+#[tokio::test]
+async fn a_request_that_meets_the_end_of_its_connection_comes_back_unsent() {
+    // Whether the request or the end is seen first is left to chance.
+    for _ in 0..32 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let dialer = Dialer::new(&url, None, None, Duration::from_secs(5)).unwrap();
+        let mut stream = dialer.dial().await.unwrap();
+        drop(listener.accept().await.unwrap());
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "the end has come");
+        let mut link = Link::over(stream).await.unwrap();
+        let sent = link.drive(async |sender: &mut Sender| {
+            let sent = sender.try_send_request(http::Request::new(Full::default()));
+            sent.await.map(drop).map_err(|mut error| error.take_message().is_some())
+        });
+        let sent = tokio::time::timeout(Duration::from_secs(60), sent).await.unwrap();
+        assert_eq!(sent, Err(true));
+        assert!(!link.is_ready());
+    }
 }
 
 #[tokio::test]

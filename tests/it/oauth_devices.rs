@@ -15,7 +15,8 @@ use crate::harness::authority::path;
 use crate::harness::authorization::{Asked, AuthorizationServer, Scripted};
 use crate::harness::upstream::answer;
 use crate::harness::{
-    Connection, Proxy, Reply, Upstream, private_directory, quoted, route, secret, until,
+    Act, Connection, Faulty, Proxy, Reply, Upstream, private_directory, quoted, route, secret,
+    until,
 };
 
 const BY_HEADER: &str = "identity = { header = \"X-Device\" }\n";
@@ -198,6 +199,101 @@ async fn refresh_tokens_belong_to_one_device_each_and_are_used_once() {
         assert!(own.len() >= 3 && own.into_iter().eq(&expected), "{sent:?}");
     }
     assert!(!proxy.debug().contains("canary") && !proxy.debug().contains("user-1/"));
+}
+
+#[tokio::test]
+async fn devices_of_one_user_with_other_scopes_share_no_refresh_token() {
+    // Each scope has a chain of its own, of which only the newest is good, and once. A renewal names
+    // no scope: it is for what was granted.
+    let chains: Mutex<BTreeMap<String, usize>> = Mutex::default();
+    let server = AuthorizationServer::answering(move |asked| {
+        let token = asked.get("refresh_token").map(|token| token.split_once('/').unwrap());
+        let scope = token.map_or_else(|| asked.get("scope").unwrap(), |(scope, _)| scope);
+        let mut chains = chains.lock().unwrap();
+        let number = chains.entry(scope.to_owned()).or_default();
+        if token.is_some_and(|(_, token)| token != number.to_string()) {
+            return Scripted::error("invalid_grant");
+        }
+        *number += 1;
+        Scripted::tokens(&format!("{scope}.{number}"), &format!("{scope}/{number}"))
+    })
+    .await;
+    let file = File::new(
+        "device,username,password,scope\nline-1,user,canary-1,read\nline-2,user,canary-1,write\n",
+    );
+    let upstream = refusing().await;
+    let proxy = Proxy::start(&file.config(&at(&server), &password(), &upstream)).await;
+    for (device, token) in [("line-1", "read.1"), ("line-2", "write.1")] {
+        assert_eq!(of(&proxy, device, "/x").await.field("x-token"), token);
+    }
+    for (device, target, token) in
+        [("line-1", "/refuse/1", "read.2"), ("line-2", "/refuse/2", "write.2")]
+    {
+        assert_eq!(of(&proxy, device, target).await.field("x-token"), token);
+    }
+    let asked = server.asked();
+    let asked: Vec<_> =
+        asked.iter().map(|asked| asked.get("refresh_token").or(asked.get("scope"))).collect();
+    assert_eq!(asked, ["read", "write", "read/1", "write/1"].map(Some));
+}
+
+#[tokio::test]
+async fn devices_of_one_refresh_token_go_on_with_its_successor_also_where_their_scopes_differ() {
+    let newest = Mutex::new("first".to_owned());
+    let server = AuthorizationServer::answering(move |asked| {
+        let mut newest = newest.lock().unwrap();
+        if asked.get("refresh_token") != Some(&newest) {
+            return Scripted::error("invalid_grant");
+        }
+        newest.push('+');
+        Scripted::tokens(asked.get("scope").unwrap(), &newest)
+    })
+    .await;
+    let file = File::new("device,refresh_token,scope\nline-1,first,read\nline-2,first,write\n");
+    let upstream = refusing().await;
+    let grant = "grant = \"refresh_token\"\nclient_id = \"fleet\"\n";
+    let proxy = Proxy::start(&file.config(&at(&server), grant, &upstream)).await;
+    for (device, token) in [("line-1", "read"), ("line-2", "write")] {
+        assert_eq!(of(&proxy, device, "/x").await.field("x-token"), token);
+    }
+    assert_eq!(grounds(&server), ["first", "first+"]);
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_a_kept_connection_took_without_an_answer_is_not_sent_again() {
+    let server = Faulty::start(|request| {
+        let first = request.number == 1;
+        if !first && request.connection == 1 {
+            return Act::Close;
+        }
+        let number = request.connection;
+        let content = format!(
+            "{{\"access_token\":\"t{number}\",\"token_type\":\"Bearer\",\
+             \"expires_in\":3600,\"refresh_token\":\"r{number}\"}}"
+        );
+        let length = content.len();
+        Act::Say(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{content}"
+        ))
+    })
+    .await;
+    let (file, upstream) = (File::new(USERS), refusing().await);
+    let place = format!("token_url = {}", quoted(&format!("{}/token", server.url())));
+    let proxy = Proxy::start(&file.config(&place, &password(), &upstream)).await;
+    assert_eq!(of(&proxy, "line-1", "/x").await.field("x-token"), "t1");
+    of(&proxy, "line-1", "/refuse/1").await;
+    let sent = || {
+        let received = server.received();
+        let sent = received.iter().filter_map(|request| {
+            let content = String::from_utf8(request.content.clone()?).unwrap();
+            let renews = content.contains("refresh_token=r1");
+            Some((request.connection, if renews { "renewal" } else { "login" }))
+        });
+        sent.collect::<Vec<_>>()
+    };
+    until("it is asked in another way", || sent().len() >= 3).await;
+    assert_eq!(sent()[..3], [(1, "login"), (1, "renewal"), (2, "login")]);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::secret::Secret;
+use crate::values::Values;
 
 /// The most logins of which something is remembered. There is one for each device; others are left
 /// where a secret changes.
@@ -21,8 +22,8 @@ const OLD: Duration = Duration::from_hours(24);
 /// Fewer than these are not looked through for what is old.
 const FEW: usize = 1024;
 
-/// What a refresh token came of: a digest of the grant's secrets, and of the client. With others,
-/// it is not theirs.
+/// What a refresh token came of: a digest of the grant's secrets, of the client, and of what a
+/// device asks for in its own way. With others, it is not theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Basis([u64; 2]);
 
@@ -53,11 +54,15 @@ impl RefreshTokens {
         Self { hashers: Default::default(), expendable, kept: Mutex::default() }
     }
 
-    /// The basis that consists of these parts, in their order.
-    pub(super) fn basis(&self, parts: &[Option<Secret>]) -> Basis {
+    /// The basis that consists of these parts, in their order, and of a device's `own` values, in
+    /// any.
+    pub(super) fn basis(&self, parts: &[Option<Secret>], own: &Values) -> Basis {
         let parts: Vec<Option<&str>> =
             parts.iter().map(|part| part.as_ref().map(Secret::expose)).collect();
-        Basis(self.hashers.each_ref().map(|hasher| hasher.hash_one(&parts)))
+        let mut own: Vec<(&str, &str)> =
+            own.iter().map(|(name, secret)| (name, secret.expose())).collect();
+        own.sort_unstable();
+        Basis(self.hashers.each_ref().map(|hasher| hasher.hash_one((&parts, &own))))
     }
 
     /// What is known of the login on that basis. What others have brought is no longer of use: a
@@ -116,7 +121,7 @@ mod tests {
         let tokens = RefreshTokens::new(true);
         let basis = |parts: &[&str]| {
             let parts: Vec<_> = parts.iter().map(|part| Some(Secret::new(*part))).collect();
-            tokens.basis(&parts)
+            tokens.basis(&parts, &Values::default())
         };
         let (old, new) = (basis(&["user", "old"]), basis(&["user", "new"]));
         assert_eq!(old, basis(&["user", "old"]));
@@ -138,11 +143,29 @@ mod tests {
         assert_eq!(tokens.current(new), Kept::Nothing);
     }
 
+    #[test]
+    fn a_devices_own_values_are_part_of_what_a_refresh_token_came_of() {
+        let tokens = RefreshTokens::new(true);
+        let basis = |own: &[(&str, &str)]| {
+            let own = own.iter().map(|(name, value)| (*name, Secret::new(*value)));
+            tokens.basis(&[Some(Secret::new("user"))], &own.collect())
+        };
+        let both = [("scope", "read"), ("audience", "x")];
+        assert_eq!(basis(&both), basis(&[both[1], both[0]]), "in any order");
+        assert_ne!(basis(&both), basis(&both[..1]));
+        assert_ne!(basis(&both[..1]), basis(&[("scope", "write")]));
+        assert_ne!(basis(&both[..1]), basis(&[("audience", "read")]), "another name");
+        assert_ne!(basis(&both[..1]), basis(&[]));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_old_makes_room_only_where_its_like_can_be_had_again() {
         for expendable in [true, false] {
             let tokens = RefreshTokens::new(expendable);
-            let basis = |number: usize| tokens.basis(&[Some(Secret::new(number.to_string()))]);
+            let basis = |number: usize| {
+                let part = Some(Secret::new(number.to_string()));
+                tokens.basis(&[part], &Values::default())
+            };
             for day in 0..10 {
                 for number in day * FEW..(day + 1) * FEW {
                     tokens.keep(Secret::new("r"), basis(number));

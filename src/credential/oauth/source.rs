@@ -235,7 +235,13 @@ impl OauthSource {
         let grant = grant.map(|(name, shared)| self.secret(name, shared, own));
         let client = own.get("client_id").cloned();
         let parts: Vec<_> = grant.chain([client]).collect();
-        self.refresh_tokens.basis(&parts)
+        if self.spec.grant.can_ask_anew() {
+            // Two devices may have a user in common and want different things, such as a scope.
+            return self.refresh_tokens.basis(&parts, own);
+        }
+        // What has nothing to start anew with goes on when a client's secret is replaced; and
+        // devices with the same refresh token would use it up for each other.
+        self.refresh_tokens.basis(&parts, &Values::default())
     }
 
     fn secret(&self, name: &str, shared: Option<&SecretRef>, own: &Values) -> Option<Secret> {
