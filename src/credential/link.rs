@@ -31,12 +31,15 @@ type Origin = (Option<Scheme>, Option<Authority>);
 /// What requests go into.
 pub(super) type Sender = SendRequest<Full<Bytes>>;
 
+/// What moves the bytes.
+type Driven = Connection<TokioIo<Stream>, Full<Bytes>>;
+
 /// A connection that somebody has to drive while it is in use.
 pub(super) struct Link {
     sender: Sender,
     /// None once it has come to its end. hyper hands back a request that it has not written only
     /// when the connection is dropped.
-    connection: Option<Pin<Box<Connection<TokioIo<Stream>, Full<Bytes>>>>>,
+    connection: Option<Pin<Box<Driven>>>,
     opened: Instant,
 }
 
