@@ -143,7 +143,7 @@ where
                     }
                 }
             }
-            self.look_again(&shared, &mut work);
+            Self::look_again(&shared, &mut work);
             while looks.len() < LOOKS
                 && let Some(device) = work.unseen.pop_front()
             {
@@ -298,7 +298,7 @@ where
     }
 
     /// Has those looked at again whose time for that has come. It takes neither a place nor a turn.
-    fn look_again(&self, shared: &Shared<T>, work: &mut Work<T>) {
+    fn look_again(shared: &Shared<T>, work: &mut Work<T>) {
         let time = work.hours.read(shared.clock.now());
         while let Some(Next::Due((device, why)) | Next::Demanded((device, why))) =
             work.again.next(time)

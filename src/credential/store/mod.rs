@@ -502,18 +502,16 @@ impl Slot {
             // Whoever has the lease puts another in its place.
             Claim::Held(..) => return false,
         };
-        match stored.filter(|stored| stored.values == *refused && !stored.is_refused()) {
-            Some(stored) => {
-                let stored = stored.refused(now);
-                self.put(bound, fingerprint, lease, &stored, renews_ended).await != Saved::Unsaved
-            }
-            None => {
-                if let Some(lease) = lease {
-                    self.release(lease).await;
-                }
-                true
-            }
+        let stored = stored.filter(|stored| stored.values == *refused && !stored.is_refused());
+        if let Some(stored) = stored {
+            let stored = stored.refused(now);
+            return self.put(bound, fingerprint, lease, &stored, renews_ended).await
+                != Saved::Unsaved;
         }
+        if let Some(lease) = lease {
+            self.release(lease).await;
+        }
+        true
     }
 
     async fn remove(&self, bound: &Bound, refused: &Values) -> bool {
