@@ -289,7 +289,6 @@ impl Proxy {
     ) -> impl Future<Output = Handled> {
         let Received { head, content, ends, spelling, interims } = received;
         let mut exchange = self.begin(Some(&head), Some(&ends));
-        let id_field = self.request_id.clone();
         let without_content = head.method == Method::HEAD;
         let mut prepared = isolated(|| self.prepare(&gate, &ends, head, &mut exchange));
         if let Ok((route, unsigned)) = &mut prepared {
@@ -309,7 +308,7 @@ impl Proxy {
             match answered {
                 Ok((answer, route, device)) => answer_of_upstream(answer, &route, device, exchange),
                 Err(error) => {
-                    let field = id_field.as_ref();
+                    let field = self.request_id.as_ref();
                     (answer_of_ours(&error, &gate, without_content, field, exchange), None)
                 }
             }
