@@ -3,39 +3,28 @@
 //! It is a listener of its own, so that no path of an upstream is taken and no probe costs an
 //! upstream anything.
 
+mod answer;
 pub mod devices;
+mod guard;
 mod metrics;
+mod serve;
 mod sight;
 mod status;
 
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
-use http::uri::Authority;
+use http::header::{ALLOW, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use percent_encoding::percent_decode_str;
-use serde::Serialize;
-use subtle::ConstantTimeEq;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tower::{ServiceBuilder, service_fn};
-use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::set_header::SetResponseHeaderLayer;
-use tower_http::timeout::TimeoutLayer;
 
+use answer::{full, json, text};
 use devices::NoPage;
 use metrics::Metrics;
+pub use serve::serve;
 pub use sight::{Known, Sight};
 use status::Status;
 
@@ -43,13 +32,9 @@ use crate::config::AdminConfig;
 use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
 
-/// Admin requests at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
 /// Looks at everything at once; more wait. Each takes a thread and memory for as long as it takes,
 /// also when nobody waits for it any more.
 const MAX_LOOKS: usize = 2;
-/// How long any admin request may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the admin listener knows.
 #[derive(Debug)]
@@ -174,41 +159,6 @@ impl Admin {
             text(StatusCode::SERVICE_UNAVAILABLE, &detail)
         }
     }
-
-    /// As for every listener: a web page whose name was pointed here must not get an answer.
-    fn accepts_host<B>(&self, request: &Request<B>) -> bool {
-        let field = request.headers().get(HOST).map(HeaderValue::as_bytes);
-        let authority = match (request.uri().authority(), field) {
-            (Some(authority), _) => authority.clone(),
-            (None, Some(field)) => match Authority::try_from(field) {
-                Ok(authority) => authority,
-                Err(_) => return false,
-            },
-            (None, None) => return request.version() == http::Version::HTTP_10,
-        };
-        let host = authority.host().to_ascii_lowercase();
-        let listed = |accepted: &String| *accepted == host || accepted == authority.as_str();
-        if self.config.hosts.iter().any(listed) || host == "localhost" {
-            return true;
-        }
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        // A literal address cannot be pointed anywhere; with the token there is no need to ask.
-        literal.is_ok_and(|address| {
-            address.is_loopback() || address == self.bound.ip() || self.config.token.is_some()
-        })
-    }
-
-    fn has_token<B>(&self, request: &Request<B>) -> bool {
-        let Some(reference) = &self.config.token else {
-            return true;
-        };
-        let Some(expected) = self.secrets.get(reference) else {
-            return false;
-        };
-        let presented = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let presented = presented.and_then(|value| value.strip_prefix(b"Bearer "));
-        presented.is_some_and(|token| token.ct_eq(expected.expose().as_bytes()).into())
-    }
 }
 
 /// What is looked at for an answer.
@@ -234,86 +184,13 @@ impl Asked {
     }
 }
 
-fn full(kind: &'static str, content: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(content));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
-    match serde_json::to_vec(value) {
-        Ok(content) => full("application/json", content.into()),
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
-    }
-}
-
-fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
-    let mut response = full("text/plain; charset=utf-8", Bytes::from(format!("{line}\n")));
-    *response.status_mut() = status;
-    response
-}
-
-/// Serves until stopped.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
-    let tracker = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
-            () = stop.cancelled() => break,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let connection = connection(stream, Arc::clone(&admin), stop.clone());
-                tracker.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "an admin connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    tracker.close();
-    tracker.wait().await;
-}
-
-async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToken) {
-    let answer = service_fn(move |request: Request<Incoming>| {
-        let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
-    });
-    let service = ServiceBuilder::new()
-        .layer(SetResponseHeaderLayer::overriding(
-            CACHE_CONTROL,
-            HeaderValue::from_static("no-store"),
-        ))
-        .layer(CatchPanicLayer::new())
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
-        .service(answer);
-    // Probes speak HTTP/1, where a silent connection can be told to go.
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(TIMEOUT);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    tokio::pin!(serving);
-    tokio::select! {
-        ended = serving.as_mut() => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "an admin connection ended early");
-            }
-        }
-        () = stop.cancelled() => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use http::header::HOST;
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::clock::Clock;
     use crate::permissions::Check;
