@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,36 +12,21 @@ use countersign::mock::{Failure, StandIn, twinzo};
 use http::Response;
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::harness::program::Program;
 use crate::harness::upstream::Seen;
-use crate::harness::{ANY_PORT, Connection, Upstream, private_directory, quoted, secret, until};
+use crate::harness::{ANY_PORT, Connection, Place, Upstream, quoted, secret, until};
 
-/// A directory with the file of devices and the store.
-struct Place(TempDir);
+/// A directory with a file of devices.
+fn place(devices: &str) -> Place {
+    Place::with(&[("devices.csv", devices)])
+}
 
-impl Place {
-    fn new(devices: &str) -> Self {
-        let place = Self(private_directory());
-        fs::write(place.path("devices.csv"), devices).unwrap();
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn quoted(&self, name: &str) -> String {
-        quoted(self.path(name).to_str().unwrap())
-    }
-
-    fn store(&self) -> String {
-        let (path, key) = (self.quoted("tokens"), secret("canary-key-0123456789abcdef"));
-        format!("[token_store]\nkind = \"file\"\npath = {path}\nkey = {key}\n")
-    }
+/// `[token_store]` in `place`.
+fn store_in(place: &Place) -> String {
+    place.store(&secret("canary-key-0123456789abcdef"))
 }
 
 /// Each device of `names` asks once, over a few connections side by side; the statuses.
@@ -79,7 +63,7 @@ fn plant(stand_in: &StandIn, place: &Place, refresh: &str) -> String {
          max_concurrent_logins = 64\n{refresh}\n\
          [[route]]\nupstream = {url}\ncredential = \"plant\"\n\
          identity = {{ header = \"X-Device\" }}\n",
-        place.store(),
+        store_in(place),
         place.quoted("devices.csv"),
     )
 }
@@ -94,7 +78,7 @@ async fn fleet(devices: usize) -> (StandIn, Place, Vec<String>) {
         writeln!(text, "device-{number},{login},{password}").unwrap();
     }
     let names = (1..=devices).map(|number| format!("device-{number}")).collect();
-    (stand_in, Place::new(&text), names)
+    (stand_in, place(&text), names)
 }
 
 /// With `COUNTERSIGN_TEST_DEVICES=10000` for as many.
@@ -218,7 +202,7 @@ async fn a_process_that_is_killed_while_tokens_of_devices_rotate_loses_what_was_
     for name in &names {
         writeln!(lines, "{name},password of {name}").unwrap();
     }
-    let place = Place::new(&lines);
+    let place = place(&lines);
     let url = upstream.url();
     let config = format!(
         "{}[credential.fleet]\nkind = \"login\"\n\
@@ -231,7 +215,7 @@ async fn a_process_that_is_killed_while_tokens_of_devices_rotate_loses_what_was_
          devices = {}\n\
          [[route]]\nupstream = \"{url}\"\ncredential = \"fleet\"\n\
          identity = {{ header = \"X-Device\" }}\n",
-        place.store(),
+        store_in(&place),
         place.quoted("devices.csv"),
     );
     for round in 0..rounds {

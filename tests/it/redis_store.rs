@@ -1,73 +1,54 @@
 //! Tokens in Redis: what a restart and another process find, and what happens while it is away.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use countersign::mock::{Failure, StandIn};
-use tempfile::TempDir;
 
 use crate::harness::authority::Authority;
 use crate::harness::program::{BINARY, Program};
 use crate::harness::redis::{RedisServer, Watched, cluster, free_port, under_tls};
-use crate::harness::{Connection, Reply, private_directory, quoted, twinzo, until};
+use crate::harness::{Connection, Place, Reply, twinzo, until};
 
-/// A directory with the secrets.
-struct Place(TempDir);
+/// A directory with a key for the store and passwords.
+fn place() -> Place {
+    Place::with(&[
+        ("key", "canary-key-0123456789abcdef"),
+        ("password", "demo-password"),
+        ("redis", "canary-redis-password"),
+    ])
+}
 
-impl Place {
-    fn new() -> Self {
-        let place = Self(private_directory());
-        place.write("key", "canary-key-0123456789abcdef");
-        place.write("password", "demo-password");
-        place.write("redis", "canary-redis-password");
-        place
-    }
+/// `[token_store]`, where `more` says where it is.
+fn store_in(place: &Place, more: &str) -> String {
+    format!("[token_store]\nkind = \"redis\"\nkey = {}\n{more}\n", place.file("key"))
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
+/// The store at this port, and one twinzo device.
+fn config_in(place: &Place, port: u16, url: &str) -> String {
+    store_in(place, &at(port)) + &device_in(place, "plant", url)
+}
 
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
+/// A twinzo device and the route `/NAME` to it.
+fn device_in(place: &Place, name: &str, url: &str) -> String {
+    let password = place.file("password");
+    format!(
+        "[credential.{name}]\nkind = \"twinzo-device\"\nbase_url = \"{url}\"\n\
+         client = \"acme\"\nlogin = \"gateway-01\"\npassword = {password}\n\
+         [[route]]\npath = \"/{name}\"\nupstream = \"{url}\"\ncredential = \"{name}\"\n"
+    )
+}
 
-    /// A reference to the secret of that name.
-    fn file(&self, name: &str) -> String {
-        format!("{{ file = {} }}", quoted(self.path(name).to_str().unwrap()))
-    }
-
-    /// `[token_store]`, where `more` says where it is.
-    fn store(&self, more: &str) -> String {
-        format!("[token_store]\nkind = \"redis\"\nkey = {}\n{more}\n", self.file("key"))
-    }
-
-    /// The store at this port, and one twinzo device.
-    fn config(&self, port: u16, url: &str) -> String {
-        self.store(&at(port)) + &self.device("plant", url)
-    }
-
-    /// A twinzo device and the route `/NAME` to it.
-    fn device(&self, name: &str, url: &str) -> String {
-        let password = self.file("password");
-        format!(
-            "[credential.{name}]\nkind = \"twinzo-device\"\nbase_url = \"{url}\"\n\
-             client = \"acme\"\nlogin = \"gateway-01\"\npassword = {password}\n\
-             [[route]]\npath = \"/{name}\"\nupstream = \"{url}\"\ncredential = \"{name}\"\n"
-        )
-    }
-
-    /// What the program prints for `words` and this configuration, and whether that is an error.
-    async fn run(&self, words: &[&str], config: &str) -> (bool, String) {
-        let path = self.path("run.toml");
-        fs::write(&path, format!("{config}[[listen]]\naddress = \"127.0.0.1:0\"\n")).unwrap();
-        let mut command = tokio::process::Command::new(BINARY);
-        command.args(words).arg("--config").arg(&path).env("NO_COLOR", "1").stdin(Stdio::null());
-        let output = command.output().await.unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(text).unwrap())
-    }
+/// What the program prints for `words` and this configuration, and whether it is content.
+async fn run_in(place: &Place, words: &[&str], config: &str) -> (bool, String) {
+    place.write("run.toml", &format!("{config}[[listen]]\naddress = \"127.0.0.1:0\"\n"));
+    let mut command = tokio::process::Command::new(BINARY);
+    command.args(words).arg("--config").arg(place.path("run.toml"));
+    command.env("NO_COLOR", "1").stdin(Stdio::null());
+    let output = command.output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
 }
 
 /// With all the time that there may be: only what does not answer at all takes it.
@@ -122,8 +103,8 @@ fn records(server: &RedisServer, options: &[&str]) -> Vec<String> {
 async fn a_restart_logs_in_nobody_and_another_process_uses_the_same_token() {
     let Some(server) = RedisServer::start(&[]) else { return };
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(server.port(), &stand_in.url());
+    let place = place();
+    let config = config_in(&place, server.port(), &stand_in.url());
     for round in 0..4 {
         let program = Program::start(&config).await;
         if round > 0 {
@@ -145,8 +126,8 @@ async fn a_restart_logs_in_nobody_and_another_process_uses_the_same_token() {
 async fn a_changed_password_or_definition_logs_in_anew() {
     let Some(server) = RedisServer::start(&[]) else { return };
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(server.port(), &stand_in.url());
+    let place = place();
+    let config = config_in(&place, server.port(), &stand_in.url());
     let recorder = stand_in.recorder();
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
@@ -171,8 +152,8 @@ async fn while_redis_is_gone_it_serves_from_memory_and_then_writes_what_it_has()
     let Some(server) = RedisServer::start(&[]) else { return };
     let port = server.port();
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(port, &stand_in.url());
+    let place = place();
+    let config = config_in(&place, port, &stand_in.url());
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
     drop(server);
@@ -194,8 +175,8 @@ async fn while_redis_is_gone_it_serves_from_memory_and_then_writes_what_it_has()
 async fn while_redis_does_not_answer_requests_go_on_and_nobody_logs_in_more_than_once() {
     let Some(server) = RedisServer::start(&[]) else { return };
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(server.port(), &stand_in.url());
+    let place = place();
+    let config = config_in(&place, server.port(), &stand_in.url());
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
     let before = records(&server, &[]);
@@ -225,12 +206,12 @@ async fn without_redis_it_starts_and_joins_later() {
     let port = server.port();
     drop(server);
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(port, &stand_in.url());
+    let place = place();
+    let config = config_in(&place, port, &stand_in.url());
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
     until("it says so", || said(&program, AWAY) == 1).await;
-    let (good, text) = place.run(&["check", "--live"], &config).await;
+    let (good, text) = run_in(&place, &["check", "--live"], &config).await;
     assert!(!good && text.contains("token store redis://127.0.0.1"), "{text}");
     assert!(text.contains("Connection refused"), "{text}");
     let server = RedisServer::start_at(port, &[]).unwrap();
@@ -244,17 +225,17 @@ async fn what_is_wrong_is_said_at_the_start_and_by_a_check() {
         return;
     };
     let stand_in = twinzo().await;
-    let place = Place::new();
+    let place = place();
     let password = format!("{}\npassword = {}", at(server.port()), place.file("redis"));
-    let config = place.store(&password) + &place.device("plant", &stand_in.url());
-    let (good, text) = place.run(&["check", "--live"], &config).await;
+    let config = store_in(&place, &password) + &device_in(&place, "plant", &stand_in.url());
+    let (good, text) = run_in(&place, &["check", "--live"], &config).await;
     assert!(good && text.contains("connected, version "), "{text}");
     assert!(text.contains("nothing is there yet; an answer takes "), "{text}");
     let listed = server.command(&["-a", "canary-redis-password", "KEYS", "*"]);
     assert_eq!(listed, "", "a check leaves nothing behind");
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
-    let (good, text) = place.run(&["check", "--live"], &config).await;
+    let (good, text) = run_in(&place, &["check", "--live"], &config).await;
     assert!(good && text.contains("the key fits; an answer takes "), "{text}");
     for (name, wrong, expected) in [
         ("key", "canary-another-key-0123456789", "put the former key back, or set another prefix"),
@@ -264,7 +245,7 @@ async fn what_is_wrong_is_said_at_the_start_and_by_a_check() {
         let right = fs::read_to_string(place.path(name)).unwrap();
         place.write(name, wrong);
         for words in [&["run"][..], &["check", "--live"]] {
-            let (good, text) = place.run(words, &config).await;
+            let (good, text) = run_in(&place, words, &config).await;
             assert!(!good && text.contains(expected), "{text}");
             assert!(!text.contains("canary"), "{text}");
         }
@@ -319,9 +300,9 @@ async fn neither_redis_nor_the_log_learns_a_secret_or_a_name() {
     let Some(server) = RedisServer::start(&["--requirepass", password]) else { return };
     let monitor = Monitor::start(&server, password).await;
     let stand_in = twinzo().await;
-    let place = Place::new();
+    let place = place();
     let secured = format!("{}\npassword = {}", at(server.port()), place.file("redis"));
-    let config = place.store(&secured) + &place.device("plant", &stand_in.url());
+    let config = store_in(&place, &secured) + &device_in(&place, "plant", &stand_in.url());
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
     stand_in.switches().revoke_all();
@@ -357,17 +338,17 @@ async fn under_tls_both_sides_show_certificates() {
     let authority = Authority::new();
     let Some(server) = under_tls(&authority) else { return };
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let device = place.device("plant", &stand_in.url());
+    let place = place();
+    let device = device_in(&place, "plant", &stand_in.url());
     let url = format!("url = \"rediss://localhost:{}/3\"\ntimeout = \"4s\"", server.port());
-    let tls = |tls: &str| place.store(&format!("{url}\ntls = {{ {tls} }}")) + &device;
+    let tls = |tls: &str| store_in(&place, &format!("{url}\ntls = {{ {tls} }}")) + &device;
     let client = authority.client();
     let config = tls(&format!("{}, {client}", authority.trusted()));
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
     terminate(program).await;
     until_shared(&stand_in, &config).await;
-    let (good, text) = place.run(&["check", "--live"], &config).await;
+    let (good, text) = run_in(&place, &["check", "--live"], &config).await;
     assert!(good && text.contains("the key fits"), "{text}");
 
     // Nobody that it trusts: as good as away.
@@ -379,7 +360,7 @@ async fn under_tls_both_sides_show_certificates() {
     let log = format!("{:?}", program.log());
     assert!(log.contains("invalid peer certificate"), "{log}");
     terminate(program).await;
-    let (good, text) = place.run(&["check", "--live"], &tls(&authority.trusted())).await;
+    let (good, text) = run_in(&place, &["check", "--live"], &tls(&authority.trusted())).await;
     assert!(!good, "without a certificate of its own: {text}");
 }
 
@@ -388,17 +369,20 @@ async fn when_the_master_changes_sentinels_lead_to_the_new_one() {
     let password = "canary-redis-password";
     let Some(watched) = Watched::start(password).await else { return };
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let store = place.store(&format!(
-        "urls = [\"redis://127.0.0.1:{}\", \"redis://127.0.0.1:{}\"]\n\
+    let place = place();
+    let store = store_in(
+        &place,
+        &format!(
+            "urls = [\"redis://127.0.0.1:{}\", \"redis://127.0.0.1:{}\"]\n\
          sentinel = {{ master = \"main\" }}\ntimeout = \"4s\"\nnode_ports = [{}, {}]\npassword = {}",
-        free_port(),
-        watched.sentinel.port(),
-        watched.master.port(),
-        watched.replica.port(),
-        place.file("redis"),
-    ));
-    let config = store + &place.device("plant", &stand_in.url());
+            free_port(),
+            watched.sentinel.port(),
+            watched.master.port(),
+            watched.replica.port(),
+            place.file("redis"),
+        ),
+    );
+    let config = store + &device_in(&place, "plant", &stand_in.url());
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
     let options = ["-a", password];
@@ -420,15 +404,18 @@ async fn a_cluster_has_each_credential_where_it_wants() {
     const NAMES: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "plant"];
     let Some(nodes) = cluster().await else { return };
     let stand_in = twinzo().await;
-    let place = Place::new();
+    let place = place();
     // The others are found out.
-    let store = place.store(&format!(
-        "url = \"redis://127.0.0.1:{}\"\ntimeout = \"4s\"\ncluster = true\nnode_ports = [{}, {}]",
-        nodes[0].port(),
-        nodes[1].port(),
-        nodes[2].port(),
-    ));
-    let devices = NAMES.map(|name| place.device(name, &stand_in.url()));
+    let store = store_in(
+        &place,
+        &format!(
+            "url = \"redis://127.0.0.1:{}\"\ntimeout = \"4s\"\ncluster = true\nnode_ports = [{}, {}]",
+            nodes[0].port(),
+            nodes[1].port(),
+            nodes[2].port(),
+        ),
+    );
+    let devices = NAMES.map(|name| device_in(&place, name, &stand_in.url()));
     let config = store + &devices.concat();
     for round in 0..2 {
         let program = Program::start(&config).await;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,49 +20,22 @@ use countersign::values::Values;
 use http::Response;
 use http_body_util::Full;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::harness::program::{BINARY, Program};
 use crate::harness::upstream::Seen;
 use crate::harness::{
-    Connection, Proxy, Reply, Upstream, load, private_directory, quoted, secret, skip, twinzo,
-    until,
+    Connection, Place, Proxy, Reply, Upstream, load, private_directory, quoted, secret, skip,
+    twinzo, until,
 };
 
-/// A directory with the secrets and the store.
-struct Place(TempDir);
+/// A directory with a key for the store and a password.
+fn place() -> Place {
+    Place::with(&[("key", "canary-key-0123456789abcdef"), ("password", "demo-password")])
+}
 
-impl Place {
-    fn new() -> Self {
-        let place = Self(private_directory());
-        place.write("key", "canary-key-0123456789abcdef");
-        place.write("password", "demo-password");
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    /// A reference to the secret of that name.
-    fn file(&self, name: &str) -> String {
-        format!("{{ file = {} }}", quoted(self.path(name).to_str().unwrap()))
-    }
-
-    /// `[token_store]` in this directory, with this key.
-    fn store(&self, key: &str) -> String {
-        let path = quoted(self.path("tokens").to_str().unwrap());
-        format!("[token_store]\nkind = \"file\"\npath = {path}\nkey = {key}\n")
-    }
-
-    /// The store, and one twinzo device with its password in a file.
-    fn config(&self, url: &str, more: &str) -> String {
-        self.store(&self.file("key")) + &device("plant", url, &self.file("password"), more)
-    }
+/// The store in `place`, and one twinzo device with its password in a file.
+fn config_in(place: &Place, url: &str, more: &str) -> String {
+    place.store(&place.file("key")) + &device("plant", url, &place.file("password"), more)
 }
 
 /// A twinzo device and the route `/NAME` to it.
@@ -109,8 +82,8 @@ fn refused(place: &Place, config: &str) -> String {
 #[tokio::test]
 async fn a_restart_logs_in_nobody_and_serves_at_once() {
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(&stand_in.url(), "");
+    let place = place();
+    let config = config_in(&place, &stand_in.url(), "");
     for round in 0..4 {
         let program = Program::start(&config).await;
         if round > 0 {
@@ -130,8 +103,8 @@ async fn a_restart_logs_in_nobody_and_serves_at_once() {
 #[tokio::test]
 async fn a_changed_password_or_definition_logs_in_anew() {
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(&stand_in.url(), "");
+    let place = place();
+    let config = config_in(&place, &stand_in.url(), "");
     let recorder = stand_in.recorder();
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
@@ -158,7 +131,7 @@ async fn a_changed_password_or_definition_logs_in_anew() {
     terminate(program).await;
 
     let program =
-        Program::start(&place.config(&stand_in.url(), "refresh = { margin = \"5%\" }")).await;
+        Program::start(&config_in(&place, &stand_in.url(), "refresh = { margin = \"5%\" }")).await;
     until("it is ready", || said(&program, "credential fetched") == 1).await;
     assert_eq!(recorder.token_calls(), 4, "of two definitions the last is kept");
     terminate(program).await;
@@ -170,8 +143,8 @@ async fn a_changed_password_or_definition_logs_in_anew() {
 #[tokio::test]
 async fn a_second_process_and_a_wrong_key_are_told_so() {
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(&stand_in.url(), "");
+    let place = place();
+    let config = config_in(&place, &stand_in.url(), "");
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
     let text = refused(&place, &config);
@@ -199,8 +172,8 @@ async fn a_second_process_and_a_wrong_key_are_told_so() {
 #[tokio::test]
 async fn a_refused_token_is_not_found_again() {
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(&stand_in.url(), "");
+    let place = place();
+    let config = config_in(&place, &stand_in.url(), "");
     let recorder = stand_in.recorder();
     let program = Program::start(&config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
@@ -291,7 +264,7 @@ fn find(bytes: &[u8], text: &str) -> bool {
 #[tokio::test]
 async fn nothing_that_is_secret_stands_in_the_file_and_nobody_is_logged_out() {
     let (state, upstream) = rotating(3_600).await;
-    let place = Place::new();
+    let place = place();
     let config = place.store(&place.file("key")) + &rotating_config(&upstream, "");
     let program = Program::start(&config).await;
     assert_eq!(get(&program, "/x").await.status, 200);
@@ -320,7 +293,7 @@ async fn nothing_that_is_secret_stands_in_the_file_and_nobody_is_logged_out() {
 #[tokio::test]
 async fn a_value_for_renewals_outlives_its_token() {
     let (state, upstream) = rotating(3).await;
-    let place = Place::new();
+    let place = place();
     let config = place.store(&place.file("key"))
         + &rotating_config(&upstream, "refresh = { margin = \"1%\", jitter = \"0%\" }");
     let program = Program::start(&config).await;
@@ -348,7 +321,7 @@ async fn a_process_that_is_killed_at_any_moment_leaves_a_store_that_serves() {
     let stand_in = twinzo().await;
     // Each is renewed about twice a second.
     stand_in.switches().set_token_lifetime(Duration::from_secs(2));
-    let place = Place::new();
+    let place = place();
     let refresh = "refresh = { margin = \"75%\" }";
     let mut config = place.store(&place.file("key"));
     for name in NAMES {
@@ -380,17 +353,17 @@ async fn a_process_that_is_killed_at_any_moment_leaves_a_store_that_serves() {
 #[tokio::test]
 async fn the_store_needs_a_directory_of_its_own() {
     let stand_in = twinzo().await;
-    let place = Place::new();
-    let config = place.config(&stand_in.url(), "");
+    let place = place();
+    let config = config_in(&place, &stand_in.url(), "");
     let open = place.path("open");
     fs::create_dir(&open).unwrap();
     let inside = |path: &Path| {
-        config.replace(place.0.path().join("tokens").to_str().unwrap(), path.to_str().unwrap())
+        config.replace(place.path("tokens").to_str().unwrap(), path.to_str().unwrap())
     };
     let text = refused(&place, &inside(&place.path("missing").join("tokens")));
     assert!(text.contains("mkdir -m 700"), "{text}");
     // Whoever may write there could put another file in its place.
-    fs::set_permissions(place.0.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(place.path(""), fs::Permissions::from_mode(0o711)).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
     for name in ["key", "password"] {
         fs::set_permissions(place.path(name), fs::Permissions::from_mode(0o600)).unwrap();
@@ -422,7 +395,7 @@ async fn the_store_needs_a_directory_of_its_own() {
 /// The file was opened before, so nothing has to be permitted for it.
 #[test]
 fn a_confined_process_can_let_the_file_grow_and_make_no_other() {
-    let place = Place::new();
+    let place = place();
     let bearer = "[credential.b]\nkind = \"bearer\"\ntoken = { value = \"t\" }\n\
                   [[route]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"b\"\n";
     let spool = private_directory();

@@ -9,6 +9,8 @@ pub(crate) mod faulty;
 pub(crate) mod frames;
 pub(crate) mod http2;
 #[cfg(target_os = "linux")]
+pub(crate) mod place;
+#[cfg(target_os = "linux")]
 pub(crate) mod program;
 pub(crate) mod python;
 #[cfg(target_os = "linux")]
@@ -33,6 +35,8 @@ use tokio::time::Instant;
 pub(crate) use client::{Connection, Reply};
 pub(crate) use faulty::{Act, Faulty};
 pub(crate) use http2::{Http2, Upstream2};
+#[cfg(target_os = "linux")]
+pub(crate) use place::Place;
 pub(crate) use upstream::Upstream;
 
 /// Any free port of the loopback interface.
