@@ -1,8 +1,13 @@
 use super::shared::SharedStore;
 use super::slots::Slots;
 use super::*;
-use crate::permissions::Check;
 use std::time::UNIX_EPOCH;
+
+use crate::clock::Now;
+use crate::credential::Credential;
+use crate::permissions::Check;
+use crate::secret::Secret;
+use crate::values::Values;
 
 fn now(ms: u64) -> Now {
     Now { wall: UNIX_EPOCH + Duration::from_millis(ms), ..Clock::system().now() }
