@@ -8,6 +8,7 @@
 //!   worker;
 //! - [`credential`]: getting one: sources, the task that renews, the cache that requests read;
 //! - [`config`]: from the text of the file to what runs;
+//! - [`observe`]: what becomes of requests, counted;
 //! - [`proxy`]: one request, from the caller's head to the last byte of the answer;
 //! - [`server`]: listeners and workers; [`admin`]: the admin listener;
 //! - [`app`]: wiring; [`telemetry`]: logs; [`private`]: keeping memory to oneself; [`sandbox`]: confinement;
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connect;
+pub mod control;
 pub mod credential;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -29,6 +31,7 @@ pub mod http1;
 pub mod local;
 pub mod mock;
 pub mod notify;
+pub mod observe;
 pub mod permissions;
 pub mod private;
 pub mod proxy;

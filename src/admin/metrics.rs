@@ -1,8 +1,8 @@
 //! `GET /metrics`: what Prometheus reads.
 //!
-//! Everything here is read when it is asked for, from what the program keeps anyway: a request costs
-//! nothing. What requests would have to count belongs into a family of the registry whose handles
-//! routes are given when they are built. No label takes a value from a request or from a device.
+//! Everything here is read when it is asked for, from what the program keeps anyway: credentials and
+//! clocks have it, and what requests count is in [`crate::observe`]. No label takes a value from a
+//! request or from a device.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -15,11 +15,13 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
 use super::sight::{Known, Sight, ms_as_seconds};
+use crate::control::Control;
 use crate::credential::devices::sight::{Census, DeviceState};
 use crate::credential::record::Recorded;
+use crate::observe::latency::shown;
 use crate::proxy::identity::Cache;
 
 /// What the answer is: the text format of Prometheus, which everything that scrapes understands.
@@ -32,13 +34,15 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    /// Of what `sight` sees.
-    pub(super) fn new(sight: &Arc<Sight>) -> Self {
+    /// Of what `sight` sees, and of what was asked of `control`.
+    pub(super) fn new(sight: &Arc<Sight>, control: &Control) -> Self {
         let mut registry = Registry::with_prefix("countersign");
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The version that runs", Info::new(version));
+        registry.register_collector(Box::new(Requests(Arc::clone(sight))));
         registry.register_collector(Box::new(Credentials(Arc::clone(sight))));
         registry.register_collector(Box::new(Clocks(Arc::clone(sight))));
+        registry.register_collector(Box::new(Reloads(control.clone())));
         Self { registry }
     }
 
@@ -47,6 +51,57 @@ impl Metrics {
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+#[derive(Debug)]
+struct Requests(Arc<Sight>);
+
+impl Collector for Requests {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let observe = self.0.proxy.observe();
+        let all = observe.all();
+        gauges(
+            &mut encoder,
+            "in_flight_requests",
+            "Requests that have not ended",
+            std::iter::once(([], number(self.0.proxy.in_flight()))),
+        )?;
+        let help = "Requests that have ended, by the answer's status";
+        let mut metric = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
+        for route in &all {
+            for (status, count) in route.statuses() {
+                let labels = [("route", route.name()), ("status", status.as_str())];
+                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        let help = "From the head of a request to the last byte of its answer";
+        let seconds = Some(&Unit::Seconds);
+        let mut metric =
+            encoder.encode_descriptor("request_duration", help, seconds, MetricType::Histogram)?;
+        for route in &all {
+            let Some(totals) = route.totals() else { continue };
+            let labels = [("route", route.name())];
+            let sum = route.sum().as_secs_f64();
+            let buckets = shown(&totals.latencies);
+            let mut series = metric.encode_family(&labels)?;
+            series.encode_histogram::<[(&str, &str); 0]>(sum, totals.requests(), &buckets, None)?;
+        }
+        let help = "Requests that failed because of the upstream, by what went wrong (RFC 9209)";
+        let mut metric =
+            encoder.encode_descriptor("upstream_errors", help, None, MetricType::Counter)?;
+        for route in &all {
+            for (error, count) in route.upstream_errors() {
+                let labels = [("route", route.name()), ("error", error)];
+                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+            }
+        }
+        counters(
+            &mut encoder,
+            "feed_dropped",
+            "Requests that whoever looks at them one by one was not shown",
+            std::iter::once(([], observe.recent.dropped())),
+        )
     }
 }
 
@@ -180,6 +235,21 @@ impl Collector for Clocks {
             clocks
                 .iter()
                 .map(|(upstream, clock)| ([("upstream", upstream.as_str())], clock.retries())),
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Reloads(Control);
+
+impl Collector for Reloads {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let counts = self.0.counts();
+        counters(
+            &mut encoder,
+            "config_reloads",
+            "Times that the configuration was read again, by what became of it",
+            counts.iter().map(|(word, count)| ([("outcome", *word)], *count)),
         )
     }
 }

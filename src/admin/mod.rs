@@ -29,6 +29,7 @@ pub use sight::{Known, Sight};
 use status::Status;
 
 use crate::config::AdminConfig;
+use crate::control::Control;
 use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
 
@@ -59,7 +60,7 @@ impl Admin {
         watch: Watch,
     ) -> Self {
         let sight = Arc::new(sight);
-        let metrics = Metrics::new(&sight);
+        let metrics = Metrics::new(&sight, &Control::default());
         let looks = Arc::new(Semaphore::new(MAX_LOOKS));
         Self { config, bound, sight, metrics, secrets, watch, looks }
     }

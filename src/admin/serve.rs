@@ -26,9 +26,12 @@ const MAX_CONNECTIONS: usize = 64;
 /// How long any admin request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until stopped.
+/// Serves until stopped, and keeps up what there is to see of requests.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
     let tracker = TaskTracker::new();
+    // Only where somebody can look.
+    let sight = &admin.sight;
+    tracker.spawn(Arc::clone(sight.proxy.observe()).run(sight.clock.clone(), stop.clone()));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let place = tokio::select! {

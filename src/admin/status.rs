@@ -1,5 +1,6 @@
 //! `GET /api/status`: the state of everything, as JSON.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,6 +9,8 @@ use super::devices::{Counts, Shown};
 use super::sight::{Known, Sight, ms_as_seconds, seconds};
 use crate::clock::Now;
 use crate::credential::devices::sight::Overview;
+use crate::observe::window::View;
+use crate::proxy::Route;
 use crate::proxy::identity::Cache;
 
 /// The answer.
@@ -16,8 +19,26 @@ pub(super) struct Status {
     version: &'static str,
     uptime_s: f64,
     in_flight: usize,
+    routes: Vec<Routed>,
     credentials: Vec<Credential>,
     upstreams: Vec<Upstream>,
+}
+
+/// A route, and what is seen of its requests.
+#[derive(Debug, Serialize)]
+struct Routed {
+    name: String,
+    /// Null for any.
+    host: Option<String>,
+    path: String,
+    upstream: String,
+    /// Empty for all.
+    methods: Vec<String>,
+    credentials: Vec<String>,
+    /// What says which device a caller is; null if nobody asks.
+    identity: Option<String>,
+    #[serde(flatten)]
+    seen: View,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,9 +129,33 @@ impl Status {
             version: env!("CARGO_PKG_VERSION"),
             uptime_s: seconds(now.monotonic - sight.started.monotonic),
             in_flight: sight.proxy.in_flight(),
+            routes: Routed::all(sight, now),
             credentials: sight.credentials.iter().map(|known| Credential::of(known, now)).collect(),
             upstreams: upstreams.collect(),
         }
+    }
+}
+
+impl Routed {
+    /// The routes that are served, in the order of the configuration.
+    fn all(sight: &Sight, now: Now) -> Vec<Self> {
+        let snapshot = sight.proxy.snapshot.load_full();
+        let observe = sight.proxy.observe();
+        let route = |route: &Arc<Route>| {
+            let config = &route.config;
+            let credentials = route.identities.iter();
+            Self {
+                name: config.name.clone(),
+                host: config.host.clone(),
+                path: if config.prefix.is_empty() { "/" } else { &config.prefix }.to_owned(),
+                upstream: config.upstream.to_string(),
+                methods: config.methods.iter().map(ToString::to_string).collect(),
+                credentials: credentials.map(|identity| identity.name.clone()).collect(),
+                identity: config.identity.as_ref().map(ToString::to_string),
+                seen: observe.view(route.metrics(), now),
+            }
+        };
+        snapshot.routes.iter().map(route).collect()
     }
 }
 

@@ -44,8 +44,7 @@ fn table(config: &Config) -> String {
 
 /// A route's upstream as it was configured.
 pub(super) fn upstream(route: &RouteConfig) -> String {
-    let slash = if route.upstream.trailing_slash { "/" } else { "" };
-    format!("{}{}{slash}", route.upstream.origin, route.upstream.base)
+    route.upstream.to_string()
 }
 
 /// `rows` in columns as wide as their longest cell.

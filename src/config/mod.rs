@@ -243,6 +243,22 @@ impl IdentitySource {
     }
 }
 
+/// As the configuration says it, in a few words.
+impl std::fmt::Display for IdentitySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {name}"),
+            // People count from 1.
+            Self::PathSegment(index) => write!(f, "path_segment {}", index + 1),
+            Self::Query(name) => write!(f, "query {name}"),
+            Self::BasicUser => f.write_str("basic_user"),
+            Self::SourceIp => f.write_str("source_ip"),
+            Self::ClientCertificate(CertificateName::Cn) => f.write_str("client_certificate cn"),
+            Self::ClientCertificate(CertificateName::San) => f.write_str("client_certificate san"),
+        }
+    }
+}
+
 /// Where values come from.
 #[derive(Debug, Clone)]
 pub enum SourceSpec {
@@ -410,6 +426,14 @@ pub struct UpstreamConfig {
     pub trailing_slash: bool,
     /// TLS.
     pub tls: TlsSettings,
+}
+
+/// As it was configured.
+impl std::fmt::Display for UpstreamConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let slash = if self.trailing_slash { "/" } else { "" };
+        write!(f, "{}{}{slash}", self.origin, self.base)
+    }
 }
 
 /// Time limits of a route.

@@ -5,6 +5,7 @@
 //! Signing is the last change before sending. A second try is signed anew, so it has a timestamp of
 //! its own.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body;
+use tokio::time::Instant;
 
 use super::challenge::insufficient_scope;
 use super::content::{CallerContent, Copy, Kept, Progress, RequestContent, Streaming};
@@ -26,6 +28,7 @@ use super::{Identity, Proxy, Route};
 use crate::clock::{Clock, Now};
 use crate::credential::cache::{Issued, Rejection};
 use crate::http1::Spelling;
+use crate::observe::times::{Phase, Times};
 use crate::sign::hmac::ContentDigest;
 use crate::sign::{AuthFields, SignableRequest, Signer};
 
@@ -79,7 +82,7 @@ enum Arranged {
     ToRead(CallerContent),
 }
 
-/// Signs and sends `request`.
+/// Signs and sends `request`, and says in `times` where the time went.
 ///
 /// # Errors
 /// With the answer to give.
@@ -89,6 +92,7 @@ pub async fn authorize(
     route: &Route,
     mut request: Box<Unsigned>,
     incoming: CallerContent,
+    times: &mut Times,
 ) -> Result<Answer, ProxyError> {
     let resends = resends(proxy, route, &request.method);
     let device = request.device.clone();
@@ -115,16 +119,20 @@ pub async fn authorize(
     let mut retimed = None;
     loop {
         let now = proxy.clock.now();
-        let mut time = SigningTime::new(proxy, route, retimed, now);
-        let issued = credentials(route, device.as_deref(), now).await?;
+        times.turn(Phase::Wait, now.monotonic);
+        let issued = credentials(route, device.as_deref(), now, times).await?;
+        let mut time = SigningTime::new(proxy, route, retimed, now, times);
         let method = attempt.method.clone();
         let signing = sign(proxy, route, &mut time, &issued, attempt, &mut content, &mut scrub);
         let signed = signing.await?;
-        let progress = Progress::new(tokio::time::Instant::now());
+        let progress = Progress::new(Instant::now());
+        time.times.turn(Phase::Upstream, progress.started());
         let outgoing = outgoing(proxy, route, *signed, resends, &mut content, &progress)?;
         let pool = pools.of(&route.target);
         let first_byte = route.config.timeouts.first_byte;
-        match pool.send(Box::new(outgoing), &progress, first_byte).await {
+        let sent = pool.send(Box::new(outgoing), &progress, first_byte).await;
+        time.times.turn(Phase::Other, Instant::now());
+        match sent {
             Err(failed) => {
                 let may_resend = match failed.fate {
                     // It makes no difference how often nothing was done.
@@ -211,6 +219,8 @@ fn sends_again(route: &Route, retimed: Option<i64>, rejected: &[&Arc<Identity>])
 
 /// The time of an attempt's signatures: ours, or corrected where the upstream's differs.
 struct SigningTime<'c> {
+    /// How long it takes.
+    times: &'c mut Times,
     clock: &'c Clock,
     corrected_ms: i64,
     /// When the attempt began.
@@ -220,10 +230,16 @@ struct SigningTime<'c> {
 }
 
 impl<'c> SigningTime<'c> {
-    fn new(proxy: &'c Proxy, route: &Route, retimed: Option<i64>, now: Now) -> Self {
+    fn new(
+        proxy: &'c Proxy,
+        route: &Route,
+        retimed: Option<i64>,
+        now: Now,
+        times: &'c mut Times,
+    ) -> Self {
         let known = || route.clock.as_ref().map(|clock| clock.correction_ms());
         let corrected_ms = retimed.or_else(known).unwrap_or_default();
-        Self { clock: &proxy.clock, corrected_ms, now, read_at: now.wall }
+        Self { times, clock: &proxy.clock, corrected_ms, now, read_at: now.wall }
     }
 
     fn read(&mut self) -> SystemTime {
@@ -253,16 +269,27 @@ impl<'c> SigningTime<'c> {
     }
 }
 
-/// The credentials of the route, one per identity.
+/// The credentials of the route, one per identity. Nearly always they are there, and then the clock
+/// need not be read to know that nobody waited.
 async fn credentials(
     route: &Route,
     device: Option<&str>,
     now: Now,
+    times: &mut Times,
 ) -> Result<Vec<Arc<Issued<Signer>>>, ProxyError> {
+    let mut waited = false;
     let mut issued = Vec::with_capacity(route.identities.len());
     for identity in &route.identities {
-        issued.push(identity.cache.get_at(device, now).await?);
+        let mut got = pin!(identity.cache.get_at(device, now));
+        let got = std::future::poll_fn(|cx| {
+            let polled = got.as_mut().poll(cx);
+            waited |= polled.is_pending();
+            polled
+        });
+        issued.push(got.await?);
     }
+    let next = if issued.is_empty() { Phase::Other } else { Phase::Sign };
+    times.turn(next, if waited { Instant::now() } else { now.monotonic });
     Ok(issued)
 }
 
@@ -341,14 +368,17 @@ async fn read_and_digest(
     request: &mut Unsigned,
     content: &mut Content,
 ) -> Result<Option<ContentDigest>, ProxyError> {
-    let mut begin = |request: &Unsigned| {
+    let begin = |request: &Unsigned, time: &mut SigningTime<'_>| {
         signer.digest(&signable(route, request), time.read()).map_err(ProxyError::Sign)
     };
     let held = match std::mem::replace(content, Content::Gone) {
         Content::Stream(incoming) => {
-            let early = if signer.digests_early() { begin(request)? } else { None };
+            let early = if signer.digests_early() { begin(request, time)? } else { None };
             let limits = hold_limits(proxy, route);
+            // The time of whoever sends it; a digest that is made meanwhile takes none of its own.
+            time.times.turn(Phase::Other, Instant::now());
             let (held, early) = Held::read(incoming, &limits, &proxy.budget, early).await?;
+            time.times.turn(Phase::Sign, Instant::now());
             request.headers.insert(CONTENT_LENGTH, HeaderValue::from(held.length()));
             *content = Content::Held(held.clone());
             if early.is_some() {
@@ -363,13 +393,13 @@ async fn read_and_digest(
         }
         Content::Empty => {
             *content = Content::Empty;
-            return begin(request);
+            return begin(request, time);
         }
         Content::Copied(_) | Content::Kept(_) | Content::Gone => {
             return Err(ProxyError::Internal);
         }
     };
-    let mut digest = begin(request)?;
+    let mut digest = begin(request, time)?;
     if let Some(digest) = &mut digest {
         let mut reader = Reader::new(held);
         while reader.left() > 0 {

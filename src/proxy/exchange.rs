@@ -1,27 +1,40 @@
-//! What lasts as long as one exchange: its places among the requests in flight, and its line in the
-//! log.
+//! What lasts as long as one exchange: its places among the requests in flight, what is counted of
+//! it, its line in the log, and its entry in the feed of those who look.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::StatusCode;
 use http::request::Parts;
 use tokio::time::Instant;
 
-use super::content::ExchangeGuard;
+use super::content::{Broke, ExchangeGuard};
 use super::request_id::RequestId;
+use super::respond::{ProxyError, Verdict};
 use super::{ACCESS, Route};
+use crate::clock::{Clock, unix_ms};
+use crate::observe::recent::{Seen, told};
+use crate::observe::route::{Ended, RouteMetrics};
+use crate::observe::times::{Phase, Times, micros};
+use crate::observe::{Observe, Padded, Whose};
 use crate::tls::PeerNames;
 
-/// What lasts as long as an exchange: its place among the requests in flight, and its line in the
-/// log, which is written when it ends.
+/// What lasts as long as an exchange: its place among the requests in flight, what is counted of it
+/// when it ends, and its line in the log, which is written then.
 #[derive(Debug)]
 pub struct Exchange {
-    in_flight: Arc<AtomicUsize>,
+    observe: Arc<Observe>,
     pub(super) started: Instant,
+    times: Times,
     route: Option<Arc<Route>>,
     /// What the request is called, if it is called anything.
     id: Option<RequestId>,
+    /// 0 until there is an answer.
+    status: u16,
+    whose: Whose,
+    /// What the upstream did wrong, as RFC 9209 calls it.
+    upstream_error: Option<&'static str>,
     /// True once all of the answer has passed.
     ended: bool,
     /// Only if somebody reads the line.
@@ -30,6 +43,8 @@ pub struct Exchange {
 
 #[derive(Debug)]
 struct Line {
+    /// When the request came, in milliseconds since 1970.
+    at_ms: u64,
     /// Empty, as the path is, for a request that could not be read.
     method: String,
     path: String,
@@ -37,7 +52,6 @@ struct Line {
     client: String,
     /// The device that the caller is; empty where nobody asks.
     device: String,
-    status: u16,
     bytes: u64,
     reason: &'static str,
 }
@@ -46,25 +60,39 @@ impl Exchange {
     /// Begins with the `head` of a request, or with one that could not be read, of a caller with
     /// these names in its certificate, which is called `id`.
     pub(super) fn begin(
-        in_flight: &Arc<AtomicUsize>,
+        observe: &Arc<Observe>,
+        clock: &Clock,
         head: Option<&Parts>,
         client: Option<&PeerNames>,
         id: Option<RequestId>,
     ) -> Self {
+        let Padded(in_flight) = &observe.in_flight;
         in_flight.fetch_add(1, Ordering::Relaxed);
-        let line = tracing::enabled!(target: ACCESS, tracing::Level::INFO).then(|| {
+        let started = Instant::now();
+        let logged = tracing::enabled!(target: ACCESS, tracing::Level::INFO);
+        let line = (logged || observe.recent.is_watched(started)).then(|| {
             Box::new(Line {
+                at_ms: unix_ms(clock.wall()),
                 method: head.map(|head| head.method.to_string()).unwrap_or_default(),
                 path: head.map(|head| head.uri.path().to_owned()).unwrap_or_default(),
                 client: client.and_then(PeerNames::first).unwrap_or_default().to_owned(),
                 device: String::new(),
-                status: 0,
                 bytes: 0,
                 reason: "",
             })
         });
-        let in_flight = Arc::clone(in_flight);
-        Self { in_flight, started: Instant::now(), route: None, id, ended: false, line }
+        Self {
+            observe: Arc::clone(observe),
+            started,
+            times: Times::begin(started),
+            route: None,
+            id,
+            status: 0,
+            whose: Whose::Nobodys,
+            upstream_error: None,
+            ended: false,
+            line,
+        }
     }
 
     /// What the request is called, if it is called anything.
@@ -72,8 +100,13 @@ impl Exchange {
         self.id.as_ref()
     }
 
+    /// Where its time goes.
+    pub(super) fn times(&mut self) -> &mut Times {
+        &mut self.times
+    }
+
     pub(super) fn found(&mut self, route: &Arc<Route>) {
-        route.in_flight.fetch_add(1, Ordering::Relaxed);
+        route.metrics().began();
         self.route = Some(Arc::clone(route));
     }
 
@@ -87,7 +120,7 @@ impl Exchange {
     pub(super) fn is_one_too_many(&self) -> bool {
         self.route.as_ref().is_some_and(|route| {
             let most = route.config.max_in_flight;
-            most.is_some_and(|most| route.in_flight.load(Ordering::Relaxed) > most)
+            most.is_some_and(|most| route.metrics().in_flight() > most)
         })
     }
 
@@ -95,22 +128,33 @@ impl Exchange {
         self.route.as_ref().map_or("", |route| &route.config.name)
     }
 
-    pub(super) fn status(&mut self, status: u16, reason: &'static str) {
-        if let Some(line) = &mut self.line {
-            line.status = status;
-            line.reason = reason;
+    /// The upstream has answered.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+        if status.is_client_error() || status.is_server_error() {
+            self.whose = Whose::Upstreams;
         }
     }
 
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+    /// There is an answer of ours instead.
+    pub(super) fn failed(&mut self, error: &ProxyError, verdict: &Verdict) {
+        self.status = verdict.status.as_u16();
+        self.whose = error.whose(self.times.phase());
+        self.upstream_error = (self.whose == Whose::Upstreams).then_some(verdict.error);
+        // What was under way has come to nothing.
+        if self.times.phase() != Phase::Other {
+            self.times.turn(Phase::Other, Instant::now());
+        }
+        self.because(verdict.word);
     }
-}
 
-impl Exchange {
     /// It ended, for this reason, which is nobody's fault.
     pub(super) fn ended_by(&mut self, reason: &'static str) {
         self.ended = true;
+        self.because(reason);
+    }
+
+    fn because(&mut self, reason: &'static str) {
         if let Some(line) = &mut self.line {
             line.reason = reason;
         }
@@ -128,40 +172,105 @@ impl ExchangeGuard for Exchange {
         self.ended = true;
     }
 
-    fn broke(&mut self, reason: &'static str) {
+    fn broke(&mut self, broke: Broke) {
+        let reason = broke.reason();
         let request_id = self.id().map(RequestId::as_str);
         tracing::warn!(route = self.route(), reason, request_id, "an answer broke off");
-        if let Some(line) = &mut self.line {
-            line.reason = reason;
-        }
+        self.ended = true;
+        self.whose = Whose::Upstreams;
+        self.upstream_error = Some(broke.error());
+        self.because(reason);
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if let Some(route) = &self.route {
-            route.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let Padded(in_flight) = &self.observe.in_flight;
+        in_flight.fetch_sub(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.started);
+        if !self.ended {
+            if self.times.phase() != Phase::Other {
+                self.times.turn(Phase::Other, now);
+            }
+            if self.whose == Whose::Nobodys {
+                self.whose = Whose::Callers;
+            }
         }
+        self.count(took);
         if let Some(mut line) = self.line.take() {
             if !self.ended && line.reason.is_empty() {
                 line.reason = "caller went away";
             }
-            // No query: it may hold secrets of the caller's.
-            tracing::info!(
-                target: ACCESS,
-                method = %line.method,
-                path = %line.path,
-                client = (!line.client.is_empty()).then_some(line.client.as_str()),
-                device = (!line.device.is_empty()).then_some(line.device.as_str()),
-                route = self.route(),
-                status = line.status,
-                reason = line.reason,
-                bytes = line.bytes,
-                request_id = self.id().map(RequestId::as_str),
-                ms = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "request"
-            );
+            self.log(&line, took);
+            if self.observe.recent.is_watched(now) {
+                self.observe.recent.record(self.seen(*line, took));
+            }
+        }
+    }
+}
+
+impl Exchange {
+    fn count(&self, took: Duration) {
+        let ended = Ended {
+            status: self.status,
+            // What follows a switch of protocols is no answer that anybody waits for.
+            took: if self.status == StatusCode::SWITCHING_PROTOCOLS.as_u16() {
+                self.times.since().saturating_duration_since(self.started)
+            } else {
+                took
+            },
+            is_error: self.status >= 500 || self.upstream_error.is_some(),
+            upstream_error: self.upstream_error,
+        };
+        match &self.route {
+            Some(route) => route.metrics().ended(ended),
+            None => {
+                let unrouted: &RouteMetrics = self.observe.unrouted();
+                unrouted.began();
+                unrouted.ended(ended);
+            }
+        }
+    }
+
+    fn log(&self, line: &Line, took: Duration) {
+        // No query: it may hold secrets of the caller's.
+        tracing::info!(
+            target: ACCESS,
+            method = %line.method,
+            path = %line.path,
+            client = (!line.client.is_empty()).then_some(line.client.as_str()),
+            device = (!line.device.is_empty()).then_some(line.device.as_str()),
+            route = self.route(),
+            status = self.status,
+            whose = self.whose.word(),
+            reason = line.reason,
+            bytes = line.bytes,
+            request_id = self.id().map(RequestId::as_str),
+            wait_us = self.times.wait_us(),
+            sign_us = self.times.sign_us(),
+            upstream_us = self.times.upstream_us(),
+            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            "request"
+        );
+    }
+
+    fn seen(&self, line: Line, took: Duration) -> Seen {
+        Seen {
+            at_ms: line.at_ms,
+            path: told(&line.path).to_owned(),
+            method: line.method,
+            route: self.route().to_owned(),
+            identity: if line.device.is_empty() { line.client } else { line.device },
+            status: self.status,
+            whose: self.whose.word(),
+            reason: line.reason,
+            request_id: self.id().map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            wait_us: self.times.wait_us(),
+            sign_us: self.times.sign_us(),
+            upstream_us: self.times.upstream_us(),
+            total_us: micros(took),
+            bytes: line.bytes,
         }
     }
 }

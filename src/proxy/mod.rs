@@ -27,8 +27,8 @@ pub mod websocket;
 use std::borrow::Cow;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -40,6 +40,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{ClockSource, DenyPattern, HeaderCase, IdentitySource, Limits, RouteConfig};
 use crate::http1::Spelling;
+use crate::observe::route::RouteMetrics;
+use crate::observe::times::Times;
+use crate::observe::{Observe, Padded};
 use crate::sign::owned::OwnedFields;
 use authorize::{Unsigned, authorize};
 use content::{CallerContent, ResponseContent};
@@ -102,8 +105,9 @@ pub struct Route {
     pub renewable: bool,
     /// The upstream's clock, where signatures hold the time and follow it.
     pub clock: Option<Arc<UpstreamClock>>,
-    /// Its requests in flight.
-    in_flight: AtomicUsize,
+    /// What is counted of its requests, from when a proxy serves by it. One that replaces a route of
+    /// its name goes on with the counts of that.
+    metrics: OnceLock<Arc<RouteMetrics>>,
     /// Cancelled when the route is no longer served: tunnels end then.
     removed: CancellationToken,
 }
@@ -133,7 +137,7 @@ impl Route {
             target,
             identities,
             strip: Arc::new(strip),
-            in_flight: AtomicUsize::new(0),
+            metrics: OnceLock::new(),
             removed: CancellationToken::new(),
         }
     }
@@ -173,6 +177,11 @@ impl Route {
             }
         }
         Ok(Some(device))
+    }
+
+    /// What is counted of its requests.
+    pub fn metrics(&self) -> &Arc<RouteMetrics> {
+        self.metrics.get_or_init(|| Arc::new(RouteMetrics::new(self.config.name.clone())))
     }
 
     /// Waits until the route is no longer served.
@@ -229,12 +238,14 @@ pub struct Proxy {
     via: Via,
     /// The field that says what a request is called; `None` if nobody wants to know.
     request_id: Option<HeaderName>,
-    in_flight: Arc<AtomicUsize>,
+    observe: Arc<Observe>,
 }
 
 impl Proxy {
     /// A proxy that serves `snapshot`.
     pub fn new(snapshot: Snapshot, clock: Clock, limits: Limits) -> Self {
+        let observe = Arc::new(Observe::new(clock.now()));
+        count(&snapshot, &observe);
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             clock,
@@ -242,7 +253,7 @@ impl Proxy {
             limits,
             via: Via::new(fastrand::u32(..)),
             request_id: None,
-            in_flight: Arc::default(),
+            observe,
         }
     }
 
@@ -257,17 +268,24 @@ impl Proxy {
         let field = self.request_id.as_ref();
         let id = field.map(|field| RequestId::of(head.map(|head| &head.headers), field));
         let client = ends.and_then(|ends| ends.client.as_deref());
-        Exchange::begin(&self.in_flight, head, client, id)
+        Exchange::begin(&self.observe, &self.clock, head, client, id)
     }
 
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        let Padded(in_flight) = &self.observe.in_flight;
+        in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What has been seen of requests.
+    pub fn observe(&self) -> &Arc<Observe> {
+        &self.observe
     }
 
     /// Serves by `snapshot` from now on. Tunnels of routes that are not in it end; requests in
     /// flight finish.
     pub fn replace(&self, snapshot: Snapshot) {
+        count(&snapshot, &self.observe);
         let snapshot = Arc::new(snapshot);
         let before = self.snapshot.swap(Arc::clone(&snapshot));
         let stays = |route| snapshot.routes.iter().any(|other| Arc::ptr_eq(route, other));
@@ -300,7 +318,8 @@ impl Proxy {
             let answered = match prepared {
                 Ok((route, unsigned)) => {
                     let device = unsigned.device.clone();
-                    let answer = self.forward(&pools, &route, unsigned, content);
+                    let times = exchange.times();
+                    let answer = self.forward(&pools, &route, unsigned, content, times);
                     isolated_future(answer).await.map(|answer| (answer, route, device))
                 }
                 Err(error) => Err(error),
@@ -400,10 +419,11 @@ impl Proxy {
         route: &Route,
         unsigned: Box<Unsigned>,
         content: CallerContent,
+        times: &mut Times,
     ) -> Result<Answer, ProxyError> {
         let asked_to_switch = unsigned.needs.upgrade;
         let device = unsigned.device.clone();
-        let mut sent = std::pin::pin!(authorize(self, pools, route, unsigned, content));
+        let mut sent = std::pin::pin!(authorize(self, pools, route, unsigned, content, times));
         let mut answer = match route.config.timeouts.total {
             None => sent.as_mut().await?,
             Some(total) => {
@@ -422,6 +442,13 @@ impl Proxy {
         let head = answer.response.headers_mut();
         fit_to_pass(head, answer.scrub.as_deref(), route, device.as_deref());
         Ok(answer)
+    }
+}
+
+/// Lets the routes that are served from now on go on with what was counted under their names.
+fn count(snapshot: &Snapshot, observe: &Observe) {
+    for route in &snapshot.routes {
+        route.metrics.get_or_init(|| observe.route(&route.config.name));
     }
 }
 
@@ -449,7 +476,7 @@ fn answer_of_upstream(
 ) -> Handled {
     let Answer { response, request, scrub } = answer;
     let (mut head, content) = response.into_parts();
-    exchange.status(head.status.as_u16(), "");
+    exchange.answered(head.status);
     let timeouts = &route.config.timeouts;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         websocket::accept(&mut head.headers);
@@ -482,7 +509,7 @@ fn answer_of_ours(
         let request_id = exchange.id().map(RequestId::as_str);
         tracing::warn!(route, reason, %error, request_id, "a request failed");
     }
-    exchange.status(verdict.status.as_u16(), verdict.word);
+    exchange.failed(error, &verdict);
     let id = exchange.id();
     let (mut head, bytes) = error.response(gate.answers(), id.map(RequestId::as_str)).into_parts();
     if let (Some(field), Some(id)) = (id_field, id) {

@@ -10,6 +10,8 @@ use super::path::AmbiguousPath;
 use crate::config::Answers;
 use crate::connect::DialError;
 use crate::credential::cache::Unavailable;
+use crate::observe::Whose;
+use crate::observe::times::Phase;
 use crate::sign::SignError;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -269,6 +271,49 @@ impl ProxyError {
                 "Internal error",
                 "proxy_internal_error",
             ),
+        }
+    }
+
+    /// Whose error it is. One that took too long is that of whoever was waited for.
+    pub fn whose(&self, waiting_for: Phase) -> Whose {
+        match self {
+            Self::NoRoute
+            | Self::Method(_)
+            | Self::NeverForwarded
+            | Self::Host
+            | Self::Origin
+            | Self::Peer
+            | Self::CallerTokenMissing
+            | Self::CallerToken
+            | Self::Client
+            | Self::DeviceMissing
+            | Self::Device
+            | Self::Denied
+            | Self::Malformed(_)
+            | Self::Path(_)
+            | Self::Expectation
+            | Self::Target
+            | Self::Head
+            | Self::Fields
+            | Self::ContentTooLarge
+            | Self::ContentTimeout
+            | Self::ContentAborted
+            | Self::Sign(_) => Whose::Callers,
+            Self::Spool(_)
+            | Self::Memory
+            | Self::Descriptors
+            | Self::Busy
+            | Self::RouteBusy
+            | Self::Loop
+            | Self::Credential(_)
+            | Self::Dial(DialError::Exhausted)
+            | Self::Internal => Whose::Ours,
+            Self::Dial(_) | Self::Closed | Self::Protocol(_) | Self::FirstByte => Whose::Upstreams,
+            Self::Total => match waiting_for {
+                Phase::Upstream => Whose::Upstreams,
+                Phase::Wait | Phase::Sign => Whose::Ours,
+                Phase::Other => Whose::Callers,
+            },
         }
     }
 

@@ -13,6 +13,7 @@ use crate::config::{
     ListenerConfig, Origin, Replay, RouteConfig, Scheme, SourceSpec, Timeouts, UpstreamConfig, Way,
 };
 use crate::connect::ForwardProxy;
+use crate::observe::NO_ROUTE;
 use crate::sign::BodyCoverage;
 
 pub(super) fn routes(
@@ -55,6 +56,11 @@ pub(super) fn routes(
             let hint = Some("set client_ca in tls of a listener");
             let message = "no listener asks for certificates, so nobody could call";
             context.error(&format!("{path}.clients"), message, hint);
+        }
+        if route.name.is_empty() || route.name == NO_ROUTE {
+            let message = format!("a route cannot be called '{}'", route.name);
+            let hint = Some("metrics call it that where a request has no route");
+            context.error(&format!("{path}.name"), message, hint);
         }
         if all.iter().any(|other| other.name == route.name) {
             let message = format!("another route is called '{}'", route.name);

@@ -46,8 +46,39 @@ pub trait ExchangeGuard {
     fn passed(&mut self, bytes: usize);
     /// All of the answer has passed.
     fn ended(&mut self);
-    /// The answer broke off, for this reason.
-    fn broke(&mut self, reason: &'static str);
+    /// The answer broke off.
+    fn broke(&mut self, broke: Broke);
+}
+
+/// How an answer broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broke {
+    /// The upstream ended it.
+    Off,
+    /// The upstream was silent for too long.
+    Silent,
+    /// The whole exchange took too long.
+    TooLong,
+}
+
+impl Broke {
+    /// For the log.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Off => "upstream broke off",
+            Self::Silent => "upstream idle timeout",
+            Self::TooLong => "total timeout",
+        }
+    }
+
+    /// The error type of RFC 9209 §2.3.
+    pub fn error(self) -> &'static str {
+        match self {
+            Self::Off => "http_response_incomplete",
+            Self::Silent => "connection_read_timeout",
+            Self::TooLong => "http_response_timeout",
+        }
+    }
 }
 
 impl<G: ExchangeGuard> ResponseContent<G> {
@@ -85,16 +116,16 @@ impl<G: ExchangeGuard> ResponseContent<G> {
 }
 
 /// A frame, or why there is none.
-type Next = Result<Option<Frame<Bytes>>, (&'static str, ContentError)>;
+type Next = Result<Option<Frame<Bytes>>, (Broke, ContentError)>;
 
 impl Upstream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         let Self { content, request, idle, deadline, scrub } = self;
-        let broke = |reason| Poll::Ready(Err((reason, ContentError(None))));
+        let broke = |broke| Poll::Ready(Err((broke, ContentError(None))));
         if let Some(deadline) = deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
-            return broke("total timeout");
+            return broke(Broke::TooLong);
         }
         match Pin::new(content).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
@@ -104,11 +135,11 @@ impl Upstream {
                 }
                 Poll::Ready(Ok(Some(fit_to_pass(frame, scrub.as_deref()))))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(("upstream broke off", error))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err((Broke::Off, error))),
             Poll::Ready(None) => Poll::Ready(Ok(None)),
             Poll::Pending => {
                 ready!(idle.poll_expired(cx, request.as_deref()));
-                broke("upstream idle timeout")
+                broke(Broke::Silent)
             }
         }
     }
@@ -157,9 +188,9 @@ impl<G: ExchangeGuard + Unpin> Body for ResponseContent<G> {
                 }
                 Poll::Ready(frame.map(Ok))
             }
-            Err((reason, error)) => {
+            Err((broke, error)) => {
                 if let Some(guard) = guard {
-                    guard.broke(reason);
+                    guard.broke(broke);
                 }
                 *source = Source::Broken;
                 Poll::Ready(Some(Err(error)))

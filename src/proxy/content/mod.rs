@@ -6,7 +6,7 @@ mod copy;
 mod progress;
 mod request;
 
-pub use answer::{ExchangeGuard, ResponseContent};
+pub use answer::{Broke, ExchangeGuard, ResponseContent};
 pub use caller::{CallerContent, CallerStream};
 pub use copy::{Copy, Kept};
 pub use progress::{Gate, Progress};
