@@ -1,146 +1,57 @@
 //! Wiring: from a [`Config`] to a running program.
 
+mod changes;
+mod credentials;
 mod devices;
+mod error;
+mod exchange;
+mod keepers;
+mod parts;
+mod reload;
+mod restart;
 mod targets;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, Admin, Known, Sight};
+use crate::admin::{self, Admin, Sight};
 use crate::clock::Clock;
-use crate::config::{Config, CredentialConfig, HeaderCase, ListenerConfig, SourceSpec};
-use crate::connect::{InvalidHost, InvalidProxy};
-use crate::credential::cache::{CacheSettings, CredentialCache};
-use crate::credential::devices::DevicesError;
-use crate::credential::devices::gate::EndpointGate;
-use crate::credential::http::TokenClient;
-use crate::credential::keeper::{Keeper, Watch};
-use crate::credential::login::{LoginSource, LoginSpec};
-use crate::credential::oauth::{OauthSource, OauthSpec};
-use crate::credential::refresher::{Progress, Refresher};
-use crate::credential::secrets::{SecretError, Secrets};
-use crate::credential::source::Source;
-use crate::credential::store::open::OpenError;
+use crate::config::Config;
+use crate::control::Control;
+use crate::credential::keeper::Watch;
+use crate::credential::secrets::Secrets;
+use crate::credential::store::Store;
 use crate::credential::store::running::{Running as RunningStore, Task};
-use crate::credential::store::{Slot, Store};
-use crate::credential::{Credential, fixed};
-use crate::permissions::Check;
-use crate::proxy::guard::Gate;
-use crate::proxy::identity::Cache;
-use crate::proxy::route::RouteTable;
-use crate::proxy::{Identity, Proxy, Route, Snapshot};
-use crate::secret::Secret;
-use crate::server::bind::{BindError, Socket};
-use crate::server::passed::{Passed, PassedError};
-use crate::server::tls::ListenerTls;
-use crate::server::{Listener, Server, Syntax};
-use crate::sign::{BodyCoverage, Scheme};
+use crate::proxy::{Identity, Proxy};
+use crate::server::bind::Socket;
+use crate::server::passed::Passed;
+use crate::server::{Listener, Server, Settings};
 use crate::stamp::POLL_INTERVAL;
-use crate::tls::{TlsError, client_config};
-use crate::values::Values;
-use devices::pool;
+pub use credentials::{identity, oauth_source, slot, source};
 pub use devices::tables;
-use targets::Targets;
+pub use error::StartError;
+use keepers::Nursery;
+pub use parts::snapshot;
+use parts::{Ground, Parts, Starting, listener_tls};
+pub use reload::{Origin, Reloading};
+use reload::{Place, Reloader};
 
 /// Everything that runs, put together but not started.
-#[derive(Debug)]
 pub struct App {
-    config: Config,
-    secrets: Arc<Secrets>,
-    clock: Clock,
-    listeners: Vec<(Socket, Option<Arc<ListenerTls>>, Arc<Gate>)>,
+    parts: Parts,
+    /// What keeps the credentials fresh, not running yet.
+    starting: Vec<Starting>,
+    ground: Ground,
+    listeners: Vec<(Socket, Settings)>,
     admin: Option<std::net::TcpListener>,
-    identities: Vec<Arc<Identity>>,
     proxy: Arc<Proxy>,
-    /// The tasks that keep credentials fresh, not running yet.
-    keepers: Keepers,
-    /// Which of these do not run because of a panic.
-    watch: Watch,
     /// What runs for the store of tokens.
     store: Option<Task>,
-}
-
-/// Why the program cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Secrets that cannot be read; all of them.
-    #[error("{} cannot be read", if .0.len() == 1 { "a secret" } else { "secrets" })]
-    Secrets(Vec<SecretError>),
-    /// Files of devices that cannot be used; all of them.
-    #[error("devices cannot be read")]
-    Devices(Vec<DevicesError>),
-    /// TLS files that cannot be used.
-    #[error("TLS for {what} cannot be set up: {reason}")]
-    Tls {
-        /// What it is for.
-        what: String,
-        /// Why not.
-        reason: TlsError,
-    },
-    /// A credential's values do not fit.
-    #[error("the credential '{name}' cannot be used: {reason}")]
-    Credential {
-        /// Its name.
-        name: String,
-        /// Why not.
-        reason: crate::sign::BindError,
-    },
-    /// A store of tokens that cannot be used.
-    #[error(transparent)]
-    Store(#[from] OpenError),
-    /// An upstream without a usable host.
-    #[error(transparent)]
-    Host(#[from] InvalidHost),
-    /// A proxy that the environment names and that cannot be used.
-    #[error("HTTPS_PROXY cannot be used: {0}; set NO_PROXY, or proxy = \"none\" on the route")]
-    Proxy(#[from] InvalidProxy),
-    /// An address that cannot be listened on.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// Sockets of the service manager that cannot be used.
-    #[error(transparent)]
-    Passed(#[from] PassedError),
-    /// The system refuses something else.
-    #[error("the system refuses a thread or a socket: {0}")]
-    System(#[from] std::io::Error),
-}
-
-/// The tasks that keep credentials fresh.
-#[derive(Default)]
-struct Keepers(Vec<Start>, Gates);
-
-/// What those share whose token endpoint is the same, by its URL.
-type Gates = HashMap<String, Arc<EndpointGate>>;
-
-/// Starts what keeps one credential fresh.
-type Start = Box<dyn FnOnce(&Nursery<'_>) + Send>;
-
-/// Where the tasks run that keep credentials fresh.
-struct Nursery<'a> {
-    tracker: &'a TaskTracker,
-    watch: &'a Watch,
-    stop: &'a CancellationToken,
-}
-
-impl Nursery<'_> {
-    /// Runs `keeper` of `credential` until the end, also if it panics.
-    fn keep(&self, credential: &str, keeper: impl Keeper + 'static) {
-        let watch = self.watch.clone();
-        let kept = watch.over(keeper, credential.to_owned(), self.stop.clone());
-        self.tracker.spawn(kept);
-    }
-}
-
-impl std::fmt::Debug for Keepers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Keepers({})", self.0.len())
-    }
 }
 
 impl App {
@@ -163,35 +74,27 @@ impl App {
     ) -> Result<Self, StartError> {
         let secrets = Secrets::resolve(config.secrets(), config.check_permissions).await;
         let secrets = secrets.map_err(StartError::Secrets)?;
-        let secrets = Arc::new(secrets);
-        let mut tables = tables(&config)?;
-        let (store, task) = Store::open(&config.token_store, &secrets, &clock).await?;
-        let mut keepers = Keepers::default();
-        let mut identities = Vec::with_capacity(config.credentials.len());
-        for credential in &config.credentials {
-            let cache = match tables.remove(&credential.name) {
-                Some(table) => {
-                    Cache::Devices(pool(credential, table, &secrets, &store, &clock, &mut keepers)?)
-                }
-                None => cache(credential, &secrets, &store, &clock, &mut keepers)?,
-            };
-            identities.push(Arc::new(identity(credential, cache)));
-        }
-        let snapshot = snapshot(&config, &identities)?;
+        let tables = tables(&config)?;
+        let of_store: Vec<_> = config.token_store.secrets().into_iter().cloned().collect();
+        let of_store = secrets.only(&of_store);
+        let (store, task) = Store::open(&config.token_store, &of_store, &clock).await?;
+        let ground = Ground { store, clock: clock.clone(), stop: CancellationToken::new() };
+        let built = Parts::build(config, secrets, tables, &ground, None);
+        // What was wrong first is told; `check` tells of the rest.
+        let (parts, starting) = built.map_err(|errors| {
+            let mut errors = errors.into_iter();
+            errors.next().unwrap_or_else(|| std::io::Error::other("it is not put together").into())
+        })?;
+        let config = Arc::clone(&parts.config);
         let mut listeners = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
-            let tls = listener_tls(listener, config.check_permissions)?;
+            let tls = listener_tls(listener, &config)?;
             let socket = match passed.take(&listener.address) {
                 Some(socket) => socket,
                 None => Socket::open(&listener.address)?,
             };
-            let gate = Gate::new(
-                listener.access.clone(),
-                socket.tcp_address(),
-                &config.limits,
-                Arc::clone(&secrets),
-            );
-            listeners.push((socket, tls, Arc::new(gate)));
+            let settings = parts.settings(listener, socket.tcp_address(), tls);
+            listeners.push((socket, settings));
         }
         let admin = match &config.admin {
             Some(admin) => {
@@ -209,25 +112,14 @@ impl App {
             None => None,
         };
         passed.finish()?;
-        let proxy = Proxy::new(snapshot, clock.clone(), config.limits.clone());
+        let proxy = Proxy::new(parts.snapshot(), clock, config.limits.clone());
         let proxy = Arc::new(proxy.with_request_id(config.log.request_id.clone()));
-        Ok(Self {
-            config,
-            secrets,
-            clock,
-            listeners,
-            admin,
-            identities,
-            proxy,
-            keepers,
-            watch: Watch::default(),
-            store: task,
-        })
+        Ok(Self { parts, starting, ground, listeners, admin, proxy, store: task })
     }
 
     /// Where callers connect: the TCP addresses, with the ports the system chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|(socket, ..)| socket.tcp_address()).collect()
+        self.listeners.iter().filter_map(|(socket, _)| socket.tcp_address()).collect()
     }
 
     /// Where the admin listener is.
@@ -237,7 +129,8 @@ impl App {
 
     /// The files that the devices of credentials name as their secrets.
     pub fn device_files(&self) -> Vec<std::path::PathBuf> {
-        let pools = self.identities.iter().filter_map(|identity| identity.cache.devices());
+        let parts = self.parts.credentials.iter();
+        let pools = parts.filter_map(|part| part.identity.cache.devices());
         pools.flat_map(|pool| pool.table().directories()).collect()
     }
 
@@ -246,63 +139,95 @@ impl App {
     /// # Errors
     /// When the system refuses a thread or a socket.
     pub fn start(self) -> Result<Running, StartError> {
+        self.start_with(Reloading::default())
+    }
+
+    /// The same for a program that can go over to another configuration.
+    ///
+    /// # Errors
+    /// When the system refuses a thread or a socket.
+    pub fn start_with(self, reloading: Reloading) -> Result<Running, StartError> {
         let addresses = self.addresses();
         let admin_address = self.admin_address();
-        let stop = CancellationToken::new();
-        let tracker = TaskTracker::new();
-        let store = self.store.map(Task::start);
-        let nursery = Nursery { tracker: &tracker, watch: &self.watch, stop: &stop };
-        for start in self.keepers.0 {
-            start(&nursery);
+        let Self { parts, starting, ground, listeners, admin, proxy, store } = self;
+        let (tracker, watch, stop) = (TaskTracker::new(), Watch::default(), &ground.stop);
+        let store = store.map(Task::start);
+        for Starting { part, start } in starting {
+            start(&Nursery { tracker: &tracker, watch: &watch, stop: &part.stop });
         }
-        let watching = Arc::clone(&self.secrets).watch(POLL_INTERVAL, stop.clone());
-        tracker.spawn(watching);
-        for tls in self.listeners.iter().filter_map(|(_, tls, _)| tls.as_ref()) {
-            tracker.spawn(Arc::clone(tls).watch(POLL_INTERVAL, stop.clone()));
+        let (control, requests) = Control::new();
+        let of_secrets = stop.child_token();
+        let watching = Arc::clone(&parts.secrets).watch(POLL_INTERVAL, of_secrets.clone());
+        let secrets = (of_secrets, tracker.spawn(watching));
+        let (mut places, mut open) = (Vec::new(), Vec::new());
+        for (socket, settings) in listeners {
+            let tls_stop = stop.child_token();
+            if let Some(tls) = &settings.tls {
+                tracker.spawn(Arc::clone(tls).watch(POLL_INTERVAL, tls_stop.clone()));
+            }
+            let (bound, settings) =
+                (socket.tcp_address(), Arc::new(ArcSwap::from_pointee(settings)));
+            open.push(Listener { socket, settings: Arc::clone(&settings) });
+            places.push(Place { bound, settings, tls_stop });
         }
-        if let (Some(socket), Some(config)) = (self.admin, &self.config.admin) {
-            let known = self.config.credentials.iter().zip(&self.identities);
-            let known = known.map(|(credential, identity)| Known::of(credential, identity));
-            let sight = Sight::new(known.collect(), Arc::clone(&self.proxy), self.clock.clone());
-            let (bound, secrets) = (socket.local_addr()?, Arc::clone(&self.secrets));
-            let admin = Admin::new(config.clone(), bound, sight, secrets, self.watch);
-            let listener = tokio::net::TcpListener::from_std(socket)?;
-            tracker.spawn(admin::serve(listener, Arc::new(admin), stop.clone()));
-        }
+        let admin = match (admin, &parts.config.admin) {
+            (Some(socket), Some(config)) => {
+                let sight = Sight::new(parts.known(), Arc::clone(&proxy), ground.clock.clone());
+                let (bound, secrets) = (socket.local_addr()?, Arc::clone(&parts.secrets));
+                let (config, watch, control) = (config.clone(), watch.clone(), control.clone());
+                let admin = Arc::new(Admin::new(config, bound, sight, secrets, watch, control));
+                let listener = tokio::net::TcpListener::from_std(socket)?;
+                tracker.spawn(admin::serve(listener, Arc::clone(&admin), stop.clone()));
+                Some(admin)
+            }
+            _ => None,
+        };
+        let server = Server::start(open, &proxy, parts.config.workers)?;
+        let (identities, drain) = (parts.identities(), parts.config.drain);
+        let now = Arc::new(ArcSwap::from_pointee(Now { identities, drain }));
+        let (clock, stop) = (ground.clock.clone(), stop.clone());
+        let reloader = Reloader {
+            reloading,
+            parts,
+            ground,
+            places,
+            proxy: Arc::clone(&proxy),
+            admin,
+            watch,
+            tracker: tracker.clone(),
+            broom: server.broom(),
+            now: Arc::clone(&now),
+            control: control.clone(),
+            secrets,
+        };
+        tracker.spawn(reloader.run(requests));
         tracker.close();
-        let remember_case = self
-            .config
-            .routes
-            .iter()
-            .any(|route| route.connection.header_case == HeaderCase::Preserve);
-        let listeners = self
-            .listeners
-            .into_iter()
-            .zip(&self.config.listeners)
-            .map(|((socket, tls, gate), config)| {
-                let syntax = Syntax {
-                    protocol: config.protocol,
-                    header_case: config.header_case,
-                    remember_case,
-                    lenient: config.lenient,
-                };
-                Listener { socket, tls, syntax, gate }
-            })
-            .collect();
-        let server = Server::start(listeners, &self.proxy, self.config.workers)?;
         Ok(Running {
             addresses,
             admin_address,
-            identities: self.identities,
-            proxy: self.proxy,
-            clock: self.clock,
+            now,
+            proxy,
+            clock,
+            control,
             server,
             tracker,
             stop,
             store,
-            drain: self.config.drain,
         })
     }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("parts", &self.parts).finish_non_exhaustive()
+    }
+}
+
+/// What changes when the running program goes over to another configuration.
+#[derive(Debug)]
+struct Now {
+    identities: Vec<Arc<Identity>>,
+    drain: Duration,
 }
 
 /// The running program.
@@ -310,14 +235,14 @@ impl App {
 pub struct Running {
     addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
-    identities: Vec<Arc<Identity>>,
+    now: Arc<ArcSwap<Now>>,
     proxy: Arc<Proxy>,
     clock: Clock,
+    control: Control,
     server: Server,
     tracker: TaskTracker,
     stop: CancellationToken,
     store: Option<RunningStore>,
-    drain: Duration,
 }
 
 impl Running {
@@ -332,8 +257,8 @@ impl Running {
     }
 
     /// The credentials.
-    pub fn identities(&self) -> &[Arc<Identity>] {
-        &self.identities
+    pub fn identities(&self) -> Vec<Arc<Identity>> {
+        self.now.load().identities.clone()
     }
 
     /// What requests are served by.
@@ -346,6 +271,11 @@ impl Running {
         &self.clock
     }
 
+    /// What can be asked of it.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// True once everything that serves has said that it is there.
     pub async fn is_alive(&self) -> bool {
         self.server.is_alive().await
@@ -355,7 +285,8 @@ impl Running {
     ///
     /// Returns the number of connections that had to be cut off.
     pub async fn stop(self) -> usize {
-        let cut_off = self.server.stop(self.drain).await;
+        let drain = self.now.load().drain;
+        let cut_off = self.server.stop(drain).await;
         self.stop.cancel();
         self.tracker.wait().await;
         // After all who have something to save.
@@ -364,205 +295,4 @@ impl Running {
         }
         cut_off
     }
-}
-
-/// TLS of a listener that has it.
-fn listener_tls(
-    listener: &ListenerConfig,
-    check: Check,
-) -> Result<Option<Arc<ListenerTls>>, StartError> {
-    let Some(settings) = &listener.tls else { return Ok(None) };
-    let tls = ListenerTls::new(settings.clone(), listener.protocol, check);
-    let tls = tls.map_err(|reason| StartError::Tls {
-        what: format!("the listener at {}", listener.address),
-        reason,
-    })?;
-    Ok(Some(Arc::new(tls)))
-}
-
-/// A credential's cache, and the task that keeps it fresh.
-fn cache(
-    credential: &CredentialConfig,
-    secrets: &Arc<Secrets>,
-    store: &Store,
-    clock: &Clock,
-    keepers: &mut Keepers,
-) -> Result<Cache, StartError> {
-    let name = credential.name.clone();
-    let scheme = credential.scheme.clone();
-    let references = credential.secrets();
-    match &credential.source {
-        SourceSpec::Fixed(spec) => {
-            let bound = spec.read(secrets).map_err(crate::sign::BindError::from);
-            let bound = bound.and_then(|values| scheme.bind(&values));
-            let signer =
-                bound.map_err(|reason| StartError::Credential { name: name.clone(), reason })?;
-            let cache = CredentialCache::fixed(clock.clone(), signer);
-            let (spec, secrets, published) = (spec.clone(), Arc::clone(secrets), cache.clone());
-            keepers.0.push(Box::new(move |nursery| {
-                let (of, stop) = (name.clone(), nursery.stop.clone());
-                nursery.keep(&of, move || {
-                    let (name, spec, secrets) = (name.clone(), spec.clone(), Arc::clone(&secrets));
-                    let changes = secrets.changes_of(&references);
-                    let (published, scheme) = (published.clone(), scheme.clone());
-                    let prepare = move |values: &Values| scheme.bind(values);
-                    fixed::follow(name, spec, secrets, changes, published, prepare, stop.clone())
-                });
-            }));
-            Ok(Cache::One(cache))
-        }
-        SourceSpec::Login(_) | SourceSpec::Oauth(_) => {
-            let source = source(credential, secrets, clock)?;
-            let policy = credential.refresh;
-            let settings = CacheSettings {
-                renewable: true,
-                wait: policy.wait,
-                min_interval: policy.min_interval,
-            };
-            let cache = CredentialCache::new(clock.clone(), settings);
-            let published = cache.clone();
-            let slot = slot(credential, secrets, store);
-            let (secrets, clock) = (Arc::clone(secrets), clock.clone());
-            keepers.0.push(Box::new(move |nursery| {
-                let of = name.clone();
-                let refresher = Refresher {
-                    name,
-                    source,
-                    prepare: move |credential: &Credential| scheme.bind(&credential.values),
-                    cache: published,
-                    policy,
-                    clock,
-                    slot,
-                    secrets: secrets.changes_of(&references),
-                    stop: nursery.stop.clone(),
-                    progress: Progress::default(),
-                };
-                nursery.keep(&of, refresher);
-            }));
-            Ok(Cache::One(cache))
-        }
-    }
-}
-
-/// Where a credential with one identity is kept.
-pub fn slot(credential: &CredentialConfig, secrets: &Arc<Secrets>, store: &Store) -> Slot {
-    let login = login(credential, secrets);
-    Slot::new(store, &credential.name, None, credential.definition, login)
-}
-
-/// The secrets that a credential logs in with, whatever they are at the moment.
-fn login(
-    credential: &CredentialConfig,
-    secrets: &Arc<Secrets>,
-) -> impl Fn() -> Vec<Option<Secret>> + Send + Sync + use<> {
-    let (secrets, references) = (Arc::clone(secrets), credential.bound_secrets());
-    move || references.iter().map(|reference| secrets.get(reference)).collect()
-}
-
-/// The source of a credential that is fetched.
-///
-/// # Errors
-/// When TLS to the token endpoint cannot be set up, or the credential is not fetched.
-pub fn source(
-    credential: &CredentialConfig,
-    secrets: &Arc<Secrets>,
-    clock: &Clock,
-) -> Result<Source, StartError> {
-    match &credential.source {
-        SourceSpec::Fixed(_) => {
-            Err(StartError::System(std::io::Error::other("this credential is not fetched")))
-        }
-        SourceSpec::Login(spec) => {
-            Ok(Source::Login(login_source(credential, spec, secrets, clock)?))
-        }
-        SourceSpec::Oauth(spec) => {
-            Ok(Source::Oauth(oauth_source(credential, spec, secrets, clock)?))
-        }
-    }
-}
-
-/// A source of access tokens, whose refresh tokens it has itself.
-///
-/// # Errors
-/// When TLS to the authorization server cannot be set up.
-pub fn oauth_source(
-    credential: &CredentialConfig,
-    spec: &OauthSpec,
-    secrets: &Arc<Secrets>,
-    clock: &Clock,
-) -> Result<OauthSource, StartError> {
-    let client = token_client(credential, secrets, clock, spec.may_be_secure())?;
-    let (name, secrets) = (credential.name.clone(), Arc::clone(secrets));
-    Ok(OauthSource::new(name, spec.clone(), secrets, client, clock.clone()))
-}
-
-fn login_source(
-    credential: &CredentialConfig,
-    spec: &LoginSpec,
-    secrets: &Arc<Secrets>,
-    clock: &Clock,
-) -> Result<LoginSource, StartError> {
-    let mut requests = std::iter::once(&spec.request).chain(&spec.refresh).chain(&spec.logout);
-    let secure = requests.any(|request| request.url.scheme_str() == Some("https"));
-    let client = token_client(credential, secrets, clock, secure)?;
-    let (name, secrets) = (credential.name.clone(), Arc::clone(secrets));
-    Ok(LoginSource::new(name, spec.clone(), secrets, client))
-}
-
-fn token_client(
-    credential: &CredentialConfig,
-    secrets: &Secrets,
-    clock: &Clock,
-    secure: bool,
-) -> Result<TokenClient, StartError> {
-    let tls = if secure {
-        Some(client_config(&credential.tls, secrets.check()).map_err(|reason| StartError::Tls {
-            what: format!("the credential '{}'", credential.name),
-            reason,
-        })?)
-    } else {
-        None
-    };
-    // Some of the time has to be left for the answer.
-    let connect_timeout = (credential.refresh.timeout / 2).min(Duration::from_secs(5));
-    let client = TokenClient::new(tls, connect_timeout, clock.clone());
-    Ok(match &credential.devices {
-        Some(devices) => client.keeping(devices.fleet.max_concurrent_logins),
-        None => client,
-    })
-}
-
-/// A credential as routes use it, read from `cache`.
-pub fn identity(credential: &CredentialConfig, cache: Cache) -> Identity {
-    let scheme: &Scheme = &credential.scheme;
-    Identity {
-        name: credential.name.clone(),
-        cache,
-        covers_body: scheme.body_coverage() == BodyCoverage::Whole,
-        timed: scheme.is_timed(),
-        renewable: credential.source.is_fetched(),
-        owned: credential.owned.clone(),
-        owned_query: scheme.sets_query(),
-        deny: credential.deny.clone(),
-        sets_authorization: scheme.sets().contains(&AUTHORIZATION),
-    }
-}
-
-/// The route table and the routes of `config`.
-///
-/// # Errors
-/// When TLS to an upstream cannot be set up.
-pub fn snapshot(config: &Config, identities: &[Arc<Identity>]) -> Result<Snapshot, StartError> {
-    let preserve = |listener: &ListenerConfig| listener.header_case == HeaderCase::Preserve;
-    let remember_case = config.listeners.iter().any(preserve);
-    let check = config.check_permissions;
-    let mut targets = Targets::new(remember_case, check);
-    let mut routes = Vec::with_capacity(config.routes.len());
-    for route in &config.routes {
-        let target = targets.target(route)?;
-        let identities =
-            route.credentials.iter().filter_map(|index| identities.get(*index).cloned()).collect();
-        routes.push(Arc::new(Route::new(route.clone(), target, identities)));
-    }
-    Ok(Snapshot { table: RouteTable::new(&config.routes), routes })
 }

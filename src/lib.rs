@@ -11,7 +11,7 @@
 //! - [`observe`]: what becomes of requests, counted;
 //! - [`proxy`]: one request, from the caller's head to the last byte of the answer;
 //! - [`server`]: listeners and workers; [`admin`]: the admin listener;
-//! - [`app`]: wiring; [`telemetry`]: logs; [`private`]: keeping memory to oneself; [`sandbox`]: confinement;
+//! - [`app`]: wiring; [`control`]: what is asked of the running program; [`telemetry`]: logs; [`private`]: keeping memory to oneself; [`sandbox`]: confinement;
 //!   [`permissions`]: who else can get at a file;
 //!   [`stamp`]: noticing that one changes; [`cli`]: the commands;
 //! - [`mock`]: stand-ins of the vendors' APIs, for the demo and the tests.

@@ -44,6 +44,18 @@ impl Notifier {
         self.tell("READY=1");
     }
 
+    /// Another configuration is looked at; [`ready`](Self::ready) says that this is over.
+    pub fn reloading(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let us = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
+            self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={us}"));
+        }
+        #[cfg(not(target_os = "linux"))]
+        self.tell("RELOADING=1");
+    }
+
     /// No more callers are served.
     pub fn stopping(&self) {
         self.tell("STOPPING=1");

@@ -119,7 +119,8 @@ struct Seen<'s> {
 
 impl Collector for Credentials {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let all: Vec<Seen<'_>> = self.0.credentials.iter().map(look).collect();
+        let credentials = self.0.credentials();
+        let all: Vec<Seen<'_>> = credentials.iter().map(|known| look(known)).collect();
         let fetched = || all.iter().filter(|seen| seen.known.identity.renewable);
         let fleets = || all.iter().filter_map(|seen| Some((seen, seen.census.as_ref()?)));
         gauges(

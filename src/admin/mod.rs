@@ -7,6 +7,7 @@ mod answer;
 pub mod devices;
 mod guard;
 mod metrics;
+mod reload;
 mod serve;
 mod sight;
 mod status;
@@ -14,6 +15,7 @@ mod status;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ALLOW, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -29,7 +31,7 @@ pub use sight::{Known, Sight};
 use status::Status;
 
 use crate::config::AdminConfig;
-use crate::control::Control;
+use crate::control::{Cause, Control};
 use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
 
@@ -40,29 +42,44 @@ const MAX_LOOKS: usize = 2;
 /// What the admin listener knows.
 #[derive(Debug)]
 pub struct Admin {
-    config: AdminConfig,
+    access: ArcSwap<Access>,
     bound: SocketAddr,
     sight: Arc<Sight>,
     metrics: Metrics,
-    secrets: Arc<Secrets>,
+    control: Control,
     /// Which credentials are not kept fresh, because of a panic.
     watch: Watch,
     looks: Arc<Semaphore>,
 }
 
+/// Who may ask, as the configuration says it now.
+#[derive(Debug)]
+struct Access {
+    config: AdminConfig,
+    secrets: Arc<Secrets>,
+}
+
 impl Admin {
-    /// The admin side of a program in which there is this to see.
+    /// The admin side of a program in which there is this to see, and that `control` controls.
     pub fn new(
         config: AdminConfig,
         bound: SocketAddr,
         sight: Sight,
         secrets: Arc<Secrets>,
         watch: Watch,
+        control: Control,
     ) -> Self {
         let sight = Arc::new(sight);
-        let metrics = Metrics::new(&sight, &Control::default());
+        let metrics = Metrics::new(&sight, &control);
         let looks = Arc::new(Semaphore::new(MAX_LOOKS));
-        Self { config, bound, sight, metrics, secrets, watch, looks }
+        let access = ArcSwap::from_pointee(Access { config, secrets });
+        Self { access, bound, sight, metrics, control, watch, looks }
+    }
+
+    /// From now on the configuration is another one.
+    pub fn go_over(&self, config: AdminConfig, secrets: Arc<Secrets>, credentials: Vec<Known>) {
+        self.access.store(Arc::new(Access { config, secrets }));
+        self.sight.show(credentials);
     }
 
     async fn answer<B>(self: Arc<Self>, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -70,6 +87,10 @@ impl Admin {
             Ok(asked) => asked,
             Err(response) => return *response,
         };
+        if asked == Asked::Reload {
+            let reload = self.control.reload(Cause::Admin).await;
+            return reload::answer(&reload, self.sight.clock.wall());
+        }
         // There may be a hundred thousand devices to look at.
         let Ok(permit) = Arc::clone(&self.looks).acquire_owned().await else {
             return text(StatusCode::INTERNAL_SERVER_ERROR, "it failed");
@@ -85,18 +106,22 @@ impl Admin {
     /// What takes a while, or else the answer.
     fn at_once<B>(&self, request: &Request<B>) -> Result<Asked, Box<Response<Full<Bytes>>>> {
         let asked = Asked::of(request.uri());
-        match self.judge(request, asked.is_some()) {
+        match self.judge(request, asked.as_ref()) {
             Some(response) => Err(Box::new(response)),
             None => asked.ok_or_else(|| {
-                let known = "known here: /livez, /readyz, /metrics, /api/status and \
-                             /api/credentials/NAME/devices";
+                let known = "known here: /livez, /readyz, /metrics, /api/status, \
+                             /api/credentials/NAME/devices and POST /api/reload";
                 Box::new(text(StatusCode::NOT_FOUND, known))
             }),
         }
     }
 
     /// The answer to whatever needs none from elsewhere.
-    fn judge<B>(&self, request: &Request<B>, known: bool) -> Option<Response<Full<Bytes>>> {
+    fn judge<B>(
+        &self,
+        request: &Request<B>,
+        asked: Option<&Asked>,
+    ) -> Option<Response<Full<Bytes>>> {
         if !self.accepts_host(request) {
             let detail = "this Host is not accepted here; add it to 'hosts' of [admin]";
             return Some(text(StatusCode::MISDIRECTED_REQUEST, detail));
@@ -109,10 +134,14 @@ impl Admin {
             refused.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             return Some(refused);
         }
-        if (probe || known) && !reading {
-            let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
-            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Some(refused);
+        if asked.is_some_and(Asked::changes) {
+            if request.method() != Method::POST {
+                return Some(not_allowed("only POST", "POST"));
+            }
+            return self.may_change(request).err().map(|why| text(StatusCode::FORBIDDEN, why));
+        }
+        if (probe || asked.is_some()) && !reading {
+            return Some(not_allowed("only GET and HEAD", "GET, HEAD"));
         }
         match request.uri().path() {
             "/livez" => Some(text(StatusCode::OK, "alive")),
@@ -127,7 +156,9 @@ impl Admin {
                 Ok(scrape) => full(metrics::TYPE, scrape.into()),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
             },
-            Asked::Status => json(&Status::of(&self.sight)),
+            Asked::Status => json(&Status::of(&self.sight, &self.control)),
+            // It is waited for, which is nothing for a thread.
+            Asked::Reload => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
             Asked::Devices { credential, query } => {
                 match devices::page(&self.sight, credential, query) {
                     Ok(page) => json(&page),
@@ -146,9 +177,8 @@ impl Admin {
             let detail = format!("not kept fresh at the moment: {}", down.join(", "));
             return text(StatusCode::SERVICE_UNAVAILABLE, &detail);
         }
-        let waiting: Vec<&str> = self
-            .sight
-            .credentials
+        let credentials = self.sight.credentials();
+        let waiting: Vec<&str> = credentials
             .iter()
             .filter(|known| known.eager && !known.identity.cache.is_ready())
             .map(|known| known.identity.name.as_str())
@@ -162,11 +192,18 @@ impl Admin {
     }
 }
 
-/// What is looked at for an answer.
+fn not_allowed(line: &str, allowed: &'static str) -> Response<Full<Bytes>> {
+    let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, line);
+    refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    refused
+}
+
+/// What is looked at for an answer, or done.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
     Metrics,
     Status,
+    Reload,
     Devices { credential: String, query: String },
 }
 
@@ -175,12 +212,23 @@ impl Asked {
         match target.path() {
             "/metrics" => Some(Self::Metrics),
             "/api/status" => Some(Self::Status),
+            "/api/reload" => Some(Self::Reload),
             path => {
                 let name = path.strip_prefix("/api/credentials/")?.strip_suffix("/devices")?;
                 let credential = percent_decode_str(name).decode_utf8().ok()?.into_owned();
                 let query = target.query().unwrap_or_default().to_owned();
                 (!name.contains('/')).then_some(Self::Devices { credential, query })
             }
+        }
+    }
+}
+
+impl Asked {
+    /// True if it changes anything.
+    fn changes(&self) -> bool {
+        match self {
+            Self::Reload => true,
+            Self::Metrics | Self::Status | Self::Devices { .. } => false,
         }
     }
 }
@@ -209,7 +257,8 @@ mod tests {
         let clock = Clock::system();
         let proxy = Arc::new(Proxy::new(nothing, clock.clone(), limits));
         let sight = Sight::new(Vec::new(), proxy, clock);
-        Admin::new(config.clone(), config.address, sight, Arc::new(secrets), watch)
+        let (control, _) = Control::new();
+        Admin::new(config.clone(), config.address, sight, Arc::new(secrets), watch, control)
     }
 
     #[tokio::test]

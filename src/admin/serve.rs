@@ -23,8 +23,10 @@ use super::Admin;
 
 /// Admin requests at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
-/// How long any admin request may take.
+/// How long the head of an admin request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the answer may take. A reload waits for what has to be fetched.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Serves until stopped, and keeps up what there is to see of requests.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
@@ -71,7 +73,7 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToke
             HeaderValue::from_static("no-store"),
         ))
         .layer(CatchPanicLayer::new())
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, ANSWER_TIMEOUT))
         .service(answer);
     // Probes speak HTTP/1, where a silent connection can be told to go.
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();

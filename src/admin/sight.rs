@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use crate::clock::{Clock, Now};
 use crate::config::{CredentialConfig, SourceSpec};
 use crate::credential::devices::Fleet;
@@ -46,7 +48,7 @@ impl Known {
 #[derive(Debug)]
 pub struct Sight {
     /// The credentials, in the order of the configuration.
-    pub(super) credentials: Vec<Known>,
+    credentials: ArcSwap<Vec<Arc<Known>>>,
     pub(super) proxy: Arc<Proxy>,
     pub(super) clock: Clock,
     pub(super) started: Now,
@@ -56,12 +58,24 @@ impl Sight {
     /// Of a program that starts now.
     pub fn new(credentials: Vec<Known>, proxy: Arc<Proxy>, clock: Clock) -> Self {
         let started = clock.now();
-        Self { credentials, proxy, clock, started }
+        let sight = Self { credentials: ArcSwap::default(), proxy, clock, started };
+        sight.show(credentials);
+        sight
+    }
+
+    /// Shows these credentials from now on.
+    pub fn show(&self, credentials: Vec<Known>) {
+        self.credentials.store(Arc::new(credentials.into_iter().map(Arc::new).collect()));
+    }
+
+    /// The credentials, in the order of the configuration.
+    pub(super) fn credentials(&self) -> Arc<Vec<Arc<Known>>> {
+        self.credentials.load_full()
     }
 
     /// The credential of that name.
-    pub(super) fn credential(&self, name: &str) -> Option<&Known> {
-        self.credentials.iter().find(|known| known.identity.name == name)
+    pub(super) fn credential(&self, name: &str) -> Option<Arc<Known>> {
+        self.credentials().iter().find(|known| known.identity.name == name).cloned()
     }
 
     /// The clocks that signatures follow, each once, by the upstream's origin.

@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::devices::{Counts, Shown};
+use super::reload::Shown as Reload;
 use super::sight::{Known, Sight, ms_as_seconds, seconds};
 use crate::clock::Now;
+use crate::control::Control;
 use crate::credential::devices::sight::Overview;
 use crate::observe::window::View;
 use crate::proxy::Route;
@@ -22,6 +24,8 @@ pub(super) struct Status {
     routes: Vec<Routed>,
     credentials: Vec<Credential>,
     upstreams: Vec<Upstream>,
+    /// The last reload of the configuration; null if there was none.
+    reload: Option<Reload>,
 }
 
 /// A route, and what is seen of its requests.
@@ -116,7 +120,7 @@ struct Upstream {
 
 impl Status {
     /// What `sight` sees. Looks at every device.
-    pub(super) fn of(sight: &Sight) -> Self {
+    pub(super) fn of(sight: &Sight, control: &Control) -> Self {
         let now = sight.clock.now();
         let clocks = sight.clocks();
         let upstreams = clocks.into_iter().map(|(origin, clock)| Upstream {
@@ -130,8 +134,13 @@ impl Status {
             uptime_s: seconds(now.monotonic - sight.started.monotonic),
             in_flight: sight.proxy.in_flight(),
             routes: Routed::all(sight, now),
-            credentials: sight.credentials.iter().map(|known| Credential::of(known, now)).collect(),
+            credentials: sight
+                .credentials()
+                .iter()
+                .map(|known| Credential::of(known, now))
+                .collect(),
             upstreams: upstreams.collect(),
+            reload: control.last_reload().map(|reload| Reload::of(&reload, now.wall)),
         }
     }
 }

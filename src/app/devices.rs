@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Keepers, StartError, login, login_source, oauth_source};
+use super::StartError;
+use super::credentials::{login, login_source, oauth_source};
+use super::keepers::Keepers;
 use crate::clock::Clock;
 use crate::config::{Config, CredentialConfig, SourceSpec, devices};
 use crate::credential::Credential;
@@ -18,6 +20,7 @@ use crate::credential::devices::table::Table;
 use crate::credential::secrets::Secrets;
 use crate::credential::store::Store;
 use crate::credential::store::slots::Slots;
+use crate::permissions::Check;
 use crate::sign::Signer;
 use crate::sign::shared::SharedValues;
 use crate::stamp::POLL_INTERVAL;
@@ -27,11 +30,22 @@ use crate::stamp::POLL_INTERVAL;
 /// # Errors
 /// With everything that is wrong with the files.
 pub fn tables(config: &Config) -> Result<HashMap<String, Table>, StartError> {
+    tables_of(config.credentials.iter(), config.check_permissions)
+}
+
+/// The same of some credentials.
+///
+/// # Errors
+/// With everything that is wrong with the files.
+pub(super) fn tables_of<'c>(
+    credentials: impl Iterator<Item = &'c CredentialConfig>,
+    check: Check,
+) -> Result<HashMap<String, Table>, StartError> {
     let mut tables = HashMap::new();
     let mut errors = Vec::new();
-    for credential in &config.credentials {
+    for credential in credentials {
         let Some(spec) = &credential.devices else { continue };
-        match devices::read(spec, config.check_permissions) {
+        match devices::read(spec, check) {
             Ok(table) => {
                 tables.insert(credential.name.clone(), table);
             }

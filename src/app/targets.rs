@@ -1,7 +1,8 @@
 //! Upstreams as workers see them, shared by the routes that lead to one place.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use http::HeaderValue;
 use rustls::ClientConfig;
@@ -10,23 +11,70 @@ use super::StartError;
 use crate::config::{ConnectionSettings, Http2, Origin, RouteConfig, Way};
 use crate::connect::{Dialer, ForwardProxy};
 use crate::permissions::Check;
+use crate::proxy::Route;
 use crate::proxy::upstream::{Target, UpstreamClock};
 use crate::tls::{TlsSettings, client_config, offering};
 
 /// Targets by what they consist of: routes to one place share their connections.
+#[derive(Debug)]
 pub(super) struct Targets {
-    all: HashMap<(Origin, TlsSettings, ConnectionSettings), Arc<Target>>,
+    all: HashMap<Key, Arc<Target>>,
+    /// Those to which no route leads any more, as long as a request does.
+    removed: Vec<Weak<Target>>,
     clocks: HashMap<Origin, Arc<UpstreamClock>>,
     tls: HashMap<TlsSettings, Arc<ClientConfig>>,
     remember_case: bool,
     check: Check,
 }
 
+/// What a target consists of, and whether it remembers how an upstream writes names of fields.
+type Key = (Origin, TlsSettings, ConnectionSettings, bool);
+
 impl Targets {
     /// None yet. With `remember_case`, they remember how upstreams write names of fields.
     pub(super) fn new(remember_case: bool, check: Check) -> Self {
         let (all, clocks, tls) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { all, clocks, tls, remember_case, check }
+        Self { all, removed: Vec::new(), clocks, tls, remember_case, check }
+    }
+
+    /// Those of the next configuration: what it has in common with this one stays, and what is
+    /// known of upstreams' clocks.
+    pub(super) fn next(&self, remember_case: bool) -> Self {
+        Self {
+            all: self.all.clone(),
+            removed: self.removed.clone(),
+            clocks: self.clocks.clone(),
+            tls: self.tls.clone(),
+            remember_case,
+            check: self.check,
+        }
+    }
+
+    /// Forgets those to which none of `routes` leads.
+    pub(super) fn keep_those_of(&mut self, routes: &[Arc<Route>]) {
+        let used =
+            |target: &Arc<Target>| routes.iter().any(|route| Arc::ptr_eq(&route.target, target));
+        self.removed.retain(|target| target.strong_count() > 0);
+        let unused = self.all.values().filter(|target| !used(target));
+        self.removed.extend(unused.map(Arc::downgrade));
+        self.all.retain(|_, target| used(target));
+        self.clocks.retain(|origin, _| self.all.keys().any(|key| key.0 == *origin));
+        self.tls.retain(|settings, _| self.all.keys().any(|key| key.1 == *settings));
+    }
+
+    /// Has workers give up the connections to those that are not in `self` any more.
+    pub(super) fn mark_removed(&self) {
+        for target in self.removed.iter().filter_map(Weak::upgrade) {
+            target.removed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The least number that no target has.
+    fn free_number(&self) -> usize {
+        let removed = self.removed.iter().filter_map(Weak::upgrade);
+        let taken: HashSet<usize> =
+            self.all.values().cloned().chain(removed).map(|target| target.id).collect();
+        (0..).find(|number| !taken.contains(number)).unwrap_or(usize::MAX)
     }
 
     /// The target of a route.
@@ -36,7 +84,8 @@ impl Targets {
     pub(super) fn target(&mut self, route: &RouteConfig) -> Result<Arc<Target>, StartError> {
         let upstream = &route.upstream;
         let settings = route.connection.clone();
-        let key = (upstream.origin.clone(), upstream.tls.clone(), settings.clone());
+        let key =
+            (upstream.origin.clone(), upstream.tls.clone(), settings.clone(), self.remember_case);
         if let Some(target) = self.all.get(&key) {
             return Ok(Arc::clone(target));
         }
@@ -62,10 +111,12 @@ impl Targets {
             Dialer::new(&url, tls.as_ref(), proxy.clone(), settings.connect_timeout)
         };
         let unknown = || Arc::new(UpstreamClock::new(upstream.origin.authority.as_str()));
+        let id = self.free_number();
         let clock = self.clocks.entry(upstream.origin.clone()).or_insert_with(unknown);
         let target = Arc::new(Target {
             clock: Arc::clone(clock),
-            id: self.all.len(),
+            id,
+            removed: AtomicBool::new(false),
             dialer: dialer(protocols)?,
             http1_dialer: dialer(&[b"http/1.1"])?,
             origin: upstream.origin.clone(),

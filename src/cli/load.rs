@@ -5,10 +5,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::output::{Failure, say};
-use crate::app::StartError;
+use crate::app::{Origin, StartError};
 use crate::config::problem::{Report, any_error};
 use crate::config::{Config, Loaded, load_with_process_environment};
 use crate::credential::store::open::OpenError;
+use crate::stamp::Stamp;
 
 /// A configuration text and what came of it.
 pub(super) struct Source {
@@ -17,25 +18,31 @@ pub(super) struct Source {
     text: String,
     /// What came of it.
     pub(super) loaded: Loaded,
+    origin: Origin,
 }
 
 impl Source {
     /// Reads the configuration at `path`, or where it usually is.
     pub(super) fn read(path: Option<&Path>) -> Result<Self, Failure> {
-        let (name, text) = match path {
+        let (name, text, origin) = match path {
             Some(path) if path == Path::new("-") => {
                 let mut text = String::new();
                 let read = std::io::stdin().lock().read_to_string(&mut text);
                 read.map_err(|error| {
                     Failure::configuration(format!("standard input cannot be read: {error}"))
                 })?;
-                ("standard input".to_owned(), text)
+                ("standard input".to_owned(), text, Origin::StandardInput)
             }
             Some(path) => read(path)?,
             None => read(&find()?)?,
         };
         let loaded = load_with_process_environment(&text);
-        Ok(Self { name, text, loaded })
+        Ok(Self { name, text, loaded, origin })
+    }
+
+    /// Where to read it again.
+    pub(super) fn origin(&mut self) -> Origin {
+        std::mem::take(&mut self.origin)
     }
 
     /// Every problem, as a person reads it; empty if there is none.
@@ -88,9 +95,10 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     }
 }
 
-fn read(path: &Path) -> Result<(String, String), Failure> {
+fn read(path: &Path) -> Result<(String, String, Origin), Failure> {
+    let origin = Origin::File(path.to_owned(), Stamp::of_blocking(path));
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok((path.display().to_string(), text)),
+        Ok(text) => Ok((path.display().to_string(), text, origin)),
         Err(error) => {
             let message = format!("{} cannot be read: {error}", path.display());
             Err(Failure::configuration(message))

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::load::{Source, start_failure};
 use super::output::Failure;
-use crate::app::{App, Running};
+use crate::app::{App, Origin, Reloading, Running};
 use crate::clock::Clock;
 use crate::config::{Address, Config};
+use crate::control::{Cause, Control};
 use crate::notify::Notifier;
 use crate::server::passed::Passed;
 use crate::{sandbox, telemetry};
@@ -16,25 +18,36 @@ use crate::{sandbox, telemetry};
 const FILE_DESCRIPTORS: u64 = 65_536;
 
 pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
-    let config = Source::read(path)?.config()?;
+    let mut source = Source::read(path)?;
+    let origin = source.origin();
+    let config = source.config()?;
     open_log(&config)?;
     raise_file_descriptor_limit();
     // The runtime that serves, so that no signal falls between it and the one that puts together.
     let serving = runtime()?;
-    let signals = serving.block_on(async { Signals::new() });
-    let mut signals = signals.map_err(|error| Failure::runtime(&error))?;
-    let notifier = Notifier::from_environment();
+    let signals = serving.block_on(async { Ok((Signals::new()?, Hangups::new()?)) });
+    let (mut signals, mut hangups) =
+        signals.map_err(|error: std::io::Error| Failure::runtime(&error))?;
+    let notifier = Arc::new(Notifier::from_environment());
     let passed = Passed::from_environment();
     let passed = passed.map_err(|error| Failure::configuration(error.to_string()))?;
     let Some(app) = build(&config, passed, &mut signals)? else { return Ok(ExitCode::FAILURE) };
     // Before there are threads that it would not reach.
-    sandbox::confine(&config, &app.device_files(), sandbox::Signals::Within)
+    let mut files = app.device_files();
+    // It is read again when the configuration changes.
+    if let Origin::File(path, _) = &origin {
+        files.push(path.clone());
+    }
+    let confined = sandbox::confine(&config, &files, sandbox::Signals::Within)
         .map_err(|error| Failure::runtime(&error))?;
+    let reloading = Reloading { origin, notifier: Arc::clone(&notifier), confined };
     serving.block_on(async {
-        let running = start(&config, app)?;
+        let running = start(&config, app, reloading)?;
         notifier.ready();
         tokio::select! {
             () = signals.next() => {}
+            () = reloads(&mut hangups, running.control()) => {}
+            () = running.control().asked_to_quit() => {}
             () = signs_of_life(&notifier, &running) => {}
         }
         notifier.stopping();
@@ -80,6 +93,14 @@ fn build(config: &Config, passed: Passed, signals: &mut Signals) -> Result<Optio
     })
 }
 
+/// Has the program go over to what the configuration says at every SIGHUP. Returns when the terminal
+/// that it was started from is gone.
+async fn reloads(hangups: &mut Hangups, control: &Control) {
+    while hangups.next().await {
+        control.reload(Cause::Signal).await;
+    }
+}
+
 /// Gives the service manager the signs of life that it wants: each one only once all that serves has
 /// said that it is there. Never returns.
 async fn signs_of_life(notifier: &Notifier, running: &Running) {
@@ -99,8 +120,8 @@ async fn signs_of_life(notifier: &Notifier, running: &Running) {
 }
 
 /// Starts everything, and says where it listens.
-fn start(config: &Config, app: App) -> Result<Running, Failure> {
-    let running = app.start().map_err(start_failure)?;
+fn start(config: &Config, app: App, reloading: Reloading) -> Result<Running, Failure> {
+    let running = app.start_with(reloading).map_err(start_failure)?;
     let mut tcp = running.addresses().iter();
     for listener in &config.listeners {
         let scheme = if listener.tls.is_some() { "https" } else { "http" };
@@ -133,6 +154,43 @@ pub(super) fn raise_file_descriptor_limit() {
     match rlimit::increase_nofile_limit(FILE_DESCRIPTORS) {
         Ok(limit) => tracing::debug!(limit, "file descriptors"),
         Err(error) => tracing::debug!(%error, "the file descriptor limit stays as it is"),
+    }
+}
+
+/// SIGHUP, which no other platform has.
+struct Hangups {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
+    /// It also says that a terminal is gone.
+    #[cfg(unix)]
+    at_terminal: bool,
+}
+
+impl Hangups {
+    fn new() -> std::io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use std::io::IsTerminal as _;
+            use tokio::signal::unix::{SignalKind, signal};
+            let at_terminal = std::io::stdin().is_terminal();
+            Ok(Self { hangup: signal(SignalKind::hangup())?, at_terminal })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// Waits for the next one; false if it is because the terminal is gone.
+    async fn next(&mut self) -> bool {
+        #[cfg(unix)]
+        {
+            use std::io::IsTerminal as _;
+            if self.hangup.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+            !self.at_terminal || std::io::stdin().is_terminal()
+        }
+        #[cfg(not(unix))]
+        std::future::pending().await
     }
 }
 

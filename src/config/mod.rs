@@ -43,7 +43,7 @@ pub use raw::{
 };
 
 /// A configuration that can run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Threads that serve requests.
     pub workers: usize,
@@ -53,6 +53,8 @@ pub struct Config {
     pub check_permissions: Check,
     /// Whether the process confines itself.
     pub sandbox: Sandbox,
+    /// Whether changes of the file are taken over while serving, without being told.
+    pub watch: bool,
     /// Bounds.
     pub limits: Limits,
     /// Logging.
@@ -70,7 +72,7 @@ pub struct Config {
 }
 
 /// Bounds on what callers can make the process hold.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Connections in all.
     pub connections: usize,
@@ -99,7 +101,7 @@ pub struct Limits {
 }
 
 /// Logging.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LogConfig {
     /// The least important messages that are written.
     pub level: Level,
@@ -139,7 +141,7 @@ impl std::fmt::Display for Address {
 }
 
 /// A listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ListenerConfig {
     /// Where.
     pub address: Address,
@@ -156,7 +158,7 @@ pub struct ListenerConfig {
 }
 
 /// Who may call a listener.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AccessRules {
     /// Further accepted hosts, lower case, without a port or with one.
     pub hosts: Vec<String>,
@@ -173,7 +175,7 @@ pub struct AccessRules {
 }
 
 /// A token that callers send.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CallerToken {
     /// The token.
     pub secret: SecretRef,
@@ -182,7 +184,7 @@ pub struct CallerToken {
 }
 
 /// The admin listener.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdminConfig {
     /// Where.
     pub address: SocketAddr,
@@ -193,7 +195,7 @@ pub struct AdminConfig {
 }
 
 /// A credential.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CredentialConfig {
     /// Its name.
     pub name: String,
@@ -260,7 +262,7 @@ impl std::fmt::Display for IdentitySource {
 }
 
 /// Where values come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceSpec {
     /// The configuration.
     Fixed(FixedSpec),
@@ -328,7 +330,7 @@ impl std::fmt::Display for Origin {
 
 /// A route.
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RouteConfig {
     /// Its name.
     pub name: String,

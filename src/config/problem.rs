@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::Loaded;
-use super::quote::{Quoter, known_path};
+use super::quote::{Quote, Quoter, known_path};
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,8 +83,48 @@ pub struct Report<'a> {
     pub loaded: &'a Loaded,
 }
 
+/// One problem, as a person reads it. Values that may be secrets are masked.
+#[derive(Debug)]
+pub struct Entry {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Which key, and what is wrong, in one line.
+    pub message: String,
+    /// Line and column, from 1.
+    pub place: Option<(usize, usize)>,
+    /// What to do.
+    pub hint: Option<String>,
+    /// All of it, with the line that it is about.
+    pub text: String,
+}
+
 impl std::fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let entries = self.entries();
+        for entry in &entries {
+            f.write_str(&entry.text)?;
+        }
+        let is_error = |entry: &&Entry| entry.severity == Severity::Error;
+        let errors = entries.iter().filter(is_error).count();
+        let warnings = entries.len() - errors;
+        let mut counts = Vec::new();
+        if errors > 0 {
+            counts.push(format!("{errors} {}", if errors == 1 { "error" } else { "errors" }));
+        }
+        if warnings > 0 {
+            let noun = if warnings == 1 { "warning" } else { "warnings" };
+            counts.push(format!("{warnings} {noun}"));
+        }
+        if !counts.is_empty() {
+            writeln!(f, "{}: {}", self.name, counts.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl Report<'_> {
+    /// The problems one by one.
+    pub fn entries(&self) -> Vec<Entry> {
         let mut sorted: Vec<&Problem> = self.loaded.problems.iter().collect();
         sorted.sort_by_key(|problem| {
             problem.span.as_ref().map_or((usize::MAX, usize::MAX), |span| (span.start, span.end))
@@ -97,44 +137,10 @@ impl std::fmt::Display for Report<'_> {
             .filter_map(|problem| quoter.quote(problem.span.as_ref()?, true))
             .map(|quote| quote.line)
             .collect();
-        let mut out = String::new();
-        for problem in sorted {
-            self.render(problem, &quoter, &unread, &mut out)?;
-        }
-        let errors = self
-            .loaded
-            .problems
-            .iter()
-            .filter(|problem| problem.severity == Severity::Error)
-            .count();
-        let warnings = self.loaded.problems.len() - errors;
-        let mut counts = Vec::new();
-        if errors > 0 {
-            counts.push(format!("{errors} {}", if errors == 1 { "error" } else { "errors" }));
-        }
-        if warnings > 0 {
-            let noun = if warnings == 1 { "warning" } else { "warnings" };
-            counts.push(format!("{warnings} {noun}"));
-        }
-        if !counts.is_empty() {
-            writeln!(out, "{}: {}", self.name, counts.join(", "))?;
-        }
-        f.write_str(&out)
+        sorted.into_iter().map(|problem| self.entry(problem, &quoter, &unread)).collect()
     }
-}
 
-impl Report<'_> {
-    fn render(
-        &self,
-        problem: &Problem,
-        quoter: &Quoter<'_>,
-        unread: &[usize],
-        out: &mut String,
-    ) -> std::fmt::Result {
-        let severity = match problem.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
+    fn entry(&self, problem: &Problem, quoter: &Quoter<'_>, unread: &[usize]) -> Entry {
         let quote = problem.span.as_ref().and_then(|span| quoter.quote(span, false));
         let is_unread = quote.as_ref().is_some_and(|quote| unread.contains(&quote.line));
         let (mut path, mut message) = (problem.path.as_str(), problem.message.clone());
@@ -150,7 +156,25 @@ impl Report<'_> {
             quote
         };
         let key = if path.is_empty() { String::new() } else { format!("{path}: ") };
-        writeln!(out, "{severity}: {key}{message}")?;
+        let mut entry = Entry {
+            severity: problem.severity,
+            message: format!("{key}{message}"),
+            place: quote.as_ref().map(|quote| (quote.line, quote.column)),
+            hint: problem.hint.clone(),
+            text: String::new(),
+        };
+        // Writing to a text does not fail.
+        let _ = self.render(&mut entry, quote.as_ref());
+        entry
+    }
+
+    fn render(&self, entry: &mut Entry, quote: Option<&Quote>) -> std::fmt::Result {
+        let severity = match entry.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let out = &mut entry.text;
+        writeln!(out, "{severity}: {}", entry.message)?;
         let gutter = if let Some(quote) = quote {
             writeln!(out, "  --> {}:{}:{}", self.name, quote.line, quote.column)?;
             let number = quote.line.to_string();
@@ -163,7 +187,7 @@ impl Report<'_> {
             writeln!(out, "  --> {}", self.name)?;
             " ".to_owned()
         };
-        if let Some(hint) = &problem.hint {
+        if let Some(hint) = &entry.hint {
             writeln!(out, "{gutter} = hint: {hint}")?;
         }
         writeln!(out)

@@ -64,16 +64,21 @@ impl Watch {
                  started again; the panic's place is on standard error"
             );
             *self.lock().entry(credential.clone()).or_default() += 1;
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = stop.cancelled() => return,
-            }
+            let stopped = tokio::select! {
+                () = tokio::time::sleep(pause) => false,
+                () = stop.cancelled() => true,
+            };
             let mut down = self.lock();
             if let Some(count) = down.get_mut(&credential) {
                 *count -= 1;
                 if *count == 0 {
                     down.remove(&credential);
                 }
+            }
+            drop(down);
+            // Nobody misses it then: its credential is gone.
+            if stopped {
+                return;
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::template::{MissingValue, Template};
 use crate::values::Values;
 
 /// A login as configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LoginSpec {
     /// The request that logs in. Templates may use the secrets by name.
     pub request: RequestSpec,
@@ -39,7 +39,7 @@ pub struct LoginSpec {
 }
 
 /// A request with templates.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct RequestSpec {
     /// The method.
     pub method: Method,
@@ -52,7 +52,7 @@ pub struct RequestSpec {
 }
 
 /// Content with templates.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub enum ContentSpec {
     /// None.
     #[default]
@@ -66,7 +66,7 @@ pub enum ContentSpec {
 }
 
 /// A JSON value in which every text is a template.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum JsonTemplate {
     /// A text.
     Text(Template),

@@ -17,7 +17,7 @@ use crate::values::Values;
 const LONGEST_LIFETIME: Duration = Duration::from_hours(87600);
 
 /// How to read a reply. Pointers are JSON pointers (RFC 6901).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ReplySpec {
     /// What must hold beside a success status.
     pub success: Vec<Condition>,

@@ -25,7 +25,7 @@ const EXEC_TIMEOUT: Duration = Duration::from_secs(10);
 /// Every secret of a configuration, resolved.
 #[derive(Debug)]
 pub struct Secrets {
-    cells: Vec<Cell>,
+    cells: Vec<Arc<Cell>>,
     check: Check,
 }
 
@@ -35,6 +35,23 @@ struct Cell {
     value: ArcSwap<Secret>,
     /// Counts up whenever the value has changed.
     changed: watch::Sender<u64>,
+}
+
+impl Cell {
+    fn new(reference: SecretRef, value: Secret) -> Self {
+        Self { reference, value: ArcSwap::from_pointee(value), changed: watch::Sender::new(0) }
+    }
+
+    /// Sets the value and tells of it, if it is another one: true then.
+    fn set(&self, value: Secret) -> bool {
+        let changes = value != **self.value.load();
+        if changes {
+            self.value.store(Arc::new(value));
+            tracing::info!(secret = %self.reference, "a secret has changed");
+            self.changed.send_modify(|count| *count += 1);
+        }
+        changes
+    }
 }
 
 /// Tells when one of several secrets has changed.
@@ -132,7 +149,7 @@ impl Secrets {
         references: Vec<SecretRef>,
         check: Check,
     ) -> (Self, Vec<SecretError>) {
-        let mut cells: Vec<Cell> = Vec::new();
+        let mut cells: Vec<Arc<Cell>> = Vec::new();
         let mut errors = Vec::new();
         for reference in references {
             if cells.iter().any(|cell| cell.reference == reference) {
@@ -145,13 +162,64 @@ impl Secrets {
                     Secret::new("missing")
                 }
             };
-            cells.push(Cell {
-                reference,
-                value: ArcSwap::from_pointee(value),
-                changed: watch::Sender::new(0),
-            });
+            cells.push(Arc::new(Cell::new(reference, value)));
         }
         (Self { cells, check }, errors)
+    }
+
+    /// The secrets in `references`, for another configuration: those that are here already stay
+    /// what they are, for all who were told to look at them, with the value that is read now. What
+    /// commands print is read again only if they `can_run`. The second value says which have changed.
+    ///
+    /// # Errors
+    /// With every secret that cannot be read; then none has changed.
+    pub async fn read_again(
+        &self,
+        references: Vec<SecretRef>,
+        can_run: bool,
+    ) -> Result<(Self, Vec<SecretRef>), Vec<SecretError>> {
+        let mut cells: Vec<Arc<Cell>> = Vec::new();
+        let (mut read_anew, mut errors) = (Vec::new(), Vec::new());
+        for reference in references {
+            if cells.iter().any(|cell| cell.reference == reference) {
+                continue;
+            }
+            let known = self.cells.iter().find(|cell| cell.reference == reference).cloned();
+            let stays = match &reference {
+                // These cannot change.
+                SecretRef::Env(_) | SecretRef::Value(_) => true,
+                SecretRef::Exec(_) => !can_run,
+                SecretRef::File(_) | SecretRef::Systemd(_) => false,
+            };
+            if let Some(cell) = known.as_ref().filter(|_| stays) {
+                cells.push(Arc::clone(cell));
+                continue;
+            }
+            match read(&reference, self.check).await {
+                Ok(value) => {
+                    let cell = known
+                        .unwrap_or_else(|| Arc::new(Cell::new(reference.clone(), value.clone())));
+                    cells.push(Arc::clone(&cell));
+                    read_anew.push((cell, value));
+                }
+                Err(reason) => errors.push(SecretError { reference, reason }),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let changed = read_anew
+            .into_iter()
+            .filter_map(|(cell, value)| cell.set(value).then(|| cell.reference.clone()));
+        let changed = changed.collect();
+        Ok((Self { cells, check: self.check }, changed))
+    }
+
+    /// Those in `references`, for somebody who needs no others.
+    #[must_use]
+    pub fn only(&self, references: &[SecretRef]) -> Arc<Self> {
+        let cells = self.cells.iter().filter(|cell| references.contains(&cell.reference));
+        Arc::new(Self { cells: cells.cloned().collect(), check: self.check })
     }
 
     /// Whether files that others can get at are refused.
@@ -196,11 +264,7 @@ impl Secrets {
                     // Written meanwhile: the beginning may be of the old one, the end of the new.
                     Ok(_) if Stamp::of(path).await != current => {}
                     Ok(secret) => {
-                        if secret != **cell.value.load() {
-                            cell.value.store(Arc::new(secret));
-                            tracing::info!(secret = %cell.reference, "a secret has changed");
-                            cell.changed.send_modify(|count| *count += 1);
-                        }
+                        cell.set(secret);
                         *stamp = current;
                     }
                     Err(reason) if *stamp != current => {

@@ -283,15 +283,18 @@ impl Proxy {
     }
 
     /// Serves by `snapshot` from now on. Tunnels of routes that are not in it end; requests in
-    /// flight finish.
-    pub fn replace(&self, snapshot: Snapshot) {
+    /// flight finish. Returns these routes: once nobody else holds one, its last request is over.
+    pub fn replace(&self, snapshot: Snapshot) -> Vec<Arc<Route>> {
         count(&snapshot, &self.observe);
         let snapshot = Arc::new(snapshot);
         let before = self.snapshot.swap(Arc::clone(&snapshot));
         let stays = |route| snapshot.routes.iter().any(|other| Arc::ptr_eq(route, other));
-        for route in before.routes.iter().filter(|route| !stays(route)) {
+        let removed: Vec<Arc<Route>> =
+            before.routes.iter().filter(|route| !stays(route)).cloned().collect();
+        for route in &removed {
             route.removed.cancel();
         }
+        removed
     }
 
     /// Serves one request, whatever becomes of it. With an answer that switches to another protocol

@@ -5,19 +5,8 @@ use landlock::{
     RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-use super::permitted::Permitted;
+use super::permitted::{Permitted, SYSTEM};
 use super::{Confinement, SandboxError, Signals};
-
-/// The modules and data of libc, and where certificates of authorities are.
-const SYSTEM: [&str; 7] = [
-    "/etc",
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/usr/share/ca-certificates",
-];
 
 /// Confines the calling thread to what is permitted, as far as the kernel can.
 ///

@@ -7,12 +7,13 @@
 
 #[cfg(target_os = "linux")]
 mod landlock;
-#[cfg(any(target_os = "linux", test))]
 mod permitted;
 
 use std::path::PathBuf;
 
-use crate::config::{Config, Sandbox};
+use crate::config::{AdminConfig, Config, CredentialConfig, ListenerConfig, RouteConfig, Sandbox};
+pub use permitted::Missing;
+use permitted::Permitted;
 
 /// How far the kernel goes along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,22 +50,67 @@ pub enum Signals {
     Beyond,
 }
 
+/// What a process has confined itself to, for a look at what more another configuration needs.
+#[derive(Debug, Default)]
+pub struct Confined(Option<Permitted>);
+
+impl Confined {
+    /// True if it cannot start programs any more.
+    pub fn is_confined(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// What a listener needs beyond that.
+    pub fn lacks_for_listener(&self, listener: &ListenerConfig) -> Vec<Missing> {
+        self.lacks(|| Permitted::of_listener(listener))
+    }
+
+    /// What the admin listener needs beyond that.
+    pub fn lacks_for_admin(&self, admin: &AdminConfig) -> Vec<Missing> {
+        self.lacks(|| Permitted::of_admin(admin))
+    }
+
+    /// What the upstream of a route needs beyond that.
+    pub fn lacks_for_route(&self, route: &RouteConfig) -> Vec<Missing> {
+        self.lacks(|| Permitted::of_route(route))
+    }
+
+    /// What a credential needs beyond that.
+    pub fn lacks_for_credential(&self, credential: &CredentialConfig) -> Vec<Missing> {
+        self.lacks(|| Permitted::of_credential(credential))
+    }
+
+    /// Which of these files cannot be read.
+    pub fn lacks_for_files(&self, files: &[PathBuf]) -> Vec<Missing> {
+        self.lacks(|| Permitted::of_files(files))
+    }
+
+    fn lacks(&self, wanted: impl FnOnce() -> Permitted) -> Vec<Missing> {
+        self.0.as_ref().map(|permitted| permitted.lacks(&wanted())).unwrap_or_default()
+    }
+}
+
 /// Confines the calling thread and all that it starts from now on, so that it has to be called
 /// before there are others. Nothing of it can be taken back. `more` are files that the configuration
 /// names by way of another file.
 ///
 /// # Errors
 /// When the configuration asks for more than the system can, or the system refuses.
-pub fn confine(config: &Config, more: &[PathBuf], signals: Signals) -> Result<(), SandboxError> {
+pub fn confine(
+    config: &Config,
+    more: &[PathBuf],
+    signals: Signals,
+) -> Result<Confined, SandboxError> {
     let required = match config.sandbox {
-        Sandbox::Off => return Ok(()),
+        Sandbox::Off => return Ok(Confined::default()),
         Sandbox::Auto => false,
         Sandbox::Require => true,
     };
+    let permitted = Permitted::by(config, more);
     #[cfg(target_os = "linux")]
-    let confinement = landlock::enforce(&permitted::Permitted::by(config, more), signals)?;
+    let confinement = landlock::enforce(&permitted, signals)?;
     #[cfg(not(target_os = "linux"))]
-    let _ = (more, signals);
+    let _ = signals;
     #[cfg(not(target_os = "linux"))]
     let confinement = Confinement::None;
     if required && confinement != Confinement::Full {
@@ -75,5 +121,5 @@ pub fn confine(config: &Config, more: &[PathBuf], signals: Signals) -> Result<()
         Confinement::Partial => tracing::info!("confined in part: this kernel cannot do all of it"),
         Confinement::None => tracing::info!("not confined: this system cannot"),
     }
-    Ok(())
+    Ok(Confined((confinement != Confinement::None).then_some(permitted)))
 }

@@ -3,12 +3,26 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Address, Config, RouteConfig, SourceSpec, Way};
+use crate::config::{
+    Address, AdminConfig, Config, CredentialConfig, ListenerConfig, RouteConfig, SourceSpec, Way,
+};
 use crate::connect::ForwardProxy;
 use crate::credential::oauth::Endpoint;
+use crate::credential::secret_ref::SecretRef;
 use crate::credential::secrets::file_of;
 use crate::credential::store::StoreSpec;
-use crate::tls::{ServerTls, TlsSettings};
+use crate::tls::ServerTls;
+
+/// The modules and data of libc, and where certificates of authorities are.
+pub(super) const SYSTEM: [&str; 7] = [
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/share/ca-certificates",
+];
 
 /// What looking up names reads. These files may be replaced, and lead elsewhere, when a network
 /// changes.
@@ -31,30 +45,43 @@ pub(super) struct Permitted {
     pub(super) ports: BTreeSet<u16>,
 }
 
+/// Something that a confined process cannot do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// Reading what is there.
+    Read(PathBuf),
+    /// Connecting to this port.
+    Port(u16),
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Read(path) => write!(f, "files in {} cannot be read", path.display()),
+            Self::Port(port) => write!(f, "port {port} cannot be connected to"),
+        }
+    }
+}
+
 impl Permitted {
     /// What `config` needs, and `more` files that it names by way of another.
     pub(super) fn by(config: &Config, more: &[PathBuf]) -> Self {
-        let mut permitted = Self { ports: ports(config), ..Self::default() };
-        for file in config.secrets().iter().filter_map(file_of) {
-            permitted.add_file(&file);
+        let mut permitted = Self::default();
+        config.listeners.iter().for_each(|listener| permitted.add(Self::of_listener(listener)));
+        config.admin.iter().for_each(|admin| permitted.add(Self::of_admin(admin)));
+        config.routes.iter().for_each(|route| permitted.add(Self::of_route(route)));
+        let credentials = config.credentials.iter();
+        credentials.for_each(|credential| permitted.add(Self::of_credential(credential)));
+        for secret in config.token_store.secrets() {
+            permitted.add_secret(secret);
         }
-        for spec in config.credentials.iter().filter_map(|credential| credential.devices.as_ref()) {
-            permitted.add_file(&spec.file);
-        }
-        let listeners = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let routes = config.routes.iter().map(|route| &route.upstream.tls);
-        let clients = routes.chain(config.credentials.iter().map(|credential| &credential.tls));
         // The files of the store's TLS are not read any more.
-        let named =
-            listeners.flat_map(ServerTls::files).chain(clients.flat_map(TlsSettings::files));
-        for file in named {
-            permitted.add_file(file);
+        if let StoreSpec::Redis(redis) = &config.token_store {
+            permitted.ports.extend(redis.ports());
         }
-        for file in more {
+        permitted.ports.insert(NAME_SERVER);
+        for file in more.iter().map(PathBuf::as_path).chain(RESOLVER.map(Path::new)) {
             permitted.add_file(file);
-        }
-        for file in RESOLVER {
-            permitted.add_file(Path::new(file));
         }
         let spool = config.limits.spool_directory.clone();
         permitted.spool.insert(spool.unwrap_or_else(std::env::temp_dir));
@@ -64,6 +91,80 @@ impl Permitted {
             }
         }
         permitted
+    }
+
+    /// What a listener needs once it listens.
+    pub(super) fn of_listener(listener: &ListenerConfig) -> Self {
+        let mut permitted = Self::default();
+        if let Some(token) = &listener.access.caller_token {
+            permitted.add_secret(&token.secret);
+        }
+        for file in listener.tls.iter().flat_map(ServerTls::files) {
+            permitted.add_file(file);
+        }
+        permitted
+    }
+
+    /// What the admin listener needs once it listens.
+    pub(super) fn of_admin(admin: &AdminConfig) -> Self {
+        let mut permitted = Self::default();
+        if let Some(token) = &admin.token {
+            permitted.add_secret(token);
+        }
+        permitted
+    }
+
+    /// What the upstream of a route needs.
+    pub(super) fn of_route(route: &RouteConfig) -> Self {
+        let mut permitted = Self { ports: route_ports(route).collect(), ..Self::default() };
+        for file in route.upstream.tls.files() {
+            permitted.add_file(file);
+        }
+        permitted
+    }
+
+    /// What a credential needs to be fetched.
+    pub(super) fn of_credential(credential: &CredentialConfig) -> Self {
+        let mut permitted = Self { ports: credential_ports(credential), ..Self::default() };
+        for secret in credential.secrets() {
+            permitted.add_secret(&secret);
+        }
+        for file in credential.tls.files() {
+            permitted.add_file(file);
+        }
+        if let Some(devices) = &credential.devices {
+            permitted.add_file(&devices.file);
+        }
+        permitted
+    }
+
+    /// Files.
+    pub(super) fn of_files(files: &[PathBuf]) -> Self {
+        let mut permitted = Self::default();
+        files.iter().for_each(|file| permitted.add_file(file));
+        permitted
+    }
+
+    /// What of `wanted` it does not hold.
+    pub(super) fn lacks(&self, wanted: &Self) -> Vec<Missing> {
+        let readable = |path: &PathBuf| {
+            let mut all = self.read.iter().map(PathBuf::as_path).chain(SYSTEM.map(Path::new));
+            all.any(|directory| path.starts_with(directory))
+        };
+        let unreadable = wanted.read.iter().filter(|path| !readable(path)).cloned();
+        let ports = wanted.ports.difference(&self.ports).copied();
+        unreadable.map(Missing::Read).chain(ports.map(Missing::Port)).collect()
+    }
+
+    fn add(&mut self, more: Self) {
+        self.read.extend(more.read);
+        self.ports.extend(more.ports);
+    }
+
+    fn add_secret(&mut self, secret: &SecretRef) {
+        if let Some(file) = file_of(secret) {
+            self.add_file(&file);
+        }
     }
 
     /// A file that may be replaced by another of its name, and so its directory; and the directories
@@ -88,40 +189,32 @@ fn directory_of(path: &Path) -> PathBuf {
     parent.canonicalize().unwrap_or_else(|_| parent.to_owned())
 }
 
-/// The ports of upstreams, token endpoints, and proxies on the way there, and of the token store.
-fn ports(config: &Config) -> BTreeSet<u16> {
-    let mut ports = BTreeSet::from([NAME_SERVER]);
-    if let StoreSpec::Redis(redis) = &config.token_store {
-        ports.extend(redis.ports());
-    }
-    for route in &config.routes {
-        ports.extend(route_ports(route));
-    }
-    for credential in &config.credentials {
-        let urls: Vec<&http::Uri> = match &credential.source {
-            SourceSpec::Fixed(_) => Vec::new(),
-            SourceSpec::Login(login) => {
-                let requests =
-                    [&login.request].into_iter().chain(&login.refresh).chain(&login.logout);
-                requests.map(|request| &request.url).collect()
-            }
-            SourceSpec::Oauth(oauth) => {
-                if let Endpoint::Discovered { .. } = oauth.endpoint {
-                    // Nobody knows yet where the token endpoint is; hardly ever elsewhere.
-                    ports.insert(443);
-                }
-                vec![oauth.url()]
-            }
-        };
-        for url in urls {
-            let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
-            ports.insert(url.port_u16().unwrap_or(default));
-            ports.extend(environment_port(url));
+/// The ports of token endpoints, and of proxies on the way there.
+fn credential_ports(credential: &CredentialConfig) -> BTreeSet<u16> {
+    let mut ports = BTreeSet::new();
+    let urls: Vec<&http::Uri> = match &credential.source {
+        SourceSpec::Fixed(_) => Vec::new(),
+        SourceSpec::Login(login) => {
+            let requests = [&login.request].into_iter().chain(&login.refresh).chain(&login.logout);
+            requests.map(|request| &request.url).collect()
         }
+        SourceSpec::Oauth(oauth) => {
+            if let Endpoint::Discovered { .. } = oauth.endpoint {
+                // Nobody knows yet where the token endpoint is; hardly ever elsewhere.
+                ports.insert(443);
+            }
+            vec![oauth.url()]
+        }
+    };
+    for url in urls {
+        let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
+        ports.insert(url.port_u16().unwrap_or(default));
+        ports.extend(environment_port(url));
     }
     ports
 }
 
+/// The ports of an upstream, and of a proxy on the way there.
 fn route_ports(route: &RouteConfig) -> impl Iterator<Item = u16> {
     let origin = &route.upstream.origin;
     let proxy = match &route.connection.way {

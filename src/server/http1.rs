@@ -62,8 +62,8 @@ pub(super) async fn refuse<S>(
     S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
     let caller = Caller::new(stream);
-    let Service { proxy, gate, .. } = service;
-    let end = answer_refusal(&caller, activity, syntax, proxy, gate, error).await;
+    let gate = service.gate();
+    let end = answer_refusal(&caller, activity, syntax, &service.proxy, &gate, error).await;
     finish(&caller, end).await;
 }
 
@@ -112,7 +112,7 @@ async fn serve_requests<S>(
 where
     S: AsyncRead + AsyncWrite + Reset + Unpin + 'static,
 {
-    let Service { proxy, pools, gate, ends } = service;
+    let Service { proxy, pools, ends, .. } = &service;
     let interims = Rc::new(Interims::default());
     let head_syntax = HeadSyntax {
         max_bytes: proxy.limits.header_bytes,
@@ -127,7 +127,8 @@ where
         let (head, framing) = match next.await {
             Next::Request(head, framing) => (head, framing),
             Next::Refused(error) => {
-                return answer_refusal(caller, activity, syntax, &proxy, &gate, &error).await;
+                let gate = service.gate();
+                return answer_refusal(caller, activity, syntax, proxy, &gate, &error).await;
             }
             Next::Ended => return End::Gone,
         };
@@ -143,8 +144,8 @@ where
             interims: (asked.version == Version::HTTP_11).then(|| Rc::clone(&interims)),
         };
         let handled = {
-            let (pools, gate) = (Rc::clone(&pools), Arc::clone(&gate));
-            let handled = Arc::clone(&proxy).handle(pools, gate, received);
+            let pools = Rc::clone(pools);
+            let handled = Arc::clone(proxy).handle(pools, service.gate(), received);
             let mut handled = std::pin::pin!(handled);
             let answered = std::future::poll_fn(|cx| {
                 let polled = handled.as_mut().poll(cx);

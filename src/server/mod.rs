@@ -21,6 +21,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,11 +43,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Connections at once of callers who may not call, to be told so.
 const STRANGERS: usize = 16;
 
-/// A listener and who may use it.
+/// A listener and how it is used.
 #[derive(Debug)]
 pub struct Listener {
     /// The open socket.
     pub socket: Socket,
+    /// How it is used at the moment.
+    pub settings: Arc<ArcSwap<Settings>>,
+}
+
+/// What may change of a listener while it serves. A connection keeps its TLS and syntax; who may
+/// call is asked for every request.
+#[derive(Debug, Clone)]
+pub struct Settings {
     /// TLS; none for plain HTTP.
     pub tls: Option<Arc<ListenerTls>>,
     /// What is spoken.
@@ -83,9 +92,7 @@ impl Syntax {
 struct Connection {
     accepted: Accepted,
     ends: Ends,
-    tls: Option<Arc<ListenerTls>>,
-    syntax: Syntax,
-    gate: Arc<Gate>,
+    settings: Arc<ArcSwap<Settings>>,
     _slots: Slots,
 }
 
@@ -93,8 +100,15 @@ struct Connection {
 struct Service {
     proxy: Arc<Proxy>,
     pools: Rc<Pools>,
-    gate: Arc<Gate>,
+    settings: Arc<ArcSwap<Settings>>,
     ends: Ends,
+}
+
+impl Service {
+    /// Who may call now.
+    fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.settings.load().gate)
+    }
 }
 
 /// The places a connection takes up, given back when it ends.
@@ -149,6 +163,11 @@ impl Server {
         accepting && self.workers.answer().await
     }
 
+    /// What tells the workers that routes are gone.
+    pub fn broom(&self) -> Broom {
+        Broom(self.workers.handles())
+    }
+
     /// Stops accepting, lets requests in flight finish for up to `drain`, and ends.
     ///
     /// Returns the number of connections that had to be cut off.
@@ -165,6 +184,17 @@ impl Server {
     }
 }
 
+/// Has every worker close the connections to where no route leads any more.
+#[derive(Debug, Clone)]
+pub struct Broom(Vec<worker::Handle>);
+
+impl Broom {
+    /// Does not wait for it.
+    pub fn sweep(&self) {
+        self.0.iter().for_each(worker::Handle::sweep);
+    }
+}
+
 /// Accepts connections and deals them out.
 struct Dealer {
     workers: Vec<worker::Handle>,
@@ -176,7 +206,7 @@ struct Dealer {
 
 impl Dealer {
     async fn accept(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
-        let Listener { socket, tls, syntax, gate } = listener;
+        let Listener { socket, settings } = listener;
         let bound = match socket.attach() {
             Ok(bound) => bound,
             Err(error) => {
@@ -212,7 +242,7 @@ impl Dealer {
             };
             // Who may not call does not take the places of those who may.
             let mut stranger = None;
-            if !gate.knows(&ends) {
+            if !settings.load().gate.knows(&ends) {
                 let Ok(place) = Arc::clone(&self.strangers).try_acquire_owned() else { continue };
                 stranger = Some(place);
             }
@@ -227,9 +257,7 @@ impl Dealer {
             self.deal(Connection {
                 accepted,
                 ends,
-                tls: tls.clone(),
-                syntax,
-                gate: Arc::clone(&gate),
+                settings: Arc::clone(&settings),
                 _slots: Slots { _total: permit, _stranger: stranger, _peer: peer },
             });
         }

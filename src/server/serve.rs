@@ -51,8 +51,12 @@ pub(super) async fn serve(
     pools: Rc<Pools>,
     stopping: Ear,
 ) {
-    let Connection { accepted, ends, tls, syntax, gate, _slots } = connection;
-    let service = Service { proxy, pools, gate, ends };
+    let Connection { accepted, ends, settings, _slots } = connection;
+    let (tls, syntax) = {
+        let now = settings.load();
+        (now.tls.clone(), now.syntax)
+    };
+    let service = Service { proxy, pools, settings, ends };
     match accepted {
         Accepted::Tcp(stream) => {
             tune(&stream, service.proxy.limits.write_timeout);
@@ -166,11 +170,12 @@ async fn serve_http2<S>(
     let service = service_fn(move |request: Request<Incoming>| {
         let busy = activity.request(true);
         let (head, incoming) = request.into_parts();
-        let Service { proxy, pools, gate, ends } = &service;
+        let gate = service.gate();
+        let Service { proxy, pools, ends, .. } = &service;
         let content = CallerContent::Http2(incoming);
         let ends = ends.clone();
         let received = Received { head, content, ends, spelling: None, interims: None };
-        let handled = Arc::clone(proxy).handle(Rc::clone(pools), Arc::clone(gate), received);
+        let handled = Arc::clone(proxy).handle(Rc::clone(pools), gate, received);
         handled.map(move |(response, _)| {
             Ok::<_, Infallible>(response.map(|content| Occupied { content, _busy: busy }))
         })

@@ -26,6 +26,8 @@ enum Message {
     Serve(Box<Connection>),
     /// End a connection that has no request.
     MakeRoom,
+    /// Close connections to where no route leads any more.
+    Sweep,
     /// Say that you are there.
     Answer(oneshot::Sender<()>),
 }
@@ -53,6 +55,11 @@ impl Handle {
         if self.inbox.send(Message::Serve(Box::new(connection))).is_err() {
             self.connections.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn sweep(&self) {
+        // One that is gone has none.
+        let _ = self.inbox.send(Message::Sweep);
     }
 
     pub(super) fn make_room(&self) {
@@ -158,6 +165,10 @@ async fn work(
             Some(Message::Serve(connection)) => connection,
             Some(Message::MakeRoom) => {
                 stopping.make_room();
+                continue;
+            }
+            Some(Message::Sweep) => {
+                pools.sweep();
                 continue;
             }
             Some(Message::Answer(answer)) => {

@@ -10,7 +10,7 @@ use crate::template::Template;
 use crate::values::Values;
 
 /// Fields from templates, such as `Token: {token}` or `Authorization: Bearer {token}`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FieldsScheme {
     /// Each field and what to put into it.
     pub set: Vec<(HeaderName, Template)>,

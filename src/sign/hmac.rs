@@ -37,7 +37,7 @@ pub enum KeyEncoding {
 }
 
 /// An HMAC scheme as configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HmacScheme {
     /// The hash function.
     pub algorithm: Algorithm,

@@ -89,7 +89,7 @@ impl std::fmt::Debug for AuthFields<'_> {
 }
 
 /// A scheme as configured: how values become fields.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Scheme {
     /// Fields from templates.
     Fields(FieldsScheme),

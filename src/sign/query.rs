@@ -12,7 +12,7 @@ use crate::values::Values;
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Query parameters from templates, such as `api_key={key}`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct QueryScheme {
     /// Each parameter (decoded) and what to put into it.
     pub set: Vec<(String, Template)>,

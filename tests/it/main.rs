@@ -75,6 +75,8 @@ mod proxy_connect;
 mod redirects;
 #[cfg(target_os = "linux")]
 mod redis_store;
+mod reload;
+mod reload_load;
 mod renewal;
 mod replay;
 #[cfg(target_os = "linux")]

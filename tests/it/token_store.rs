@@ -417,7 +417,7 @@ fn a_confined_process_can_let_the_file_grow_and_make_no_other() {
         let confined = scope.spawn(|| {
             match sandbox::confine(&config, &[], Signals::Within) {
                 Err(SandboxError::Insufficient(_)) => return false,
-                other => other.unwrap(),
+                other => drop(other.unwrap()),
             }
             fs::write(place.path("other"), "").expect_err("another file");
             runtime().block_on(async {

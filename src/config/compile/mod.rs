@@ -77,6 +77,7 @@ pub fn compile(
         drain,
         check_permissions,
         sandbox,
+        watch: raw.watch.unwrap_or(false),
         limits,
         log,
         listeners,

@@ -31,6 +31,9 @@ pub struct RawConfig {
     /// On Linux, let the process use only the files and ports that the configuration names: "auto"
     /// as far as the kernel can, "require", or "off". Default: "auto".
     pub sandbox: Option<RawSandbox>,
+    /// Take changes of this file over as soon as they are seen, as SIGHUP does at any time. What
+    /// cannot be served by is refused, and what there was stays. Default: false.
+    pub watch: Option<bool>,
     /// Bounds on what callers can make the process hold.
     pub limits: RawLimits,
     /// Logging.

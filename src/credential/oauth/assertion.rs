@@ -38,7 +38,7 @@ pub enum JwtAlgorithm {
 }
 
 /// An assertion as configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AssertionSpec {
     /// The private key, in PEM.
     pub key: Option<SecretRef>,

@@ -31,7 +31,7 @@ use super::secret_ref::SecretRef;
 
 /// How an access token is obtained. What is no secret stands in a [`SecretRef::Value`], too, where
 /// both are possible.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OauthSpec {
     /// Where.
     pub endpoint: Endpoint,
@@ -56,7 +56,7 @@ pub struct OauthSpec {
 }
 
 /// Where the token endpoint is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Endpoint {
     /// Here.
     Url(Uri),
@@ -70,7 +70,7 @@ pub enum Endpoint {
 }
 
 /// A grant: the grounds on which a token is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Grant {
     /// The client's own (RFC 6749 §4.4).
     ClientCredentials,
@@ -97,7 +97,7 @@ pub enum Grant {
 }
 
 /// An assertion.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Assertion {
     /// Made by somebody else.
     Given(Option<SecretRef>),
@@ -106,7 +106,7 @@ pub enum Assertion {
 }
 
 /// A token for another.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Exchange {
     /// On behalf of whom.
     pub subject_token: Option<SecretRef>,
@@ -119,7 +119,7 @@ pub struct Exchange {
 }
 
 /// How a client shows who it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ClientAuth {
     /// Not at all: a public client.
     None,

@@ -10,6 +10,7 @@ mod pool;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Response};
@@ -29,8 +30,10 @@ pub use pool::Pool;
 /// An upstream as every worker sees it.
 #[derive(Debug)]
 pub struct Target {
-    /// Tells targets apart, and counts from zero.
+    /// Tells targets apart that are there at the same time, and counts from zero.
     pub id: usize,
+    /// Set when no route leads here any more.
+    pub removed: AtomicBool,
     /// How to connect; negotiates what the settings say.
     pub dialer: Dialer,
     /// How to connect where only HTTP/1.1 will do.
@@ -119,15 +122,16 @@ impl Pools {
     /// The connections to `target`.
     pub fn of(&self, target: &Arc<Target>) -> Rc<Pool> {
         let mut pools = self.pools.borrow_mut();
-        // Targets are numbered anew when the configuration changes; their connections are not for
-        // another one that happens to have the number.
+        // A number is given again when its target is gone; connections are not for another one that
+        // happens to have it.
         if let Some(Some(pool)) = pools.get(target.id)
             && pool.is_for(target)
         {
             return Rc::clone(pool);
         }
-        for place in pools.iter_mut() {
-            place.take_if(|pool| pool.is_abandoned());
+        // Requests that are still under way there end with their connections.
+        if target.removed.load(Ordering::Relaxed) {
+            return Rc::new(Pool::new(Arc::clone(target)));
         }
         if pools.len() <= target.id {
             pools.resize(target.id + 1, None);
@@ -137,5 +141,13 @@ impl Pools {
             *place = Some(Rc::clone(&pool));
         }
         pool
+    }
+
+    /// Closes the connections without a request to where no route leads any more; the others end
+    /// with theirs.
+    pub fn sweep(&self) {
+        for place in self.pools.borrow_mut().iter_mut() {
+            place.take_if(|pool| pool.is_abandoned());
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
@@ -74,7 +75,7 @@ impl Pool {
 
     /// True if no route leads here any more.
     pub(super) fn is_abandoned(&self) -> bool {
-        Arc::strong_count(&self.target) == 1
+        self.target.removed.load(Ordering::Relaxed)
     }
 
     /// Sends `outgoing` and waits for the head of the answer, at most `first_byte` after the last

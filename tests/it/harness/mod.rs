@@ -20,15 +20,18 @@ pub(crate) mod strict;
 pub(crate) mod upstream;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign::app::{App, Running, StartError};
+use countersign::app::{App, Origin, Reloading, Running, StartError};
 use countersign::clock::Clock;
 use countersign::config;
+use countersign::control::{Cause, Control, Outcome};
 use countersign::mock::{StandIn, devo, twinzo};
 use countersign::proxy::Identity;
+use countersign::stamp::Stamp;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -52,6 +55,40 @@ pub(crate) struct Proxy {
     addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     identities: Vec<Arc<Identity>>,
+    /// Where its configuration is, if it is in a file.
+    file: Option<ConfigFile>,
+}
+
+/// A configuration in a file of its own.
+pub(crate) struct ConfigFile {
+    directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl ConfigFile {
+    pub(crate) fn new(text: &str) -> Self {
+        let directory = private_directory();
+        let path = directory.path().join("countersign.toml");
+        let file = Self { directory, path };
+        file.replace(text);
+        file
+    }
+
+    /// One that is in `directory` already.
+    pub(crate) fn there(directory: tempfile::TempDir, path: PathBuf) -> Self {
+        Self { directory, path }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaced as a whole, as deployments do.
+    pub(crate) fn replace(&self, text: &str) {
+        let next = self.directory.path().join("next");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(&next, &self.path).unwrap();
+    }
 }
 
 impl Proxy {
@@ -67,8 +104,27 @@ impl Proxy {
         Self::try_start_at(text, Clock::system()).await
     }
 
+    /// Starts what `text` says in a file, which can be replaced and read again.
+    pub(crate) async fn start_with_file(text: &str) -> Self {
+        Self::start_from(ConfigFile::new(&complete(text))).await
+    }
+
+    /// Starts what a file says.
+    pub(crate) async fn start_from(file: ConfigFile) -> Self {
+        let origin = Origin::File(file.path.clone(), Stamp::of_blocking(&file.path));
+        let text = std::fs::read_to_string(&file.path).unwrap();
+        let reloading = Reloading { origin, ..Reloading::default() };
+        let mut proxy = Self::start_as(&text, Clock::system(), reloading).await.unwrap();
+        proxy.file = Some(file);
+        proxy
+    }
+
     /// The same by a clock that the test moves.
     pub(crate) async fn try_start_at(text: &str, clock: Clock) -> Result<Self, StartError> {
+        Self::start_as(text, clock, Reloading::default()).await
+    }
+
+    async fn start_as(text: &str, clock: Clock, reloading: Reloading) -> Result<Self, StartError> {
         let config = load(text);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -78,7 +134,7 @@ impl Proxy {
             .unwrap();
         let started = runtime.spawn(async move {
             let app = App::build(config, clock).await?;
-            app.start()
+            app.start_with(reloading)
         });
         let running = match started.await.unwrap() {
             Ok(running) => running,
@@ -90,8 +146,9 @@ impl Proxy {
         Ok(Self {
             addresses: running.addresses().to_vec(),
             admin: running.admin_address(),
-            identities: running.identities().to_vec(),
+            identities: running.identities(),
             running: Some((running, runtime)),
+            file: None,
         })
     }
 
@@ -114,6 +171,49 @@ impl Proxy {
         all.find(|identity| identity.name == name).unwrap()
     }
 
+    /// The credential of that name now.
+    pub(crate) fn identity_now(&self, name: &str) -> Option<Arc<Identity>> {
+        let (running, _) = self.running.as_ref().unwrap();
+        running.identities().into_iter().find(|identity| identity.name == name)
+    }
+
+    /// What can be asked of it.
+    pub(crate) fn control(&self) -> Control {
+        self.running.as_ref().unwrap().0.control().clone()
+    }
+
+    /// The file of its configuration.
+    pub(crate) fn config_file(&self) -> &ConfigFile {
+        self.file.as_ref().unwrap()
+    }
+
+    /// Replaces the text in its file.
+    pub(crate) fn rewrite(&self, text: &str) {
+        self.config_file().replace(&complete(text));
+    }
+
+    /// Replaces the text in its file and has it taken over; says what is different.
+    pub(crate) async fn go_over(&self, text: &str) -> Vec<String> {
+        self.rewrite(text);
+        let reload = self.control().reload(Cause::Signal).await;
+        match &reload.outcome {
+            Outcome::Taken { changes } => changes.clone(),
+            other => panic!("it is not taken: {other:#?}"),
+        }
+    }
+
+    /// Replaces the text in its file, which is not to be taken over; says why not.
+    pub(crate) async fn refuses(&self, text: &str) -> Vec<String> {
+        self.rewrite(text);
+        let reload = self.control().reload(Cause::Signal).await;
+        match &reload.outcome {
+            Outcome::Refused { problems } => {
+                problems.iter().map(|problem| problem.message.clone()).collect()
+            }
+            other => panic!("it is not refused: {other:#?}"),
+        }
+    }
+
     /// What `Debug` shows of it.
     pub(crate) fn debug(&self) -> String {
         format!("{:?}", self.running.as_ref().map(|(running, _)| running))
@@ -123,7 +223,7 @@ impl Proxy {
     pub(crate) fn replace_routes(&self, text: &str) {
         let snapshot = countersign::app::snapshot(&load(text), &[]).unwrap();
         let (running, _) = self.running.as_ref().unwrap();
-        running.proxy().replace(snapshot);
+        drop(running.proxy().replace(snapshot));
     }
 
     /// One request over a connection of its own, its content with a `Content-Length`.
@@ -182,12 +282,16 @@ pub(crate) fn private_directory() -> tempfile::TempDir {
 
 /// The configuration that `text` says, with a listener on any port if it names none.
 pub(crate) fn load(text: &str) -> config::Config {
-    let listen = "\n[[listen]]\naddress = \"127.0.0.1:0\"\n";
-    let text =
-        if text.contains("[[listen]]") { text.to_owned() } else { format!("{text}{listen}") };
+    let text = complete(text);
     let loaded = config::load(&text, &|_| None);
     let problems = loaded.problems;
     loaded.config.unwrap_or_else(|| panic!("{problems:#?}\nin\n{text}"))
+}
+
+/// `text`, with a listener on any port if it names none.
+fn complete(text: &str) -> String {
+    let listen = "\n[[listen]]\naddress = \"127.0.0.1:0\"\n";
+    if text.contains("[[listen]]") { text.to_owned() } else { format!("{text}{listen}") }
 }
 
 /// `text` as a TOML string.

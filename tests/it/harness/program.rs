@@ -18,7 +18,7 @@ pub(crate) struct Program {
     child: Child,
     log: Arc<Mutex<Vec<Value>>>,
     addresses: Vec<SocketAddr>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Program {
@@ -55,7 +55,7 @@ impl Program {
                 lines.lock().unwrap().push(line);
             }
         });
-        let mut program = Self { child, log, addresses: Vec::new(), _directory: directory };
+        let mut program = Self { child, log, addresses: Vec::new(), directory };
         let listeners = text.matches("[[listen]]").count();
         until("the program listens", || {
             let ended = program.child.try_wait().unwrap();
@@ -89,6 +89,13 @@ impl Program {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Replaces the text in its file, which is completed as at the start.
+    pub(crate) fn rewrite(&self, config: &str) {
+        let at = |name: &str| self.directory.path().join(name);
+        std::fs::write(at("next"), complete(config)).unwrap();
+        std::fs::rename(at("next"), at("countersign.toml")).unwrap();
     }
 
     /// Everything it has logged so far.

@@ -41,6 +41,7 @@ pub(crate) struct Upstream {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     connections: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -94,15 +95,22 @@ impl Upstream {
         let address = listener.local_addr().unwrap();
         let connections: Arc<AtomicUsize> = Arc::default();
         let count = Arc::clone(&connections);
+        let open: Arc<AtomicUsize> = Arc::default();
+        let live = Arc::clone(&open);
         let task = tokio::spawn(async move {
             let mut tasks = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                tasks.spawn(serve(stream));
+                let (serving, live) = (serve(stream), Arc::clone(&live));
+                live.fetch_add(1, Ordering::Relaxed);
+                tasks.spawn(async move {
+                    serving.await;
+                    live.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         });
-        Self { address, seen: Arc::default(), connections, task }
+        Self { address, seen: Arc::default(), connections, open, task }
     }
 
     /// Answers every connection with content that only the end of the connection ends; then tells.
@@ -145,6 +153,11 @@ impl Upstream {
     /// The newest request.
     pub(crate) fn last(&self) -> Seen {
         self.seen().pop().expect("nothing arrived")
+    }
+
+    /// Connections that are being served.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Connections accepted.
