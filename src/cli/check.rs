@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::fetch::{fetch_once, human, human_skew, used_up};
+use super::hint;
 use super::load::Source;
-use super::output::{BAD, Failure, GOOD, print, say, styled};
+use super::output::{BAD, FAINT, Failure, GOOD, hint_line, print, say, styled};
 use super::routes::upstream;
 use super::run::runtime;
 use crate::app::{snapshot, tables};
@@ -62,6 +63,10 @@ pub(super) fn check(
             counts.push_str(&format!(", {devices} device(s)"));
         }
         print(format!("{}: {name}: {counts}\n", styled(GOOD, "ok")))?;
+        if !live {
+            let next = "secrets, logins and upstreams were not tried: check --live does that";
+            print(format!("{}\n", styled(FAINT, next)))?;
+        }
     }
     if live {
         return runtime()?.block_on(check_live(&config, &tables));
@@ -147,7 +152,11 @@ async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<
         let what = format!("route {} → {}", route.config.name, upstream(&route.config));
         let outcome = match route.target.dialer.dial().await {
             Ok(stream) => Ok(connected(&stream)),
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                let host = route.config.upstream.origin.authority.host();
+                let hint = hint_line(hint::dial(&error, "upstream", Some(host)));
+                Err(format!("{error}{hint}"))
+            }
         };
         all_good &= outcome.is_ok();
         print(line(&what, &outcome))?;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hint;
 use super::load::{Source, start_failure};
 use super::output::{Failure, print, say};
 use super::run::runtime;
@@ -119,7 +120,8 @@ pub(super) async fn fetch_once(
             let limit = credential.refresh.timeout;
             let fetched = tokio::time::timeout(limit, source.fetch_with(&own, None)).await;
             let fetched = fetched.unwrap_or(Err(FetchError::Timeout(limit)));
-            fetched.map_err(|error| Failure::runtime(&error))?
+            fetched
+                .map_err(|error| Failure::runtime(&error).hint(hint::fetch(credential, &error)))?
         }
     };
     let bound = credential.scheme.bind(&fetched.values);

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use super::hint;
 use super::output::{Failure, say};
 use crate::app::{Origin, StartError};
 use crate::config::problem::{Report, any_error};
@@ -68,10 +69,10 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     match error {
         StartError::Secrets(errors) => {
             let mut message = "secrets cannot be read".to_owned();
-            for error in errors {
+            for error in &errors {
                 let _ = write!(message, "\n  {}: {}", error.reference, error.reason);
             }
-            Failure::configuration(message)
+            Failure::configuration(message).hint(hint::secrets(&errors))
         }
         StartError::Store(error @ (OpenError::InUse(_) | OpenError::Io(..))) => {
             Failure::runtime(&error)
@@ -91,7 +92,8 @@ pub(super) fn start_failure(error: StartError) -> Failure {
         | StartError::Credential { .. }
         | StartError::Host(_)
         | StartError::Proxy(_) => Failure::configuration(super::output::chain(&error)),
-        StartError::Bind(_) | StartError::System(_) => Failure::runtime(&error),
+        StartError::Bind(ref bind) => Failure::runtime(&error).hint(hint::bind(bind)),
+        StartError::System(_) => Failure::runtime(&error),
     }
 }
 

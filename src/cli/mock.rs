@@ -59,11 +59,20 @@ impl Mock {
         })
     }
 
+    fn cannot_listen(&self, error: &std::io::Error) -> Failure {
+        let failure = Failure::at_run_time(format!("cannot listen on {}: {error}", self.listen));
+        let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+        failure.hint(taken.then_some(
+            "another program listens there, perhaps another stand-in: end it, or choose another \
+             port with --listen",
+        ))
+    }
+
     async fn serve_twinzo(&self, signals: &mut Signals) -> Result<ExitCode, Failure> {
         let accounts = (1..=self.devices).map(mock::twinzo::Account::of_device).collect();
         let options = mock::twinzo::Options { accounts, ..mock::twinzo::Options::default() };
         let started = mock::twinzo::start(self.listen, options.clone()).await;
-        let stand_in = started.map_err(|error| Failure::runtime(&error))?;
+        let stand_in = started.map_err(|error| self.cannot_listen(&error))?;
         let facts = [
             ("client", options.client),
             ("login", options.login),
@@ -86,7 +95,7 @@ impl Mock {
         let max_skew = self.max_skew.map(|Period(max_skew)| max_skew);
         let options = mock::devo::Options { max_skew, ..mock::devo::Options::default() };
         let started = mock::devo::start(self.listen, options.clone()).await;
-        let stand_in = started.map_err(|error| Failure::runtime(&error))?;
+        let stand_in = started.map_err(|error| self.cannot_listen(&error))?;
         let facts = [
             ("standAloneToken", options.standalone_token),
             ("bearer token", options.bearer_token),

@@ -8,6 +8,7 @@ mod exec;
 mod explain;
 mod fetch;
 mod healthcheck;
+mod hint;
 mod load;
 mod login;
 mod man;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{shape, starter};
+use crate::config::{reference, shape, starter};
 use crate::private;
 use output::{Failure, print};
 
@@ -145,7 +146,11 @@ enum Command {
     },
     /// Print the JSON Schema of the configuration, for editors
     #[command(after_help = "Example: countersign schema > countersign.schema.json")]
-    Schema,
+    Schema {
+        /// Print a reference of all keys for people instead, as Markdown
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Print shell completions
     #[command(after_help = "Example: countersign completions bash > \
         /etc/bash_completion.d/countersign")]
@@ -158,6 +163,9 @@ enum Command {
     Man {
         /// The directory; without it the page of the program itself is printed
         directory: Option<PathBuf>,
+        /// Print what all commands say of themselves, as Markdown
+        #[arg(long, conflicts_with = "directory")]
+        markdown: bool,
     },
 }
 
@@ -211,8 +219,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Devices(devices) => devices.run(),
         Command::Healthcheck { address } => Ok(healthcheck::healthcheck(address)),
-        Command::Schema => {
-            print(format!("{:#}\n", shape::schema()))?;
+        Command::Schema { markdown } => {
+            let schema =
+                if markdown { reference::markdown() } else { format!("{:#}\n", shape::schema()) };
+            print(schema)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
@@ -222,6 +232,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             print(String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Man { directory } => man::man(Arguments::command(), directory.as_deref()),
+        Command::Man { markdown: true, .. } => {
+            print(man::markdown(Arguments::command()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { directory, .. } => man::man(Arguments::command(), directory.as_deref()),
     }
 }

@@ -49,6 +49,14 @@ impl Failure {
         Self { status, message: String::new() }
     }
 
+    /// The same with what to do about it.
+    pub(super) fn hint(mut self, hint: Option<impl Display>) -> Self {
+        if let Some(hint) = hint {
+            self.message.push_str(&hint_line(hint));
+        }
+        self
+    }
+
     /// The reason alone.
     pub(super) fn into_message(self) -> String {
         self.message
@@ -62,6 +70,11 @@ impl Failure {
         }
         ExitCode::from(self.status)
     }
+}
+
+/// What to do about what was said, on a line of its own.
+pub(super) fn hint_line(hint: impl Display) -> String {
+    format!("\n  = hint: {hint}")
 }
 
 /// An error and its causes on one line.

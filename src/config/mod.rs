@@ -12,6 +12,7 @@ pub mod preset;
 pub mod problem;
 pub mod quote;
 pub mod raw;
+pub mod reference;
 pub mod shape;
 pub mod starter;
 pub mod units;

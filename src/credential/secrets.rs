@@ -108,6 +108,9 @@ pub enum SecretReason {
     /// systemd passed no credentials.
     #[error("$CREDENTIALS_DIRECTORY is not set; add LoadCredential= to the unit")]
     NoCredentialsDirectory,
+    /// There is no such file.
+    #[error("there is no such file")]
+    NoFile,
     /// The file cannot be read.
     #[error("{0}")]
     Io(std::io::ErrorKind),
@@ -325,7 +328,10 @@ async fn read_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {
 }
 
 async fn read_regular_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {
-    let io = |error: std::io::Error| SecretReason::Io(error.kind());
+    let io = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => SecretReason::NoFile,
+        kind => SecretReason::Io(kind),
+    };
     // Opening a pipe that nobody writes to would wait, in a thread that nothing can end.
     let there = tokio::fs::metadata(path).await.map_err(io)?;
     if !there.is_file() && !there.is_dir() {

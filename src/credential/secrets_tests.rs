@@ -47,7 +47,7 @@ async fn every_missing_secret_is_named_at_once() {
         texts,
         [
             "environment variable COUNTERSIGN_TEST_NOT_SET: the variable is not set",
-            "file /nonexistent/secret: entity not found",
+            "file /nonexistent/secret: there is no such file",
             "command false: the command failed: exit status: 1",
             "command /nonexistent/command: the command cannot be started: entity not found",
             "command true: it is empty",

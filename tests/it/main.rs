@@ -33,6 +33,7 @@ mod device_store;
 mod devices;
 mod devo;
 mod devo_sdk;
+mod docs;
 mod early;
 mod edges;
 mod exec;
@@ -95,4 +96,6 @@ mod targets;
 mod tls;
 #[cfg(target_os = "linux")]
 mod token_store;
+#[cfg(target_os = "linux")]
+mod walk;
 mod websocket;
