@@ -183,8 +183,7 @@ impl App {
             _ => None,
         };
         let server = Server::start(open, &proxy, parts.config.workers)?;
-        let (identities, drain) = (parts.identities(), parts.config.drain);
-        let now = Arc::new(ArcSwap::from_pointee(Now { identities, drain }));
+        let now = Arc::new(ArcSwap::from_pointee(Now::of(&parts)));
         let (clock, stop) = (ground.clock.clone(), stop.clone());
         let reloader = Reloader {
             reloading,
@@ -227,7 +226,15 @@ impl std::fmt::Debug for App {
 #[derive(Debug)]
 struct Now {
     identities: Vec<Arc<Identity>>,
+    linger: Duration,
     drain: Duration,
+}
+
+impl Now {
+    fn of(parts: &Parts) -> Self {
+        let Config { linger, drain, .. } = *parts.config;
+        Self { identities: parts.identities(), linger, drain }
+    }
 }
 
 /// The running program.
@@ -281,10 +288,13 @@ impl Running {
         self.server.is_alive().await
     }
 
-    /// Ends gracefully: no new connections, requests in flight may finish within the drain time.
+    /// Ends gracefully: goes on serving for the linger time, but is not ready any more; then takes
+    /// no new connections, and requests in flight may finish within the drain time.
     ///
     /// Returns the number of connections that had to be cut off.
     pub async fn stop(self) -> usize {
+        self.control.stop();
+        tokio::time::sleep(self.now.load().linger).await;
         let drain = self.now.load().drain;
         let cut_off = self.server.stop(drain).await;
         self.stop.cancel();

@@ -109,6 +109,7 @@ struct Shared {
     last: ArcSwapOption<Reload>,
     counts: [AtomicU64; Outcome::WORDS.len()],
     quit: CancellationToken,
+    stopping: CancellationToken,
 }
 
 struct Asked {
@@ -139,6 +140,7 @@ impl Control {
             last: ArcSwapOption::empty(),
             counts: Default::default(),
             quit: CancellationToken::new(),
+            stopping: CancellationToken::new(),
         };
         (Self(Arc::new(shared)), Requests(asked))
     }
@@ -180,6 +182,16 @@ impl Control {
     /// Waits until it is to end.
     pub async fn asked_to_quit(&self) {
         self.0.quit.cancelled().await;
+    }
+
+    /// The end has begun: nobody new is to be sent here.
+    pub(crate) fn stop(&self) {
+        self.0.stopping.cancel();
+    }
+
+    /// True from the beginning of the end.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.is_cancelled()
     }
 
     /// Remembers what became of a reload, and tells those who asked.

@@ -4,9 +4,12 @@
 //! upstream anything.
 
 mod answer;
+mod content;
 pub mod devices;
+mod endpoints;
 mod guard;
 mod metrics;
+mod refresh;
 mod reload;
 mod serve;
 mod sight;
@@ -17,14 +20,16 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, WWW_AUTHENTICATE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
-use percent_encoding::percent_decode_str;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use answer::{full, json, text};
 use devices::NoPage;
+use endpoints::{Asked, Change, Look, Probe, Unmeant};
 use metrics::Metrics;
 pub use serve::serve;
 pub use sight::{Known, Sight};
@@ -82,84 +87,78 @@ impl Admin {
         self.sight.show(credentials);
     }
 
-    async fn answer<B>(self: Arc<Self>, request: &Request<B>) -> Response<Full<Bytes>> {
-        let asked = match self.at_once(request) {
+    /// The answer to `request`.
+    pub(super) async fn answer<B>(self: Arc<Self>, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let asked = match self.admit(&request) {
             Ok(asked) => asked,
             Err(response) => return *response,
         };
-        if asked == Asked::Reload {
-            let reload = self.control.reload(Cause::Admin).await;
-            return reload::answer(&reload, self.sight.clock.wall());
+        match asked {
+            Asked::Probe(Probe::Live) => text(StatusCode::OK, "alive"),
+            Asked::Probe(Probe::Ready) => self.ready(),
+            Asked::Look(look) => self.look_in_turn(look).await,
+            Asked::Change(change) => match content::read(request.into_body()).await {
+                Ok(content) => self.change(change, &content).await,
+                Err((status, why)) => text(status, why),
+            },
         }
-        // There may be a hundred thousand devices to look at.
+    }
+
+    /// What is asked for by somebody who may, or else the answer.
+    fn admit<B: Body>(&self, request: &Request<B>) -> Result<Asked, Box<Response<Full<Bytes>>>> {
+        if !self.accepts_host(request) {
+            let detail = "this Host is not accepted here; add it to 'hosts' of [admin]";
+            return Err(Box::new(text(StatusCode::MISDIRECTED_REQUEST, detail)));
+        }
+        if !endpoints::is_probe(request.uri().path()) && !self.has_token(request) {
+            let mut refused = text(StatusCode::UNAUTHORIZED, "a token is needed");
+            let challenge = HeaderValue::from_static("Bearer realm=\"countersign admin\"");
+            refused.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            return Err(Box::new(refused));
+        }
+        let config = &self.access.load().config;
+        let asked = endpoints::find(request, config).map_err(|unmeant| match unmeant {
+            Unmeant::Path => text(StatusCode::NOT_FOUND, &endpoints::known(config)),
+            Unmeant::Method(methods) => {
+                let mut refused =
+                    text(StatusCode::METHOD_NOT_ALLOWED, &format!("the methods here: {methods}"));
+                refused.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+                refused
+            }
+        })?;
+        if matches!(asked, Asked::Change(_))
+            && let Err(why) = self.may_change(request)
+        {
+            return Err(Box::new(text(StatusCode::FORBIDDEN, why)));
+        }
+        Ok(asked)
+    }
+
+    /// Looks, as soon as there is a place for it: there may be a hundred thousand devices.
+    async fn look_in_turn(self: Arc<Self>, look: Look) -> Response<Full<Bytes>> {
         let Ok(permit) = Arc::clone(&self.looks).acquire_owned().await else {
             return text(StatusCode::INTERNAL_SERVER_ERROR, "it failed");
         };
         let looking = tokio::task::spawn_blocking(move || {
-            let response = self.look(&asked);
+            let response = self.look(&look);
             drop(permit);
             response
         });
         looking.await.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"))
     }
 
-    /// What takes a while, or else the answer.
-    fn at_once<B>(&self, request: &Request<B>) -> Result<Asked, Box<Response<Full<Bytes>>>> {
-        let asked = Asked::of(request.uri());
-        match self.judge(request, asked.as_ref()) {
-            Some(response) => Err(Box::new(response)),
-            None => asked.ok_or_else(|| {
-                let known = "known here: /livez, /readyz, /metrics, /api/status, \
-                             /api/credentials/NAME/devices and POST /api/reload";
-                Box::new(text(StatusCode::NOT_FOUND, known))
-            }),
-        }
-    }
-
-    /// The answer to whatever needs none from elsewhere.
-    fn judge<B>(
-        &self,
-        request: &Request<B>,
-        asked: Option<&Asked>,
-    ) -> Option<Response<Full<Bytes>>> {
-        if !self.accepts_host(request) {
-            let detail = "this Host is not accepted here; add it to 'hosts' of [admin]";
-            return Some(text(StatusCode::MISDIRECTED_REQUEST, detail));
-        }
-        let reading = request.method() == Method::GET || request.method() == Method::HEAD;
-        let probe = matches!(request.uri().path(), "/livez" | "/readyz");
-        if !probe && !self.has_token(request) {
-            let mut refused = text(StatusCode::UNAUTHORIZED, "a token is needed");
-            let challenge = HeaderValue::from_static("Bearer realm=\"countersign admin\"");
-            refused.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            return Some(refused);
-        }
-        if asked.is_some_and(Asked::changes) {
-            if request.method() != Method::POST {
-                return Some(not_allowed("only POST", "POST"));
-            }
-            return self.may_change(request).err().map(|why| text(StatusCode::FORBIDDEN, why));
-        }
-        if (probe || asked.is_some()) && !reading {
-            return Some(not_allowed("only GET and HEAD", "GET, HEAD"));
-        }
-        match request.uri().path() {
-            "/livez" => Some(text(StatusCode::OK, "alive")),
-            "/readyz" => Some(self.ready()),
-            _ => None,
-        }
-    }
-
-    fn look(&self, asked: &Asked) -> Response<Full<Bytes>> {
-        match asked {
-            Asked::Metrics => match self.metrics.scrape() {
+    fn look(&self, look: &Look) -> Response<Full<Bytes>> {
+        match look {
+            Look::Metrics => match self.metrics.scrape() {
                 Ok(scrape) => full(metrics::TYPE, scrape.into()),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
             },
-            Asked::Status => json(&Status::of(&self.sight, &self.control)),
-            // It is waited for, which is nothing for a thread.
-            Asked::Reload => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
-            Asked::Devices { credential, query } => {
+            Look::Status => json(&Status::of(&self.sight, &self.control)),
+            Look::Devices { credential, query } => {
                 match devices::page(&self.sight, credential, query) {
                     Ok(page) => json(&page),
                     Err(NoPage::Missing(why)) => text(StatusCode::NOT_FOUND, &why),
@@ -169,9 +168,36 @@ impl Admin {
         }
     }
 
+    /// Does what is asked for by somebody who may.
+    async fn change(&self, change: Change, content: &Value) -> Response<Full<Bytes>> {
+        if !content::is_nothing(content) {
+            let why = "this takes no content: what is meant is in the path and the query";
+            return text(StatusCode::BAD_REQUEST, why);
+        }
+        match change {
+            Change::Refresh { credential, query } => {
+                refresh::refresh(&self.sight, &credential, &query).await
+            }
+            Change::Reload => {
+                let reload = self.control.reload(Cause::Admin).await;
+                reload::answer(&reload, self.sight.clock.wall())
+            }
+            Change::Quit => {
+                tracing::info!("told over the admin listener to end");
+                self.control.quit();
+                let mut response = text(StatusCode::ACCEPTED, "stopping");
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
+        }
+    }
+
     /// Ready as soon as every credential that is fetched at start is there, while all are kept
-    /// fresh.
+    /// fresh, until the end begins.
     fn ready(&self) -> Response<Full<Bytes>> {
+        if self.control.is_stopping() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping");
+        }
         let down = self.watch.down();
         if !down.is_empty() {
             let detail = format!("not kept fresh at the moment: {}", down.join(", "));
@@ -192,47 +218,6 @@ impl Admin {
     }
 }
 
-fn not_allowed(line: &str, allowed: &'static str) -> Response<Full<Bytes>> {
-    let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, line);
-    refused.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    refused
-}
-
-/// What is looked at for an answer, or done.
-#[derive(Debug, PartialEq, Eq)]
-enum Asked {
-    Metrics,
-    Status,
-    Reload,
-    Devices { credential: String, query: String },
-}
-
-impl Asked {
-    fn of(target: &http::Uri) -> Option<Self> {
-        match target.path() {
-            "/metrics" => Some(Self::Metrics),
-            "/api/status" => Some(Self::Status),
-            "/api/reload" => Some(Self::Reload),
-            path => {
-                let name = path.strip_prefix("/api/credentials/")?.strip_suffix("/devices")?;
-                let credential = percent_decode_str(name).decode_utf8().ok()?.into_owned();
-                let query = target.query().unwrap_or_default().to_owned();
-                (!name.contains('/')).then_some(Self::Devices { credential, query })
-            }
-        }
-    }
-}
-
-impl Asked {
-    /// True if it changes anything.
-    fn changes(&self) -> bool {
-        match self {
-            Self::Reload => true,
-            Self::Metrics | Self::Status | Self::Devices { .. } => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -247,8 +232,8 @@ mod tests {
     use crate::proxy::{Proxy, Snapshot};
 
     async fn admin(watch: Watch) -> Admin {
-        let config =
-            AdminConfig { address: ([127, 0, 0, 1], 8081).into(), hosts: Vec::new(), token: None };
+        let address = ([127, 0, 0, 1], 8081).into();
+        let config = AdminConfig { address, hosts: Vec::new(), token: None, quit: false };
         let secrets = Secrets::resolve(Vec::new(), Check::Off).await.unwrap();
         let nothing = Snapshot { table: RouteTable::new(&[]), routes: Vec::new() };
         let text =
@@ -265,9 +250,10 @@ mod tests {
     async fn a_look_waits_for_its_turn_and_a_probe_does_not() {
         let admin = Arc::new(admin(Watch::default()).await);
         let ask = |path: &str| {
-            let request = Request::get(path).header(HOST, "localhost").body(()).unwrap();
+            let content = Full::<Bytes>::default();
+            let request = Request::get(path).header(HOST, "localhost").body(content).unwrap();
             let admin = Arc::clone(&admin);
-            async move { admin.answer(&request).await.status() }
+            async move { admin.answer(request).await.status() }
         };
         let others = u32::try_from(MAX_LOOKS).unwrap();
         let others = Arc::clone(&admin.looks).acquire_many_owned(others).await.unwrap();

@@ -27,6 +27,8 @@ const MAX_CONNECTIONS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the answer may take. A reload waits for what has to be fetched.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long an answer may take at the end.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
 
 /// Serves until stopped, and keeps up what there is to see of requests.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
@@ -65,7 +67,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationT
 async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToken) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+        async move { Ok::<_, Infallible>(admin.answer(request).await) }
     });
     let service = ServiceBuilder::new()
         .layer(SetResponseHeaderLayer::overriding(
@@ -86,6 +88,10 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToke
                 tracing::debug!(%error, "an admin connection ended early");
             }
         }
-        () = stop.cancelled() => {}
+        () = stop.cancelled() => {
+            // What is being answered may be what made it stop.
+            serving.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LAST_ANSWER, serving).await;
+        }
     }
 }

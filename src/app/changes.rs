@@ -27,6 +27,7 @@ pub(super) fn changes(old: &Parts, new: &Parts) -> Vec<String> {
     }
     for (name, differs) in [
         ("the admin listener", one.admin != two.admin),
+        ("linger", one.linger != two.linger),
         ("drain", one.drain != two.drain),
         ("watch", one.watch != two.watch),
     ] {

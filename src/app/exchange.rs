@@ -84,7 +84,7 @@ impl Reloader {
         if let (Some(admin), Some(config)) = (&self.admin, &parts.config.admin) {
             admin.go_over(config.clone(), Arc::clone(&parts.secrets), parts.known());
         }
-        self.now.store(Arc::new(Now { identities: parts.identities(), drain: parts.config.drain }));
+        self.now.store(Arc::new(Now::of(parts)));
         parts.targets.mark_removed();
         self.broom.sweep();
         self.watch_secrets();

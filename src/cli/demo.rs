@@ -17,7 +17,8 @@ use hyper_util::rt::TokioIo;
 
 use super::load::start_failure;
 use super::output::{BAD, FAINT, Failure, GOOD, STRONG, print, say, styled};
-use super::run::{Signals, runtime};
+use super::run::runtime;
+use super::signals::Signals;
 use crate::app::{App, Running};
 use crate::clock::Clock;
 use crate::config::problem::Report;

@@ -5,12 +5,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::load::{Source, start_failure};
 use super::output::{Failure, say};
 use super::run::{open_log, raise_file_descriptor_limit, runtime};
+use super::signals;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{AccessRules, Address, Config, Level};
@@ -94,6 +96,8 @@ fn levels() -> impl TypedValueParser<Value = Level> {
 /// The keys of it that said who may call and do not count here.
 fn for_one_command(config: &mut Config) -> Vec<&'static str> {
     config.admin = None;
+    // The command has ended by then.
+    config.linger = Duration::ZERO;
     config.listeners.truncate(1);
     let mut dropped = Vec::new();
     for listener in &mut config.listeners {
@@ -159,12 +163,9 @@ impl Drop for Running {
 /// Signals that are meant to end this program are for the command to obey: this program ends with
 /// it.
 struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
+    ending: signals::Signals,
     #[cfg(unix)]
     hang_up: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     quit: tokio::signal::unix::Signal,
     /// On a terminal Ctrl-C reaches all that it runs in the foreground, the command included, which
@@ -177,21 +178,21 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
+        let ending = signals::Signals::new()?;
         #[cfg(unix)]
         {
             use std::io::IsTerminal as _;
             use tokio::signal::unix::{SignalKind, signal};
             Ok(Self {
-                terminate: signal(SignalKind::terminate())?,
+                ending,
                 hang_up: signal(SignalKind::hangup())?,
-                interrupt: signal(SignalKind::interrupt())?,
                 quit: signal(SignalKind::quit())?,
                 at_terminal: io::stdin().is_terminal(),
                 passed_on: false,
             })
         }
         #[cfg(not(unix))]
-        Ok(Self { passed_on: false })
+        Ok(Self { ending, passed_on: false })
     }
 
     /// Passes them on for as long as this is polled. Returns only if that fails.
@@ -200,9 +201,11 @@ impl Signals {
         loop {
             use rustix::process::{Signal, kill_process};
             let (signal, by_terminal) = tokio::select! {
-                _ = self.terminate.recv() => (Signal::TERM, false),
+                end = self.ending.next() => match end {
+                    signals::End::Terminate => (Signal::TERM, false),
+                    signals::End::Interrupt => (Signal::INT, self.at_terminal),
+                },
                 _ = self.hang_up.recv() => (Signal::HUP, false),
-                _ = self.interrupt.recv() => (Signal::INT, self.at_terminal),
                 _ = self.quit.recv() => (Signal::QUIT, self.at_terminal),
             };
             self.passed_on = true;
@@ -217,9 +220,7 @@ impl Signals {
     #[cfg(not(unix))]
     async fn pass_on(&mut self, _child: u32) -> io::Error {
         loop {
-            if let Err(error) = tokio::signal::ctrl_c().await {
-                return error;
-            }
+            self.ending.next().await;
             self.passed_on = true;
         }
     }
@@ -227,15 +228,7 @@ impl Signals {
     /// Waits for one more than `spare` that say to end.
     async fn further(&mut self, spare: usize) {
         for _ in 0..=spare {
-            #[cfg(unix)]
-            tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-            }
-            #[cfg(not(unix))]
-            if tokio::signal::ctrl_c().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            self.ending.next().await;
         }
     }
 }

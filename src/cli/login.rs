@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::fetch::{find, human};
 use super::load::{Source, start_failure};
 use super::output::{Failure, STRONG, chain, print, say, styled};
-use super::run::{Signals, runtime};
+use super::run::runtime;
+use super::signals::Signals;
 use crate::app::{StartError, oauth_source, slot};
 use crate::clock::Clock;
 use crate::config::{Config, CredentialConfig, SourceSpec};
@@ -70,7 +71,7 @@ async fn log_in(
     }
     let granted = tokio::select! {
         granted = ask(&source, credential) => granted,
-        () = signals.next() => Err(Failure::at_run_time("it was ended; nobody is logged in")),
+        _ = signals.next() => Err(Failure::at_run_time("it was ended; nobody is logged in")),
     };
     let saved = match granted {
         Ok(granted) => {

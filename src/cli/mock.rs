@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 
 use super::output::{FAINT, Failure, print, styled};
-use super::run::{Signals, runtime};
+use super::run::runtime;
+use super::signals::Signals;
 use crate::mock::{self, Failure as MockFailure, Offset, Period, StandIn};
 
 /// Which stand-in, and how it behaves.

@@ -16,6 +16,7 @@ mod mock;
 mod output;
 mod routes;
 mod run;
+mod signals;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

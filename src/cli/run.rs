@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::load::{Source, start_failure};
 use super::output::Failure;
+use super::signals::Signals;
 use crate::app::{App, Origin, Reloading, Running};
 use crate::clock::Clock;
 use crate::config::{Address, Config};
@@ -45,19 +46,23 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
         let running = start(&config, app, reloading)?;
         notifier.ready();
         tokio::select! {
-            () = signals.next() => {}
+            _ = signals.next() => {}
             () = reloads(&mut hangups, running.control()) => {}
             () = running.control().asked_to_quit() => {}
             () = signs_of_life(&notifier, &running) => {}
         }
         notifier.stopping();
-        tracing::info!("stopping; a second signal ends at once");
+        tracing::info!(
+            linger_s = config.linger.as_secs_f64(),
+            drain_s = config.drain.as_secs_f64(),
+            "stopping; a second signal ends at once"
+        );
         tokio::select! {
             cut_off = running.stop() => {
                 tracing::info!(cut_off, "stopped");
                 Ok(ExitCode::SUCCESS)
             }
-            () = signals.next() => {
+            _ = signals.next() => {
                 tracing::warn!("stopped at once");
                 Ok(ExitCode::FAILURE)
             }
@@ -88,7 +93,7 @@ fn build(config: &Config, passed: Passed, signals: &mut Signals) -> Result<Optio
             app = App::build_with(config.clone(), Clock::system(), passed) => {
                 app.map(Some).map_err(start_failure)
             }
-            () = signals.next() => Ok(None),
+            _ = signals.next() => Ok(None),
         }
     })
 }
@@ -191,41 +196,5 @@ impl Hangups {
         }
         #[cfg(not(unix))]
         std::future::pending().await
-    }
-}
-
-/// SIGTERM and SIGINT; Ctrl-C where there are no signals.
-pub(super) struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    pub(super) fn new() -> std::io::Result<Self> {
-        #[cfg(unix)]
-        {
-            use tokio::signal::unix::{SignalKind, signal};
-            Ok(Self {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-            })
-        }
-        #[cfg(not(unix))]
-        Ok(Self {})
-    }
-
-    /// Waits for the next one.
-    pub(super) async fn next(&mut self) {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        #[cfg(not(unix))]
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
     }
 }

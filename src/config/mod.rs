@@ -50,6 +50,8 @@ pub struct Config {
     pub workers: usize,
     /// How long requests in flight may take to finish after SIGTERM.
     pub drain: Duration,
+    /// How long new calls are served after the signal to end.
+    pub linger: Duration,
     /// Whether files of secrets that others can get at are refused.
     pub check_permissions: Check,
     /// Whether the process confines itself.
@@ -193,6 +195,8 @@ pub struct AdminConfig {
     pub hosts: Vec<String>,
     /// The token that is asked for.
     pub token: Option<SecretRef>,
+    /// Whoever may ask may end the program.
+    pub quit: bool,
 }
 
 /// A credential.

@@ -89,7 +89,7 @@ fn is_open(path: &[&str], text: &str) -> bool {
         return false;
     }
     match path {
-        ["workers" | "drain" | "sandbox"] => true,
+        ["workers" | "drain" | "linger" | "sandbox"] => true,
         ["limits" | "log", _] => true,
         [
             "listen",
@@ -108,7 +108,7 @@ fn is_open(path: &[&str], text: &str) -> bool {
             | "lenient",
         ]
         | ["listen" | "token_store", "tls", _]
-        | ["admin", "address" | "hosts"]
+        | ["admin", "address" | "hosts" | "quit"]
         | [
             "token_store",
             "kind" | "path" | "url" | "urls" | "cluster" | "prefix" | "allow_plaintext" | "timeout"

@@ -1,5 +1,7 @@
 //! The read side of a credential: what requests see.
 
+pub mod refresh;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +30,8 @@ struct Shared<T> {
     writer: Mutex<Writer>,
     changed: watch::Sender<()>,
     demand: Notify,
+    /// Somebody asks for another credential, whatever the schedule says.
+    wish: Notify,
     record: Arc<Record>,
     clock: Clock,
     settings: CacheSettings,
@@ -37,6 +41,8 @@ struct Slot<T> {
     issued: Option<Arc<Issued<T>>>,
     failure: Option<Failure>,
     renewing: bool,
+    /// Attempts that have ended.
+    ended: u64,
 }
 
 #[derive(Default)]
@@ -44,6 +50,8 @@ struct Writer {
     last_forced: Option<Instant>,
     /// The next credential published is the fruit of a rejection.
     forcing: bool,
+    /// Somebody asks for an attempt, and none has begun since.
+    wished: bool,
 }
 
 /// How a cache behaves towards those who wait and those who reject.
@@ -209,13 +217,14 @@ impl<T> Clone for CredentialCache<T> {
 impl<T> CredentialCache<T> {
     /// An empty cache, to be filled by a refresher.
     pub fn new(clock: Clock, settings: CacheSettings) -> Self {
-        let slot = Slot { issued: None, failure: None, renewing: false };
+        let slot = Slot { issued: None, failure: None, renewing: false, ended: 0 };
         Self {
             shared: Arc::new(Shared {
                 slot: ArcSwap::from_pointee(slot),
                 writer: Mutex::default(),
                 changed: watch::Sender::new(()),
                 demand: Notify::new(),
+                wish: Notify::new(),
                 record: Arc::default(),
                 clock,
                 settings,
@@ -299,7 +308,12 @@ impl<T> CredentialCache<T> {
         writer.last_forced = Some(now.monotonic);
         // An attempt that is under way is not the fruit of this rejection.
         writer.forcing = !slot.renewing;
-        self.store(Slot { issued: None, failure: slot.failure.clone(), renewing: slot.renewing });
+        self.store(Slot {
+            issued: None,
+            failure: slot.failure.clone(),
+            renewing: slot.renewing,
+            ended: slot.ended,
+        });
         drop(writer);
         self.shared.demand.notify_one();
         Rejection::Renewing
@@ -338,7 +352,8 @@ impl<T> CredentialCache<T> {
         let mut writer = self.writer();
         let forced = std::mem::take(&mut writer.forcing);
         let issued = Issued::new(item, expires, guard, forced);
-        self.store(Slot { issued: Some(Arc::new(issued)), failure: None, renewing: false });
+        let ended = self.shared.slot.load().ended.wrapping_add(1);
+        self.store(Slot { issued: Some(Arc::new(issued)), failure: None, renewing: false, ended });
         drop(writer);
         self.shared.changed.send_replace(());
     }
@@ -346,20 +361,24 @@ impl<T> CredentialCache<T> {
     /// Publishes a failed attempt. A credential that is still usable stays in use.
     pub(super) fn publish_failure(&self, failure: Failure) {
         let writer = self.writer();
-        let issued = self.shared.slot.load().issued.clone();
-        self.store(Slot { issued, failure: Some(failure), renewing: false });
+        let slot = self.shared.slot.load_full();
+        let (issued, ended) = (slot.issued.clone(), slot.ended.wrapping_add(1));
+        self.store(Slot { issued, failure: Some(failure), renewing: false, ended });
         drop(writer);
         self.shared.changed.send_replace(());
     }
 
     /// Says that an attempt has begun.
     pub(super) fn begin_attempt(&self) {
-        let writer = self.writer();
+        let mut writer = self.writer();
+        // Whoever asked for one gets this one.
+        writer.wished = false;
         let slot = self.shared.slot.load_full();
         self.store(Slot {
             issued: slot.issued.clone(),
             failure: slot.failure.clone(),
             renewing: true,
+            ended: slot.ended,
         });
         drop(writer);
     }

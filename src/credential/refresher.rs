@@ -146,6 +146,7 @@ where
         if pause.is_none() && !self.policy.eager && !self.cache.state().renewing {
             tokio::select! {
                 () = self.cache.demanded() => {}
+                () = self.cache.wished() => {}
                 () = self.stop.cancelled() => return,
             }
         }
@@ -405,6 +406,10 @@ where
                     if !self.cache.is_ready() {
                         return Wake::Due;
                     }
+                }
+                () = self.cache.wished() => {
+                    tracing::info!(credential = %self.name, "fetching now, as somebody asks for it");
+                    return Wake::Due;
                 }
                 () = self.stop.cancelled() => return Wake::Stop,
             }

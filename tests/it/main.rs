@@ -16,6 +16,7 @@ mod cli;
 mod harness;
 
 mod admin;
+mod admin_changes;
 mod answers;
 #[cfg(target_os = "linux")]
 mod browser;

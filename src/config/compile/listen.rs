@@ -252,5 +252,5 @@ pub(super) fn admin(
         let hint = Some("add token = { file = \"…\" }, or listen on 127.0.0.1");
         context.error("admin.address", "this address can be reached from other machines", hint);
     }
-    Some(AdminConfig { address, hosts, token })
+    Some(AdminConfig { address, hosts, token, quit: raw.quit.unwrap_or(false) })
 }

@@ -46,6 +46,7 @@ pub fn compile(
     };
     let limits = limits(&mut context, &raw);
     let drain = context.duration("drain", raw.drain.as_deref(), Duration::from_secs(30));
+    let linger = linger(&mut context, raw.linger.as_deref());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = raw.workers.and_then(|n| usize::try_from(n).ok()).unwrap_or(cores);
     let listeners = listen::listeners(&mut context, &raw.listen);
@@ -75,6 +76,7 @@ pub fn compile(
     let config = Config {
         workers,
         drain,
+        linger,
         check_permissions,
         sandbox,
         watch: raw.watch.unwrap_or(false),
@@ -87,6 +89,21 @@ pub fn compile(
         routes,
     };
     (Some(config), expanded)
+}
+
+/// The longest time for which somebody who stops can be meant to go on.
+const MAX_LINGER: Duration = Duration::from_mins(10);
+
+/// How long new calls are served after the signal to end.
+fn linger(context: &mut Context<'_>, raw: Option<&str>) -> Duration {
+    // The one duration that may be zero: it is so if nothing is said.
+    let raw = raw.filter(|text| text.trim() != "0s");
+    let linger = context.duration("linger", raw, Duration::ZERO);
+    if linger > MAX_LINGER {
+        let hint = Some("what stops it waits for no longer than a minute or two: \"10s\"");
+        context.error("linger", "this is more than 10 minutes", hint);
+    }
+    linger
 }
 
 /// As most gateways and libraries call it.

@@ -25,6 +25,9 @@ pub struct RawConfig {
     pub workers: Option<u64>,
     /// How long requests in flight may take to finish after SIGTERM. Default: "30s".
     pub drain: Option<String>,
+    /// How long new calls are still served after SIGTERM, before `drain` begins; /readyz says no
+    /// from the start. At most "10m". Default: "0s".
+    pub linger: Option<String>,
     /// Refuse to use files of secrets, and keys, that other users can read or write.
     /// Default: true.
     pub check_permissions: Option<bool>,
@@ -260,6 +263,8 @@ pub struct RawAdmin {
     pub hosts: Option<Vec<String>>,
     /// A token that is asked for on everything but /livez and /readyz.
     pub token: Option<RawSecret>,
+    /// Serve POST /quit, which ends the program as SIGTERM does. Default: false.
+    pub quit: Option<bool>,
 }
 
 /// Where the tokens of credentials that log in are kept.

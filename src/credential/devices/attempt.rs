@@ -321,10 +321,14 @@ where
     }
 }
 
-/// True if the login with these own values was refused and is not to be tried again yet.
+/// True if the login with these own values was refused and is not to be tried again yet, unless
+/// somebody asks for just that.
 fn was_refused<T>(shared: &Shared<T>, device: &Device<T>, tried: u64) -> bool {
     let now = shared.clock.now().monotonic;
     let state = device.lock();
+    if state.wished {
+        return false;
+    }
     let refused = state.failed.as_ref().filter(|failed| failed.failure.error.is_refusal());
     refused.is_some_and(|failed| failed.tried == tried && failed.failure.retry_at > now)
 }

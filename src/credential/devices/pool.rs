@@ -1,5 +1,7 @@
 //! [`DevicePool`]: the credentials of all devices as requests read them.
 
+mod refresh;
+
 use std::fmt;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,6 +110,8 @@ pub(super) struct State<T> {
     pub(super) looked: bool,
     /// Another process fetches for it.
     pub(super) busy: bool,
+    /// Somebody asks for an attempt, whatever the schedule says, and none has ended since.
+    pub(super) wished: bool,
     /// It is not in the roster any more.
     pub(super) gone: bool,
 }
@@ -137,6 +141,7 @@ impl<T> Default for State<T> {
             looking: false,
             looked: false,
             busy: false,
+            wished: false,
             gone: false,
         }
     }

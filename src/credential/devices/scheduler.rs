@@ -387,7 +387,7 @@ where
                 return Turn::Attempt;
             }
             // The endpoint was away for so long that nobody remembers who asked.
-            (state.called, state.queued) = (false, false);
+            (state.called, state.queued, state.wished) = (false, false, false);
             drop(state);
             shared.leave(device, |_| false);
             return Turn::Over;
@@ -466,6 +466,9 @@ where
             shared.gate().ended(told, &mut state.closings, now.monotonic, random)
         });
         state.renewing = false;
+        // While another process is at it, nothing has ended.
+        let over = !matches!(outcome, Outcome::Busy(_));
+        let wished = over && std::mem::take(&mut state.wished);
         if state.gone {
             return;
         }
@@ -501,6 +504,9 @@ where
                     // Nobody is told that it failed. It goes to the end: were it the only one that is
                     // told to wait, it would keep all others from their turn.
                     (state.called, state.queued) = (true, true);
+                    if wished {
+                        state.changed();
+                    }
                     drop(state);
                     work.queue.demand(device);
                     if wait > self.policy.wait {
@@ -559,6 +565,7 @@ where
         state.failed = None;
         state.failures = 0;
         (state.renewal_hangs, state.called, state.busy) = (false, false, false);
+        state.wished = false;
         let after = |lifetime| self.policy.renew_after(lifetime, fastrand::f64());
         let renewal = lifetime.map(|lifetime| after(lifetime).saturating_sub(age));
         tracing::debug!(
