@@ -32,6 +32,9 @@ use crate::server::bind::Socket;
 use crate::server::passed::Passed;
 use crate::server::{Listener, Server, Settings};
 use crate::stamp::POLL_INTERVAL;
+#[cfg(feature = "otlp")]
+use crate::telemetry::trace;
+use crate::telemetry::trace::tracer::Tracer;
 pub use credentials::{identity, oauth_source, slot, source};
 pub use devices::tables;
 pub use error::StartError;
@@ -52,6 +55,9 @@ pub struct App {
     proxy: Arc<Proxy>,
     /// What runs for the store of tokens.
     store: Option<Task>,
+    /// Who sends traces, where there are any.
+    #[cfg(feature = "otlp")]
+    exporter: Option<trace::Exporter>,
 }
 
 impl App {
@@ -112,9 +118,24 @@ impl App {
             None => None,
         };
         passed.finish()?;
-        let proxy = Proxy::new(parts.snapshot(), clock, config.limits.clone());
-        let proxy = Arc::new(proxy.with_request_id(config.log.request_id.clone()));
-        Ok(Self { parts, starting, ground, listeners, admin, proxy, store: task })
+        let proxy = Proxy::new(parts.snapshot(), clock.clone(), config.limits.clone());
+        let tracer = config.trace.as_ref().map(|trace| Tracer::new(trace, clock.clone()));
+        let tracer = tracer.map(Arc::new);
+        #[cfg(feature = "otlp")]
+        let exporter = exporter(&config, tracer.as_ref(), &parts.secrets, &clock)?;
+        let proxy = proxy.with_request_id(config.log.request_id.clone()).with_tracer(tracer);
+        let proxy = Arc::new(proxy);
+        Ok(Self {
+            parts,
+            starting,
+            ground,
+            listeners,
+            admin,
+            proxy,
+            store: task,
+            #[cfg(feature = "otlp")]
+            exporter,
+        })
     }
 
     /// Where callers connect: the TCP addresses, with the ports the system chose.
@@ -149,7 +170,9 @@ impl App {
     pub fn start_with(self, reloading: Reloading) -> Result<Running, StartError> {
         let addresses = self.addresses();
         let admin_address = self.admin_address();
-        let Self { parts, starting, ground, listeners, admin, proxy, store } = self;
+        #[cfg(feature = "otlp")]
+        let exporter = self.exporter;
+        let Self { parts, starting, ground, listeners, admin, proxy, store, .. } = self;
         let (tracker, watch, stop) = (TaskTracker::new(), Watch::default(), &ground.stop);
         let store = store.map(Task::start);
         for Starting { part, start } in starting {
@@ -200,6 +223,10 @@ impl App {
             secrets,
         };
         tracker.spawn(reloader.run(requests));
+        #[cfg(feature = "otlp")]
+        if let Some(exporter) = exporter {
+            tracker.spawn(exporter.run(stop.clone()));
+        }
         tracker.close();
         Ok(Running {
             addresses,
@@ -305,4 +332,19 @@ impl Running {
         }
         cut_off
     }
+}
+
+/// Who sends what `tracer` takes.
+#[cfg(feature = "otlp")]
+fn exporter(
+    config: &Config,
+    tracer: Option<&Arc<Tracer>>,
+    secrets: &Arc<Secrets>,
+    clock: &Clock,
+) -> Result<Option<trace::Exporter>, StartError> {
+    let Some((config, tracer)) = config.trace.as_ref().zip(tracer) else { return Ok(None) };
+    let (tracer, secrets, check) = (Arc::clone(tracer), Arc::clone(secrets), secrets.check());
+    let exporter = trace::Exporter::new(config, tracer, secrets, clock.clone(), check);
+    let what = || "the collector of traces".to_owned();
+    exporter.map(Some).map_err(|reason| StartError::Tls { what: what(), reason })
 }

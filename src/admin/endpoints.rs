@@ -32,12 +32,14 @@ pub(super) enum Look {
     Metrics,
     Status,
     Devices { credential: String, query: String },
+    Log,
 }
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Refresh { credential: String, query: String },
+    Log,
     Reload,
     Quit,
 }
@@ -70,6 +72,8 @@ const ENDPOINTS: &[Endpoint] = &[
     change("/api/credentials/NAME/refresh", |said| {
         Asked::Change(Change::Refresh { credential: said.name, query: said.query.to_owned() })
     }),
+    read("/api/log", |_| Asked::Look(Look::Log)),
+    change("/api/log", |_| Asked::Change(Change::Log)),
     change("/api/reload", |_| Asked::Change(Change::Reload)),
     Endpoint { when: |config| config.quit, ..change("/quit", |_| Asked::Change(Change::Quit)) },
 ];

@@ -8,6 +8,7 @@ mod content;
 pub mod devices;
 mod endpoints;
 mod guard;
+mod log;
 mod metrics;
 mod refresh;
 mod reload;
@@ -102,7 +103,7 @@ impl Admin {
             Asked::Probe(Probe::Ready) => self.ready(),
             Asked::Look(look) => self.look_in_turn(look).await,
             Asked::Change(change) => match content::read(request.into_body()).await {
-                Ok(content) => self.change(change, &content).await,
+                Ok(content) => self.change(change, content).await,
                 Err((status, why)) => text(status, why),
             },
         }
@@ -157,6 +158,7 @@ impl Admin {
                 Ok(scrape) => full(metrics::TYPE, scrape.into()),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
             },
+            Look::Log => log::shown(),
             Look::Status => json(&Status::of(&self.sight, &self.control)),
             Look::Devices { credential, query } => {
                 match devices::page(&self.sight, credential, query) {
@@ -169,8 +171,11 @@ impl Admin {
     }
 
     /// Does what is asked for by somebody who may.
-    async fn change(&self, change: Change, content: &Value) -> Response<Full<Bytes>> {
-        if !content::is_nothing(content) {
+    async fn change(&self, change: Change, content: Value) -> Response<Full<Bytes>> {
+        if change == Change::Log {
+            return log::change(content);
+        }
+        if !content::is_nothing(&content) {
             let why = "this takes no content: what is meant is in the path and the query";
             return text(StatusCode::BAD_REQUEST, why);
         }
@@ -178,6 +183,7 @@ impl Admin {
             Change::Refresh { credential, query } => {
                 refresh::refresh(&self.sight, &credential, &query).await
             }
+            Change::Log => log::shown(),
             Change::Reload => {
                 let reload = self.control.reload(Cause::Admin).await;
                 reload::answer(&reload, self.sight.clock.wall())

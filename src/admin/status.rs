@@ -14,6 +14,7 @@ use crate::credential::devices::sight::Overview;
 use crate::observe::window::View;
 use crate::proxy::Route;
 use crate::proxy::identity::Cache;
+use crate::telemetry;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -26,6 +27,10 @@ pub(super) struct Status {
     upstreams: Vec<Upstream>,
     /// The last reload of the configuration; null if there was none.
     reload: Option<Reload>,
+    /// Null where something else than the program's own logging is in use.
+    log: Option<telemetry::State>,
+    /// Null where nothing is traced.
+    trace: Option<Trace>,
 }
 
 /// A route, and what is seen of its requests.
@@ -43,6 +48,16 @@ struct Routed {
     identity: Option<String>,
     #[serde(flatten)]
     seen: View,
+}
+
+#[derive(Debug, Serialize)]
+struct Trace {
+    /// Requests since the start.
+    exported: u64,
+    dropped: u64,
+    waiting: usize,
+    /// True while the collector takes nothing.
+    failing: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,6 +156,13 @@ impl Status {
                 .collect(),
             upstreams: upstreams.collect(),
             reload: control.last_reload().map(|reload| Reload::of(&reload, now.wall)),
+            log: telemetry::state(),
+            trace: sight.proxy.tracer().map(|tracer| Trace {
+                exported: tracer.exported(),
+                dropped: tracer.dropped(),
+                waiting: tracer.waiting(),
+                failing: tracer.is_failing(),
+            }),
         }
     }
 }

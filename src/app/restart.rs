@@ -54,6 +54,8 @@ pub(super) fn needed(old: &Config, new: &Config, confined: &Confined) -> Vec<Res
     changed("log.access", one.access != two.access);
     changed("log.file", one.file != two.file);
     changed("log.request_id", one.request_id != two.request_id);
+    changed("log.access_file", one.access_file != two.access_file);
+    changed("trace", old.trace != new.trace);
     match (&old.admin, &new.admin) {
         (Some(one), Some(two)) => changed("admin.address", one.address != two.address),
         (one, two) => changed("admin", one.is_some() != two.is_some()),

@@ -16,7 +16,7 @@ use super::signals;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{AccessRules, Address, Config, Level};
-use crate::sandbox;
+use crate::{sandbox, telemetry};
 
 /// Where the command finds the proxy.
 const URL: &str = "COUNTERSIGN_URL";
@@ -64,6 +64,7 @@ impl Exec {
         raise_file_descriptor_limit();
         sandbox::confine(&config, &app.device_files(), sandbox::Signals::Beyond)
             .map_err(|error| Failure::runtime(&error))?;
+        telemetry::start().map_err(|error| Failure::runtime(&error))?;
         serving.block_on(async {
             let running = app.start().map_err(start_failure)?;
             let mut signals = signals;

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{reference, shape, starter};
-use crate::private;
+use crate::{private, telemetry};
 use output::{Failure, print};
 
 /// A local authenticating reverse proxy: unsigned HTTP in, authenticated HTTP out.
@@ -191,7 +191,9 @@ pub fn main() -> ExitCode {
     };
     // Before any secret is read.
     let private = private::keep_memory_private().map_err(|error| Failure::runtime(&error));
-    match private.and_then(|()| dispatch(arguments.command)) {
+    let ended = private.and_then(|()| dispatch(arguments.command));
+    telemetry::finish();
+    match ended {
         Ok(status) => status,
         Err(failure) => failure.report(),
     }

@@ -42,6 +42,7 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     let confined = sandbox::confine(&config, &files, sandbox::Signals::Within)
         .map_err(|error| Failure::runtime(&error))?;
     let reloading = Reloading { origin, notifier: Arc::clone(&notifier), confined };
+    telemetry::start().map_err(|error| Failure::runtime(&error))?;
     serving.block_on(async {
         let running = start(&config, app, reloading)?;
         notifier.ready();
@@ -73,8 +74,8 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
 /// From now on what is logged goes where the configuration says.
 pub(super) fn open_log(config: &Config) -> Result<(), Failure> {
     telemetry::init(&config.log).map_err(|error| {
-        let file = config.log.file.as_deref().unwrap_or(Path::new("")).display();
-        Failure::configuration(format!("log.file: {file} cannot be opened: {error}"))
+        let key = if error.access { "access_file" } else { "file" };
+        Failure::configuration(format!("log.{key}: {error}"))
     })
 }
 

@@ -62,6 +62,8 @@ pub struct Config {
     pub limits: Limits,
     /// Logging.
     pub log: LogConfig,
+    /// Traces.
+    pub trace: Option<TraceConfig>,
     /// Where callers connect; at least one.
     pub listeners: Vec<ListenerConfig>,
     /// The admin listener.
@@ -114,8 +116,76 @@ pub struct LogConfig {
     pub access: AccessLog,
     /// A file instead of standard error.
     pub file: Option<PathBuf>,
+    /// Where the lines per request go, if they go elsewhere.
+    pub access_file: Option<LogTarget>,
+    /// Lines that wait to be written, in bytes.
+    pub buffer: usize,
     /// The field that says what a request is called; `None`: requests are not called anything.
     pub request_id: Option<HeaderName>,
+}
+
+/// Traces, and the collector that takes them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TraceConfig {
+    /// Where they are sent.
+    pub endpoint: Uri,
+    /// Fields that the collector wants to see.
+    pub headers: Vec<(HeaderName, SecretRef)>,
+    /// What the collector calls this process.
+    pub service_name: String,
+    /// The share of requests that is traced, from 0 to 1.
+    pub sample: f64,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Requests that wait.
+    pub queue: usize,
+    /// Requests that are sent at once.
+    pub batch: usize,
+    /// How long a request waits for others.
+    pub delay: Duration,
+    /// Tell which device sent a request.
+    pub devices: bool,
+    /// TLS to the collector.
+    pub tls: TlsSettings,
+}
+
+/// Where lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// A file, which is appended to.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for LogTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stderr => write!(f, "standard error"),
+            Self::Stdout => write!(f, "standard output"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl LogConfig {
+    /// Where the lines go that are not about one request.
+    pub fn target(&self) -> LogTarget {
+        self.file.clone().map_or(LogTarget::Stderr, LogTarget::File)
+    }
+
+    /// Where the lines per request go.
+    pub fn access_target(&self) -> LogTarget {
+        self.access_file.clone().unwrap_or_else(|| self.target())
+    }
+
+    /// The files that are written.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let file = |target| if let LogTarget::File(path) = target { Some(path) } else { None };
+        [self.target(), self.access_target()].into_iter().filter_map(file)
+    }
 }
 
 /// Where a listener listens.
@@ -476,7 +546,9 @@ impl Config {
         let admin = self.admin.iter().filter_map(|admin| admin.token.clone());
         let store = self.token_store.secrets().into_iter().cloned();
         let credentials = self.credentials.iter().flat_map(CredentialConfig::secrets);
-        tokens.chain(admin).chain(store).chain(credentials).collect()
+        let trace = self.trace.iter().flat_map(|trace| &trace.headers);
+        let trace = trace.map(|(_, secret)| secret.clone());
+        tokens.chain(admin).chain(store).chain(trace).chain(credentials).collect()
     }
 }
 

@@ -92,6 +92,11 @@ fn is_open(path: &[&str], text: &str) -> bool {
         ["workers" | "drain" | "linger" | "sandbox"] => true,
         ["limits" | "log", _] => true,
         [
+            "trace",
+            "endpoint" | "service_name" | "sample" | "timeout" | "queue" | "batch" | "delay",
+        ]
+        | ["trace", "tls", _] => true,
+        [
             "listen",
             "address"
             | "mode"

@@ -31,6 +31,8 @@ use crate::http1::Spelling;
 use crate::observe::times::{Phase, Times};
 use crate::sign::hmac::ContentDigest;
 use crate::sign::{AuthFields, SignableRequest, Signer};
+use crate::telemetry::trace::context::{SpanId, TRACEPARENT};
+use crate::telemetry::trace::spans::{self as traced, Spans};
 
 /// How often an upstream may say of a request that it did nothing with it (RFC 9113 §8.7).
 const MAX_UNPROCESSED: usize = 5;
@@ -54,6 +56,8 @@ pub struct Unsigned {
     pub interims: Option<Rc<Interims>>,
     /// The device that sent it, where a credential asks.
     pub device: Option<Arc<str>>,
+    /// Where its phases are noted, if it is traced.
+    pub spans: Option<Rc<Spans>>,
 }
 
 /// Method and path only: a query credential ends up in the target.
@@ -117,10 +121,13 @@ pub async fn authorize(
     // Once because of the connection, and once because of the credential or of the clock.
     let (mut broke, mut replayed, mut unprocessed) = (false, false, 0);
     let mut retimed = None;
+    let spans = attempt.spans.clone();
     loop {
         let now = proxy.clock.now();
         times.turn(Phase::Wait, now.monotonic);
+        let span = spans.as_deref().map(|spans| begin_span(spans, route, &mut attempt, now));
         let issued = credentials(route, device.as_deref(), now, times).await?;
+        turn(spans.as_deref().filter(|_| !issued.is_empty()), traced::Phase::Sign);
         let mut time = SigningTime::new(proxy, route, retimed, now, times);
         let method = attempt.method.clone();
         let signing = sign(proxy, route, &mut time, &issued, attempt, &mut content, &mut scrub);
@@ -130,8 +137,16 @@ pub async fn authorize(
         let outgoing = outgoing(proxy, route, *signed, resends, &mut content, &progress)?;
         let pool = pools.of(&route.target);
         let first_byte = route.config.timeouts.first_byte;
+        if let Some((spans, span)) = spans.as_deref().zip(span) {
+            spans.sent(span, progress.started());
+        }
         let sent = pool.send(Box::new(outgoing), &progress, first_byte).await;
-        time.times.turn(Phase::Other, Instant::now());
+        let received = Instant::now();
+        time.times.turn(Phase::Other, received);
+        if let Some(spans) = &spans {
+            let status = sent.as_ref().map_or(0, |answer| answer.response.status().as_u16());
+            spans.received(status, received);
+        }
         match sent {
             Err(failed) => {
                 let may_resend = match failed.fate {
@@ -182,6 +197,24 @@ pub async fn authorize(
                 attempt = again;
             }
         }
+    }
+}
+
+/// Begins to note an attempt: a span of its own, which the upstream is told before that is signed.
+fn begin_span(spans: &Spans, route: &Route, attempt: &mut Unsigned, now: Now) -> SpanId {
+    let span = SpanId::random();
+    if let Some(context) = spans.for_upstream(span) {
+        attempt.headers.insert(TRACEPARENT, context.value());
+    }
+    if !route.identities.is_empty() {
+        spans.turn(traced::Phase::Wait, now.monotonic);
+    }
+    span
+}
+
+fn turn(spans: Option<&Spans>, phase: traced::Phase) {
+    if let Some(spans) = spans {
+        spans.turn(phase, Instant::now());
     }
 }
 

@@ -1,6 +1,7 @@
 //! What lasts as long as one exchange: its places among the requests in flight, what is counted of
 //! it, its line in the log, and its entry in the feed of those who look.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,10 +15,14 @@ use super::request_id::RequestId;
 use super::respond::{ProxyError, Verdict};
 use super::{ACCESS, Route};
 use crate::clock::{Clock, unix_ms};
+use crate::config::IdentitySource;
 use crate::observe::recent::{Seen, told};
 use crate::observe::route::{Ended, RouteMetrics};
 use crate::observe::times::{Phase, Times, micros};
 use crate::observe::{Observe, Padded, Whose};
+use crate::telemetry::trace::context::{TraceContext, TraceId};
+use crate::telemetry::trace::spans::{Said, Spans, without_device};
+use crate::telemetry::trace::tracer::Tracer;
 use crate::tls::PeerNames;
 
 /// What lasts as long as an exchange: its place among the requests in flight, what is counted of it
@@ -39,6 +44,17 @@ pub struct Exchange {
     ended: bool,
     /// Only if somebody reads the line.
     line: Option<Box<Line>>,
+    /// Only if it is traced.
+    traced: Option<Box<Traced>>,
+}
+
+/// What is noted of a request for its trace, and who takes it at the end.
+#[derive(Debug)]
+struct Traced {
+    tracer: Arc<Tracer>,
+    spans: Rc<Spans>,
+    method: String,
+    path: String,
 }
 
 #[derive(Debug)]
@@ -52,6 +68,8 @@ struct Line {
     client: String,
     /// The device that the caller is; empty where nobody asks.
     device: String,
+    /// The trace that it belongs to, whoever keeps that.
+    trace: Option<TraceId>,
     bytes: u64,
     reason: &'static str,
 }
@@ -77,6 +95,7 @@ impl Exchange {
                 path: head.map(|head| head.uri.path().to_owned()).unwrap_or_default(),
                 client: client.and_then(PeerNames::first).unwrap_or_default().to_owned(),
                 device: String::new(),
+                trace: head.and_then(|head| TraceContext::of(&head.headers)).map(|c| c.trace),
                 bytes: 0,
                 reason: "",
             })
@@ -92,6 +111,38 @@ impl Exchange {
             upstream_error: None,
             ended: false,
             line,
+            traced: None,
+        }
+    }
+
+    /// The same, noted for a trace if `tracer` wants that of a request with this `head`.
+    #[must_use]
+    pub(super) fn traced(mut self, tracer: Option<&Arc<Tracer>>, head: Option<&Parts>) -> Self {
+        if let (Some(tracer), Some(head)) = (tracer, head)
+            && let Some(spans) = tracer.begin(&head.headers, self.started)
+        {
+            if let Some(line) = &mut self.line {
+                line.trace = Some(spans.trace());
+            }
+            self.traced = Some(Box::new(Traced {
+                tracer: Arc::clone(tracer),
+                spans,
+                method: head.method.to_string(),
+                path: head.uri.path().to_owned(),
+            }));
+        }
+        self
+    }
+
+    /// Where its phases are noted, if it is traced.
+    pub(super) fn spans(&self) -> Option<&Rc<Spans>> {
+        self.traced.as_ref().map(|traced| &traced.spans)
+    }
+
+    /// What there is to note, if it is traced.
+    fn note(&self, note: impl FnOnce(&Spans)) {
+        if let Some(traced) = &self.traced {
+            note(&traced.spans);
         }
     }
 
@@ -107,12 +158,24 @@ impl Exchange {
 
     pub(super) fn found(&mut self, route: &Arc<Route>) {
         route.metrics().began();
+        if let Some(traced) = &self.traced
+            && !traced.tracer.tells_devices()
+            && let Some(IdentitySource::PathSegment(before)) = &route.config.identity
+        {
+            let path = without_device(&traced.path, route.config.prefix.len(), *before);
+            traced.spans.tell_path(path);
+        }
         self.route = Some(Arc::clone(route));
     }
 
     pub(super) fn identified(&mut self, device: Option<&str>) {
         if let (Some(line), Some(device)) = (&mut self.line, device) {
             device.clone_into(&mut line.device);
+        }
+        if let (Some(traced), Some(device)) = (&self.traced, device)
+            && traced.tracer.tells_devices()
+        {
+            traced.spans.identified(device);
         }
     }
 
@@ -131,6 +194,7 @@ impl Exchange {
     /// The upstream has answered.
     pub(super) fn answered(&mut self, status: StatusCode) {
         self.status = status.as_u16();
+        self.note(|spans| spans.status(status.as_u16()));
         if status.is_client_error() || status.is_server_error() {
             self.whose = Whose::Upstreams;
         }
@@ -139,6 +203,7 @@ impl Exchange {
     /// There is an answer of ours instead.
     pub(super) fn failed(&mut self, error: &ProxyError, verdict: &Verdict) {
         self.status = verdict.status.as_u16();
+        self.note(|spans| spans.status(verdict.status.as_u16()));
         self.whose = error.whose(self.times.phase());
         self.upstream_error = (self.whose == Whose::Upstreams).then_some(verdict.error);
         // What was under way has come to nothing.
@@ -155,6 +220,7 @@ impl Exchange {
     }
 
     fn because(&mut self, reason: &'static str) {
+        self.note(|spans| spans.because(reason));
         if let Some(line) = &mut self.line {
             line.reason = reason;
         }
@@ -198,6 +264,9 @@ impl Drop for Exchange {
             }
         }
         self.count(took);
+        if let Some(traced) = self.traced.take() {
+            self.end_trace(*traced);
+        }
         if let Some(mut line) = self.line.take() {
             if !self.ended && line.reason.is_empty() {
                 line.reason = "caller went away";
@@ -250,6 +319,7 @@ impl Exchange {
             wait_us = self.times.wait_us(),
             sign_us = self.times.sign_us(),
             upstream_us = self.times.upstream_us(),
+            trace_id = line.trace.map(tracing::field::display),
             ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             "request"
         );
@@ -272,5 +342,24 @@ impl Exchange {
             total_us: micros(took),
             bytes: line.bytes,
         }
+    }
+}
+
+impl Exchange {
+    /// Hands over what was noted for the trace.
+    fn end_trace(&self, traced: Traced) {
+        let Traced { tracer, spans, method, path } = traced;
+        if !self.ended {
+            spans.broke_off("caller went away");
+        }
+        let upstream = self.route.as_ref().map(|route| &route.config.upstream.origin);
+        let said = Said {
+            method,
+            path,
+            route: self.route().to_owned(),
+            upstream: upstream.map(|origin| (origin.authority.host().to_owned(), origin.port())),
+            request_id: self.id().map(|id| id.as_str().to_owned()),
+        };
+        tracer.finish(&spans, Instant::now(), said);
     }
 }

@@ -44,6 +44,8 @@ use crate::observe::route::RouteMetrics;
 use crate::observe::times::Times;
 use crate::observe::{Observe, Padded};
 use crate::sign::owned::OwnedFields;
+use crate::telemetry::trace::context::TRACEPARENT;
+use crate::telemetry::trace::tracer::Tracer;
 use authorize::{Unsigned, authorize};
 use content::{CallerContent, ResponseContent};
 pub use exchange::Exchange;
@@ -238,6 +240,8 @@ pub struct Proxy {
     via: Via,
     /// The field that says what a request is called; `None` if nobody wants to know.
     request_id: Option<HeaderName>,
+    /// Which requests are traced; `None` if none is.
+    tracer: Option<Arc<Tracer>>,
     observe: Arc<Observe>,
 }
 
@@ -253,6 +257,7 @@ impl Proxy {
             limits,
             via: Via::new(fastrand::u32(..)),
             request_id: None,
+            tracer: None,
             observe,
         }
     }
@@ -263,12 +268,24 @@ impl Proxy {
         Self { request_id: field, ..self }
     }
 
+    /// The same, where requests are traced.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Option<Arc<Tracer>>) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// What decides which requests are traced.
+    pub fn tracer(&self) -> Option<&Arc<Tracer>> {
+        self.tracer.as_ref()
+    }
+
     /// What begins with the `head` of a request, or with one that could not be read.
     fn begin(&self, head: Option<&Parts>, ends: Option<&Ends>) -> Exchange {
         let field = self.request_id.as_ref();
         let id = field.map(|field| RequestId::of(head.map(|head| &head.headers), field));
         let client = ends.and_then(|ends| ends.client.as_deref());
-        Exchange::begin(&self.observe, &self.clock, head, client, id)
+        let begun = Exchange::begin(&self.observe, &self.clock, head, client, id);
+        begun.traced(self.tracer.as_ref(), head)
     }
 
     /// Requests in flight.
@@ -398,6 +415,12 @@ impl Proxy {
         {
             head.headers.insert(field.clone(), id.value().clone());
         }
+        if let Some(tracer) = &self.tracer
+            && !route.strip.contains(&TRACEPARENT)
+            && route.config.set.iter().all(|(name, _)| *name != TRACEPARENT)
+        {
+            tracer.pass_on(&mut head.headers, exchange.spans().map(AsRef::as_ref));
+        }
         for (name, value) in &route.config.set {
             head.headers.insert(name.clone(), value.clone());
         }
@@ -411,6 +434,7 @@ impl Proxy {
             needs,
             interims: None,
             device,
+            spans: exchange.spans().cloned(),
         };
         Ok((route, Box::new(unsigned)))
     }

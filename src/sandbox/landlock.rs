@@ -30,6 +30,7 @@ pub(super) fn enforce(
         | AccessFs::Truncate
         | AccessFs::MakeReg
         | AccessFs::RemoveFile;
+    let append = AccessFs::WriteFile | AccessFs::MakeReg;
     let connect = |port: &u16| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp));
     let restrict = || -> Result<_, RulesetError> {
         Ruleset::default()
@@ -40,6 +41,7 @@ pub(super) fn enforce(
             .add_rules(path_beneath_rules(SYSTEM, read))?
             .add_rules(path_beneath_rules(&permitted.read, read))?
             .add_rules(path_beneath_rules(&permitted.spool, spool))?
+            .add_rules(path_beneath_rules(&permitted.logs, append))?
             .add_rules(path_beneath_rules(&permitted.sockets, AccessFs::RemoveFile))?
             .add_rules(permitted.ports.iter().map(connect))?
             .restrict_self()

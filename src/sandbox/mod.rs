@@ -1,8 +1,8 @@
 //! Confinement on Linux: once the process listens it can read only what its configuration names and
-//! what looking up names takes, write only where content waits, and connect only to the ports of its
+//! what looking up names takes, write only where content waits and logs are, and connect only to the ports of its
 //! upstreams; and no program that it starts gains privileges.
 //!
-//! What was opened before stays open: listening sockets, the log. A kernel that can do less does
+//! What was opened before stays open: listening sockets, the store of tokens. A kernel that can do less does
 //! what it can (Landlock, Linux 5.13; ports from 6.7 on).
 
 #[cfg(target_os = "linux")]

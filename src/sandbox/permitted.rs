@@ -39,6 +39,8 @@ pub(super) struct Permitted {
     pub(super) read: BTreeSet<PathBuf>,
     /// Directories for its files without a name.
     pub(super) spool: BTreeSet<PathBuf>,
+    /// Directories of its logs, which are opened anew when they are rotated.
+    pub(super) logs: BTreeSet<PathBuf>,
     /// Directories of its sockets, which it removes at the end.
     pub(super) sockets: BTreeSet<PathBuf>,
     /// Ports that it may connect to.
@@ -79,12 +81,18 @@ impl Permitted {
         if let StoreSpec::Redis(redis) = &config.token_store {
             permitted.ports.extend(redis.ports());
         }
+        if let Some(trace) = &config.trace {
+            permitted.ports.extend(url_ports(&trace.endpoint));
+        }
         permitted.ports.insert(NAME_SERVER);
         for file in more.iter().map(PathBuf::as_path).chain(RESOLVER.map(Path::new)) {
             permitted.add_file(file);
         }
         let spool = config.limits.spool_directory.clone();
         permitted.spool.insert(spool.unwrap_or_else(std::env::temp_dir));
+        for file in config.log.files() {
+            permitted.add_log(&file);
+        }
         for listener in &config.listeners {
             if let Address::Unix { path, .. } = &listener.address {
                 permitted.sockets.insert(directory_of(path));
@@ -180,6 +188,16 @@ impl Permitted {
             self.read.insert(if is_root { step.to_owned() } else { directory });
         }
     }
+
+    /// A log, which makes way for another of its name; links on the way are not followed elsewhere.
+    fn add_log(&mut self, path: &Path) {
+        let directory = directory_of(path);
+        let target = path.canonicalize().ok();
+        for directory in target.as_deref().map(directory_of).into_iter().chain([directory]) {
+            let is_root = directory == Path::new("/");
+            self.logs.insert(if is_root { path.to_owned() } else { directory });
+        }
+    }
 }
 
 /// The directory that a file is in, wherever links lead.
@@ -206,12 +224,14 @@ fn credential_ports(credential: &CredentialConfig) -> BTreeSet<u16> {
             vec![oauth.url()]
         }
     };
-    for url in urls {
-        let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
-        ports.insert(url.port_u16().unwrap_or(default));
-        ports.extend(environment_port(url));
-    }
+    ports.extend(urls.into_iter().flat_map(url_ports));
     ports
+}
+
+/// The port of an URL that the environment may have a proxy for.
+fn url_ports(url: &http::Uri) -> impl Iterator<Item = u16> {
+    let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    std::iter::once(url.port_u16().unwrap_or(default)).chain(environment_port(url))
 }
 
 /// The ports of an upstream, and of a proxy on the way there.
@@ -272,6 +292,11 @@ mod tests {
             r#"
             [limits]
             spool_directory = "/var/spool/countersign"
+            [log]
+            file = "/var/log/countersign/log"
+            access_file = "/access.log"
+            [trace]
+            endpoint = "http://collector.example.com:4318"
             [[listen]]
             address = "127.0.0.1:8080"
             tls = {{ certificate = "/etc/tls/server.pem", key = "/keys/server.key" }}
@@ -324,7 +349,7 @@ mod tests {
             directory.path().join("token"),
         );
         let config = load(&text, &|_| None).config.unwrap();
-        let Permitted { read, spool, sockets, ports } = Permitted::by(&config, &[]);
+        let Permitted { read, spool, logs, sockets, ports } = Permitted::by(&config, &[]);
         let real = |path: &Path| path.canonicalize().unwrap();
         let mut expected =
             BTreeSet::from(["/etc/tls", "/keys", "/token", "/oauth"].map(PathBuf::from));
@@ -339,8 +364,9 @@ mod tests {
             assert!(resolver.contains(path), "{}", path.display());
         }
         assert_eq!(spool, BTreeSet::from(["/var/spool/countersign".into()]));
+        assert_eq!(logs, BTreeSet::from(["/var/log/countersign".into(), "/access.log".into()]));
         assert_eq!(sockets, BTreeSet::from(["/run/countersign".into()]));
-        let without_proxies_of_the_environment = [53, 443, 444, 3128, 7443, 7444, 8443, 9000];
+        let without_proxies_of_the_environment = [53, 443, 444, 3128, 4318, 7443, 7444, 8443, 9000];
         assert!(
             ports.is_superset(&BTreeSet::from(without_proxies_of_the_environment)),
             "{ports:?}"

@@ -59,6 +59,8 @@ mod listeners;
 mod login;
 mod login_renewal;
 #[cfg(target_os = "linux")]
+mod logs;
+#[cfg(target_os = "linux")]
 mod loops;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -71,6 +73,8 @@ mod oauth_kills;
 mod oauth_login;
 mod oauth_refresh;
 mod oauth_servers;
+#[cfg(all(target_os = "linux", feature = "otlp"))]
+mod otlp;
 #[cfg(target_os = "linux")]
 mod process;
 mod proxy_connect;

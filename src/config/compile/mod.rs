@@ -5,15 +5,15 @@ mod credential;
 mod hmac;
 mod identity;
 mod listen;
+mod log;
 mod login;
 mod oauth;
 mod route;
 mod store;
+mod trace;
 
 use std::time::Duration;
 
-use http::HeaderName;
-use http::header::{AUTHORIZATION, COOKIE};
 use serde::Deserialize;
 
 use super::context::Context;
@@ -21,9 +21,7 @@ use super::document::Node;
 use super::problem::Problem;
 use super::raw::{RawConfig, RawCredential, RawSize};
 use super::shape::Shaped;
-use super::{
-    AccessLog, Config, CredentialConfig, Level, Limits, ListenerConfig, LogConfig, LogFormat,
-};
+use super::{Config, Limits};
 use crate::permissions::Check;
 
 /// Compiles what [`shape::check`](super::shape::check) left over.
@@ -62,14 +60,8 @@ pub fn compile(
     store::needed(&mut context, &token_store, &credentials);
     let declared: Vec<&str> = raw.credential.keys().map(String::as_str).collect();
     let routes = route::routes(&mut context, &raw.route, &declared, &credentials, &listeners);
-    let named = raw.log.request_id.as_deref();
-    let log = LogConfig {
-        level: raw.log.level.unwrap_or(Level::Info),
-        format: raw.log.format.unwrap_or(LogFormat::Auto),
-        access: raw.log.access.unwrap_or(AccessLog::Off),
-        file: raw.log.file.as_ref().map(Into::into),
-        request_id: request_id(&mut context, named, &listeners, &credentials),
-    };
+    let log = log::log(&mut context, &raw.log, &listeners, &credentials);
+    let trace = raw.trace.as_ref().and_then(|raw| trace::trace(&mut context, raw));
     let check_permissions =
         if raw.check_permissions == Some(false) { Check::Off } else { Check::Strict };
     let sandbox = raw.sandbox.unwrap_or_default();
@@ -82,6 +74,7 @@ pub fn compile(
         watch: raw.watch.unwrap_or(false),
         limits,
         log,
+        trace,
         listeners,
         admin,
         token_store,
@@ -104,44 +97,6 @@ fn linger(context: &mut Context<'_>, raw: Option<&str>) -> Duration {
         context.error("linger", "this is more than 10 minutes", hint);
     }
     linger
-}
-
-/// As most gateways and libraries call it.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The field that says what a request is called. What it says is logged and repeated, so that none
-/// will do in which a secret can be: then there is none by default, and none may be named.
-fn request_id(
-    context: &mut Context<'_>,
-    raw: Option<&str>,
-    listeners: &[ListenerConfig],
-    credentials: &[CredentialConfig],
-) -> Option<HeaderName> {
-    const PATH: &str = "log.request_id";
-    let field = match raw {
-        None => REQUEST_ID,
-        Some("off") => return None,
-        Some(name) => context.field_name(PATH, name)?,
-    };
-    let is_of_callers = listeners
-        .iter()
-        .filter_map(|listener| listener.access.caller_token.as_ref()?.header.as_ref())
-        .any(|header| *header == field);
-    let owner = credentials.iter().find(|credential| credential.owned.contains(&field));
-    let message = if [AUTHORIZATION, COOKIE].contains(&field) {
-        format!("the field '{field}' holds secrets, which a log must not")
-    } else if is_of_callers {
-        format!("the field '{field}' holds the token of callers, which a log must not")
-    } else if let Some(owner) = owner {
-        format!("'{field}' belongs to the credential '{}'", owner.name)
-    } else {
-        return Some(field);
-    };
-    if raw.is_some() {
-        let hint = Some("name one that only says what a request is called, or \"off\"");
-        context.error(PATH, message, hint);
-    }
-    None
 }
 
 fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {

@@ -4,7 +4,9 @@
 //! key is reported together with all other problems.
 
 mod credential;
+mod log;
 mod oauth;
+mod trace;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +14,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use credential::*;
+pub use log::*;
 pub use oauth::*;
+pub use trace::*;
 
 use crate::secret::Secret;
 
@@ -41,6 +45,8 @@ pub struct RawConfig {
     pub limits: RawLimits,
     /// Logging.
     pub log: RawLog,
+    /// Traces; off unless configured.
+    pub trace: Option<RawTrace>,
     /// Where callers connect.
     pub listen: Vec<RawListen>,
     /// The admin listener; off unless configured.
@@ -111,58 +117,6 @@ pub struct RawLimits {
     /// How long a caller may take nothing of an answer. Buffers of the system make slow callers look
     /// stuck for minutes. Default: "15m".
     pub write_timeout: Option<String>,
-}
-
-/// Logging. Everything but data goes to standard error.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RawLog {
-    /// The least important messages that are written. Default: "info".
-    pub level: Option<RawLevel>,
-    /// "text" for people, "json" for machines; "auto" is text on a terminal, else json.
-    /// Default: "auto".
-    pub format: Option<RawLogFormat>,
-    /// One line per request: "off" (then still at level debug), "text" or "json".
-    /// Default: "off".
-    pub access: Option<RawAccess>,
-    /// Write to this file instead of standard error.
-    pub file: Option<String>,
-    /// The field that says what a request is called, in its line, in problem documents, and to the
-    /// upstream: the caller's own if it sends one, else a new one. "off": none.
-    /// Default: "X-Request-Id".
-    pub request_id: Option<String>,
-}
-
-/// A log level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum RawLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// How log lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum RawLogFormat {
-    Auto,
-    Text,
-    Json,
-}
-
-/// How access lines are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum RawAccess {
-    Off,
-    Text,
-    Json,
 }
 
 /// A listener.

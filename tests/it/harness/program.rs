@@ -22,8 +22,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Runs what `config` says, which has no `[log]`; a listener on any port is added if it names
-    /// none.
+    /// Runs what `config` says. Where it has no `[log]`, all is logged as JSON, a line per request
+    /// included; a listener on any port is added if it names none.
     pub(crate) async fn start(config: &str) -> Self {
         Self::start_under(&[], config).await
     }
@@ -85,6 +85,13 @@ impl Program {
     /// All TCP addresses, in the order of the listeners.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where its admin listener is.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let log = self.log();
+        let line = log.iter().find(|line| line["message"] == "admin listening").unwrap();
+        line["address"].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap()
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -167,6 +174,7 @@ impl Drop for Program {
 
 fn complete(config: &str) -> String {
     let log = "[log]\nformat = \"json\"\naccess = \"json\"\n";
+    let log = if config.contains("[log]") { "" } else { log };
     let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
     let listen = if config.contains("[[listen]]") { "" } else { listen };
     format!("{config}\n{log}{listen}")
