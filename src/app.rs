@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, Admin, Sight};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::control::Control;
 use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
@@ -104,7 +104,7 @@ impl App {
         }
         let admin = match &config.admin {
             Some(admin) => {
-                let address = crate::config::Address::Tcp(admin.address);
+                let address = Address::Tcp(admin.address);
                 let socket = match passed.take(&address) {
                     Some(socket) => socket,
                     None => Socket::open(&address)?,
@@ -195,7 +195,8 @@ impl App {
         }
         let admin = match (admin, &parts.config.admin) {
             (Some(socket), Some(config)) => {
-                let sight = Sight::new(parts.known(), Arc::clone(&proxy), ground.clock.clone());
+                let sight = Sight::new(Arc::clone(&proxy), ground.clock.clone());
+                sight.show(parts.known(), parts.listeners(places.iter().map(|place| place.bound)));
                 let (bound, secrets) = (socket.local_addr()?, Arc::clone(&parts.secrets));
                 let (config, watch, control) = (config.clone(), watch.clone(), control.clone());
                 let admin = Arc::new(Admin::new(config, bound, sight, secrets, watch, control));

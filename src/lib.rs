@@ -10,8 +10,10 @@
 //! - [`config`]: from the text of the file to what runs;
 //! - [`observe`]: what becomes of requests, counted;
 //! - [`proxy`]: one request, from the caller's head to the last byte of the answer;
-//! - [`server`]: listeners and workers; [`admin`]: the admin listener;
-//! - [`app`]: wiring; [`control`]: what is asked of the running program; [`telemetry`]: logs; [`private`]: keeping memory to oneself; [`sandbox`]: confinement;
+//! - [`server`]: listeners and workers; [`admin`]: the admin listener; [`explain`]: what would happen to
+//!   a request;
+//! - [`app`]: wiring; [`control`]: what is asked of the running program; [`telemetry`]: logs and traces;
+//!   [`private`]: keeping memory to oneself; [`sandbox`]: confinement;
 //!   [`permissions`]: who else can get at a file;
 //!   [`stamp`]: noticing that one changes; [`cli`]: the commands;
 //! - [`mock`]: stand-ins of the vendors' APIs, for the demo and the tests.
@@ -24,6 +26,7 @@ pub mod config;
 pub mod connect;
 pub mod control;
 pub mod credential;
+pub mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

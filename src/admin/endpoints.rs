@@ -3,6 +3,8 @@
 use http::{Method, Request};
 use percent_encoding::percent_decode_str;
 
+use super::explain::Question;
+use super::page::Asset;
 use crate::config::AdminConfig;
 
 /// What stands in a path for the name of a credential.
@@ -13,6 +15,10 @@ const NAME: &str = "NAME";
 pub(super) enum Asked {
     /// Something that is known without a look.
     Probe(Probe),
+    /// A file of the page.
+    Page(&'static Asset),
+    /// What happens, as it happens.
+    Events,
     /// Something that takes a look at everything.
     Look(Look),
     /// Something is to be done.
@@ -32,6 +38,7 @@ pub(super) enum Look {
     Metrics,
     Status,
     Devices { credential: String, query: String },
+    Explain(Box<Question>),
     Log,
 }
 
@@ -39,6 +46,7 @@ pub(super) enum Look {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Refresh { credential: String, query: String },
+    Explain,
     Log,
     Reload,
     Quit,
@@ -72,6 +80,8 @@ const ENDPOINTS: &[Endpoint] = &[
     change("/api/credentials/NAME/refresh", |said| {
         Asked::Change(Change::Refresh { credential: said.name, query: said.query.to_owned() })
     }),
+    read("/api/events", |_| Asked::Events),
+    change("/api/explain", |_| Asked::Change(Change::Explain)),
     read("/api/log", |_| Asked::Look(Look::Log)),
     change("/api/log", |_| Asked::Change(Change::Log)),
     change("/api/reload", |_| Asked::Change(Change::Reload)),
@@ -98,6 +108,10 @@ pub(super) enum Unmeant {
 /// What `request` asks for.
 pub(super) fn find<B>(request: &Request<B>, config: &AdminConfig) -> Result<Asked, Unmeant> {
     let (path, method) = (request.uri().path(), request.method());
+    if let Some(asset) = Asset::at(path) {
+        let meant = method == Method::GET || method == Method::HEAD;
+        return if meant { Ok(Asked::Page(asset)) } else { Err(Unmeant::Method("GET, HEAD")) };
+    }
     let query = request.uri().query().unwrap_or_default();
     let (mut reads, mut changes) = (false, false);
     for endpoint in ENDPOINTS.iter().filter(|endpoint| (endpoint.when)(config)) {
@@ -134,9 +148,10 @@ fn name_in(pattern: &str, path: &str) -> Option<String> {
     Some(percent_decode_str(name).decode_utf8().ok()?.into_owned())
 }
 
-/// True for the paths that need no token.
-pub(super) fn is_probe(path: &str) -> bool {
-    matches!(path, "/livez" | "/readyz")
+/// True for the paths that need no token: probes, and the page, which holds nothing itself and has to
+/// be there to ask for the token.
+pub(super) fn is_open(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz") || Asset::at(path).is_some()
 }
 
 /// Every path, for people.
@@ -145,7 +160,7 @@ pub(super) fn known(config: &AdminConfig) -> String {
     let paths = there.map(|endpoint| {
         if endpoint.reads { endpoint.path.to_owned() } else { format!("POST {}", endpoint.path) }
     });
-    format!("known here: {}", paths.collect::<Vec<_>>().join(", "))
+    format!("known here: /, {}", paths.collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! `/api/log`: what is logged, and changing it for a while.
 
-use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body_util::Full;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::{json, text};
+use super::answer::{Content, json, text};
 use crate::config::{AccessLog, Level, units};
 use crate::telemetry;
 
@@ -65,7 +63,7 @@ impl Change {
 }
 
 /// What is logged now.
-pub(super) fn shown() -> Response<Full<Bytes>> {
+pub(super) fn shown() -> Response<Content> {
     match telemetry::state() {
         Some(state) => json(&state),
         None => text(StatusCode::NOT_FOUND, "this process has no log of its own"),
@@ -73,7 +71,7 @@ pub(super) fn shown() -> Response<Full<Bytes>> {
 }
 
 /// Changes it as `content` says.
-pub(super) fn change(content: Value) -> Response<Full<Bytes>> {
+pub(super) fn change(content: Value) -> Response<Content> {
     match Change::read(content).and_then(Change::make) {
         Ok(()) => shown(),
         Err(why) => text(StatusCode::BAD_REQUEST, &why),

@@ -7,9 +7,12 @@ mod answer;
 mod content;
 pub mod devices;
 mod endpoints;
+mod events;
+mod explain;
 mod guard;
 mod log;
 mod metrics;
+mod page;
 mod refresh;
 mod reload;
 mod serve;
@@ -17,26 +20,28 @@ mod sight;
 mod status;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::Full;
 use serde_json::Value;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use answer::{full, json, text};
+use answer::{Content, full, json, text};
 use devices::NoPage;
 use endpoints::{Asked, Change, Look, Probe, Unmeant};
+use events::Connection;
+use explain::Question;
 use metrics::Metrics;
 pub use serve::serve;
 pub use sight::{Known, Sight};
 use status::Status;
 
-use crate::config::AdminConfig;
+use crate::config::{AdminConfig, ListenerConfig};
 use crate::control::{Cause, Control};
 use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
@@ -56,6 +61,9 @@ pub struct Admin {
     /// Which credentials are not kept fresh, because of a panic.
     watch: Watch,
     looks: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    /// The status as it was sent last.
+    sent: Mutex<Option<(Instant, Bytes)>>,
 }
 
 /// Who may ask, as the configuration says it now.
@@ -79,17 +87,29 @@ impl Admin {
         let metrics = Metrics::new(&sight, &control);
         let looks = Arc::new(Semaphore::new(MAX_LOOKS));
         let access = ArcSwap::from_pointee(Access { config, secrets });
-        Self { access, bound, sight, metrics, control, watch, looks }
+        let streams = Arc::new(Semaphore::new(events::MAX_STREAMS));
+        let sent = Mutex::default();
+        Self { access, bound, sight, metrics, control, watch, looks, streams, sent }
     }
 
     /// From now on the configuration is another one.
-    pub fn go_over(&self, config: AdminConfig, secrets: Arc<Secrets>, credentials: Vec<Known>) {
+    pub fn go_over(
+        &self,
+        config: AdminConfig,
+        secrets: Arc<Secrets>,
+        credentials: Vec<Known>,
+        listeners: Vec<ListenerConfig>,
+    ) {
         self.access.store(Arc::new(Access { config, secrets }));
-        self.sight.show(credentials);
+        self.sight.show(credentials, listeners);
     }
 
     /// The answer to `request`.
-    pub(super) async fn answer<B>(self: Arc<Self>, request: Request<B>) -> Response<Full<Bytes>>
+    pub(super) async fn answer<B>(
+        self: Arc<Self>,
+        request: Request<B>,
+        connection: &Connection,
+    ) -> Response<Content>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -101,6 +121,8 @@ impl Admin {
         match asked {
             Asked::Probe(Probe::Live) => text(StatusCode::OK, "alive"),
             Asked::Probe(Probe::Ready) => self.ready(),
+            Asked::Page(asset) => asset.answer(),
+            Asked::Events => self.events(connection),
             Asked::Look(look) => self.look_in_turn(look).await,
             Asked::Change(change) => match content::read(request.into_body()).await {
                 Ok(content) => self.change(change, content).await,
@@ -110,12 +132,12 @@ impl Admin {
     }
 
     /// What is asked for by somebody who may, or else the answer.
-    fn admit<B: Body>(&self, request: &Request<B>) -> Result<Asked, Box<Response<Full<Bytes>>>> {
+    fn admit<B: Body>(&self, request: &Request<B>) -> Result<Asked, Box<Response<Content>>> {
         if !self.accepts_host(request) {
             let detail = "this Host is not accepted here; add it to 'hosts' of [admin]";
             return Err(Box::new(text(StatusCode::MISDIRECTED_REQUEST, detail)));
         }
-        if !endpoints::is_probe(request.uri().path()) && !self.has_token(request) {
+        if !endpoints::is_open(request.uri().path()) && !self.has_token(request) {
             let mut refused = text(StatusCode::UNAUTHORIZED, "a token is needed");
             let challenge = HeaderValue::from_static("Bearer realm=\"countersign admin\"");
             refused.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -140,19 +162,27 @@ impl Admin {
     }
 
     /// Looks, as soon as there is a place for it: there may be a hundred thousand devices.
-    async fn look_in_turn(self: Arc<Self>, look: Look) -> Response<Full<Bytes>> {
-        let Ok(permit) = Arc::clone(&self.looks).acquire_owned().await else {
-            return text(StatusCode::INTERNAL_SERVER_ERROR, "it failed");
-        };
-        let looking = tokio::task::spawn_blocking(move || {
-            let response = self.look(&look);
-            drop(permit);
-            response
-        });
-        looking.await.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"))
+    async fn look_in_turn(self: Arc<Self>, look: Look) -> Response<Content> {
+        let looked = self.aside(move |admin| admin.look(&look)).await;
+        looked.unwrap_or_else(|| text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"))
     }
 
-    fn look(&self, look: &Look) -> Response<Full<Bytes>> {
+    /// Looks where nobody is kept waiting by it; `None` if that fails.
+    async fn aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Option<T> {
+        let permit = Arc::clone(&self.looks).acquire_owned().await.ok()?;
+        let admin = Arc::clone(self);
+        let looking = tokio::task::spawn_blocking(move || {
+            let seen = look(&admin);
+            drop(permit);
+            seen
+        });
+        looking.await.ok()
+    }
+
+    fn look(&self, look: &Look) -> Response<Content> {
         match look {
             Look::Metrics => match self.metrics.scrape() {
                 Ok(scrape) => full(metrics::TYPE, scrape.into()),
@@ -167,13 +197,27 @@ impl Admin {
                     Err(NoPage::Query(why)) => text(StatusCode::BAD_REQUEST, &why),
                 }
             }
+            Look::Explain(question) => {
+                let secrets = &self.access.load().secrets;
+                match explain::answer(&self.sight, secrets, question) {
+                    Ok(explanation) => json(&explanation),
+                    Err(why) => text(StatusCode::BAD_REQUEST, &why),
+                }
+            }
         }
     }
 
     /// Does what is asked for by somebody who may.
-    async fn change(&self, change: Change, content: Value) -> Response<Full<Bytes>> {
+    async fn change(self: Arc<Self>, change: Change, content: Value) -> Response<Content> {
         if change == Change::Log {
             return log::change(content);
+        }
+        // It changes nothing, but says more than a page of somebody else's may know.
+        if change == Change::Explain {
+            return match Question::of(content) {
+                Ok(question) => self.look_in_turn(Look::Explain(Box::new(question))).await,
+                Err(why) => text(StatusCode::BAD_REQUEST, &why),
+            };
         }
         if !content::is_nothing(&content) {
             let why = "this takes no content: what is meant is in the path and the query";
@@ -183,7 +227,7 @@ impl Admin {
             Change::Refresh { credential, query } => {
                 refresh::refresh(&self.sight, &credential, &query).await
             }
-            Change::Log => log::shown(),
+            Change::Explain | Change::Log => log::shown(),
             Change::Reload => {
                 let reload = self.control.reload(Cause::Admin).await;
                 reload::answer(&reload, self.sight.clock.wall())
@@ -200,7 +244,7 @@ impl Admin {
 
     /// Ready as soon as every credential that is fetched at start is there, while all are kept
     /// fresh, until the end begins.
-    fn ready(&self) -> Response<Full<Bytes>> {
+    fn ready(&self) -> Response<Content> {
         if self.control.is_stopping() {
             return text(StatusCode::SERVICE_UNAVAILABLE, "stopping");
         }
@@ -247,7 +291,7 @@ mod tests {
         let limits = crate::config::load(text, &|_| None).config.unwrap().limits;
         let clock = Clock::system();
         let proxy = Arc::new(Proxy::new(nothing, clock.clone(), limits));
-        let sight = Sight::new(Vec::new(), proxy, clock);
+        let sight = Sight::new(proxy, clock);
         let (control, _) = Control::new();
         Admin::new(config.clone(), config.address, sight, Arc::new(secrets), watch, control)
     }
@@ -256,10 +300,10 @@ mod tests {
     async fn a_look_waits_for_its_turn_and_a_probe_does_not() {
         let admin = Arc::new(admin(Watch::default()).await);
         let ask = |path: &str| {
-            let content = Full::<Bytes>::default();
+            let content = http_body_util::Empty::<Bytes>::new();
             let request = Request::get(path).header(HOST, "localhost").body(content).unwrap();
             let admin = Arc::clone(&admin);
-            async move { admin.answer(request).await.status() }
+            async move { admin.answer(request, &Connection::default()).await.status() }
         };
         let others = u32::try_from(MAX_LOOKS).unwrap();
         let others = Arc::clone(&admin.looks).acquire_many_owned(others).await.unwrap();

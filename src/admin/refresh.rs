@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::answer::json;
+use super::answer::{Content, json};
 use super::sight::{Sight, seconds};
 use crate::credential::FetchError;
 use crate::credential::cache::refresh::Refreshed;
@@ -48,7 +46,7 @@ struct Told<'a> {
 struct Answer<'a>(StatusCode, Told<'a>, Option<Duration>);
 
 /// Has `name` fetched, for the device that `query` names if it has devices.
-pub(super) async fn refresh(sight: &Sight, name: &str, query: &str) -> Response<Full<Bytes>> {
+pub(super) async fn refresh(sight: &Sight, name: &str, query: &str) -> Response<Content> {
     let device = match device_in(query) {
         Ok(device) => device,
         Err(why) => return Answer::refused(StatusCode::BAD_REQUEST, name, why).response(),
@@ -147,7 +145,7 @@ impl<'a> Answer<'a> {
         self
     }
 
-    fn response(self) -> Response<Full<Bytes>> {
+    fn response(self) -> Response<Content> {
         let Self(status, told, retry_in) = self;
         let mut response = json(&told);
         if response.status() == StatusCode::OK {

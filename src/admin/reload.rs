@@ -2,12 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body_util::Full;
 use serde::Serialize;
 
-use super::answer::json;
+use super::answer::{Content, json};
 use super::sight::seconds;
 use crate::control::{Outcome, Refusal, Reload};
 
@@ -70,7 +68,7 @@ impl From<&Refusal> for Problem {
 }
 
 /// The answer to whoever asked for it.
-pub(super) fn answer(reload: &Reload, now: SystemTime) -> Response<Full<Bytes>> {
+pub(super) fn answer(reload: &Reload, now: SystemTime) -> Response<Content> {
     let mut response = json(&Shown::of(reload, now));
     if let Outcome::Refused { .. } = reload.outcome {
         *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,12 +20,15 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::Admin;
+use super::events::Connection;
+use super::page::RESOURCE_POLICY;
 
 /// Admin requests at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
 /// How long the head of an admin request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the answer may take. A reload waits for what has to be fetched.
+/// How long it may take until an answer begins: a reload waits for what has to be fetched. Those of
+/// `/api/events` go on.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long an answer may take at the end.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
@@ -65,11 +68,21 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationT
 }
 
 async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToken) {
+    let connection = Connection { stop, ..Connection::default() };
+    let this = connection.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
-        let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(admin.answer(request).await) }
+        let (admin, connection) = (Arc::clone(&admin), this.clone());
+        async move { Ok::<_, Infallible>(admin.answer(request, &connection).await) }
     });
     let service = ServiceBuilder::new()
+        .layer(SetResponseHeaderLayer::overriding(
+            X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
+        .layer(SetResponseHeaderLayer::overriding(
+            RESOURCE_POLICY,
+            HeaderValue::from_static("same-origin"),
+        ))
         .layer(SetResponseHeaderLayer::overriding(
             CACHE_CONTROL,
             HeaderValue::from_static("no-store"),
@@ -88,10 +101,13 @@ async fn connection(stream: TcpStream, admin: Arc<Admin>, stop: CancellationToke
                 tracing::debug!(%error, "an admin connection ended early");
             }
         }
-        () = stop.cancelled() => {
+        () = connection.stop.cancelled() => {
             // What is being answered may be what made it stop.
             serving.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(LAST_ANSWER, serving).await;
+        }
+        () = connection.cut.cancelled() => {
+            tracing::debug!("an admin connection was cut off: nobody reads its events");
         }
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderName;
 
 use crate::clock::{Clock, Now};
-use crate::config::{CredentialConfig, SourceSpec};
+use crate::config::{CredentialConfig, ListenerConfig, SourceSpec};
 use crate::credential::devices::Fleet;
 use crate::proxy::upstream::UpstreamClock;
 use crate::proxy::{Identity, Proxy};
@@ -23,6 +24,8 @@ pub struct Known {
     pub source: &'static str,
     /// True if it is fetched at start.
     pub eager: bool,
+    /// The fields that it sets and that hold no secret.
+    pub open: Vec<HeaderName>,
     /// How it is fetched for devices, if it has any.
     pub fleet: Option<Fleet>,
 }
@@ -39,6 +42,7 @@ impl Known {
                 SourceSpec::Oauth(_) => "oauth",
             },
             eager: credential.refresh.eager,
+            open: credential.scheme.sets_openly(&[]),
             fleet: credential.devices.as_ref().map(|devices| devices.fleet),
         }
     }
@@ -47,30 +51,42 @@ impl Known {
 /// Everything that can be seen. Holds no secret that it would show.
 #[derive(Debug)]
 pub struct Sight {
-    /// The credentials, in the order of the configuration.
-    credentials: ArcSwap<Vec<Arc<Known>>>,
+    shown: ArcSwap<Shown>,
     pub(super) proxy: Arc<Proxy>,
     pub(super) clock: Clock,
     pub(super) started: Now,
 }
 
+/// What another configuration changes.
+#[derive(Debug, Default)]
+struct Shown {
+    /// In the order of the configuration.
+    credentials: Arc<Vec<Arc<Known>>>,
+    /// Where requests come in.
+    listeners: Vec<ListenerConfig>,
+}
+
 impl Sight {
     /// Of a program that starts now.
-    pub fn new(credentials: Vec<Known>, proxy: Arc<Proxy>, clock: Clock) -> Self {
+    pub fn new(proxy: Arc<Proxy>, clock: Clock) -> Self {
         let started = clock.now();
-        let sight = Self { credentials: ArcSwap::default(), proxy, clock, started };
-        sight.show(credentials);
-        sight
+        Self { shown: ArcSwap::default(), proxy, clock, started }
     }
 
-    /// Shows these credentials from now on.
-    pub fn show(&self, credentials: Vec<Known>) {
-        self.credentials.store(Arc::new(credentials.into_iter().map(Arc::new).collect()));
+    /// Shows these credentials from now on, and these places where requests come in.
+    pub fn show(&self, credentials: Vec<Known>, listeners: Vec<ListenerConfig>) {
+        let credentials = Arc::new(credentials.into_iter().map(Arc::new).collect());
+        self.shown.store(Arc::new(Shown { credentials, listeners }));
     }
 
     /// The credentials, in the order of the configuration.
     pub(super) fn credentials(&self) -> Arc<Vec<Arc<Known>>> {
-        self.credentials.load_full()
+        Arc::clone(&self.shown.load().credentials)
+    }
+
+    /// Where requests come in.
+    pub(super) fn listeners(&self) -> Vec<ListenerConfig> {
+        self.shown.load().listeners.clone()
     }
 
     /// The credential of that name.

@@ -68,6 +68,14 @@ struct Credential {
     state: &'static str,
     /// How long the current one is still good; null if there is none or it does not end.
     expires_in_s: Option<f64>,
+    /// True if there is one that may be sent.
+    usable: bool,
+    /// How long the current one was good when it came here; null if it does not end.
+    issued_lifetime_s: Option<f64>,
+    /// How much of that is left, from 0 to 1.
+    lifetime_left_share: Option<f64>,
+    /// When it is to be renewed; null if that is not planned, or another attempt is.
+    renew_in_s: Option<f64>,
     /// When the next attempt is due, if one is.
     next_attempt_in_s: Option<f64>,
     /// Attempts that failed since the last success.
@@ -200,6 +208,10 @@ impl Credential {
             source: known.source,
             state: "waiting",
             expires_in_s: None,
+            usable: false,
+            issued_lifetime_s: None,
+            lifetime_left_share: None,
+            renew_in_s: None,
             next_attempt_in_s: None,
             failures: recorded.failures,
             error: None,
@@ -224,13 +236,22 @@ impl Credential {
                 };
                 let left = |end: crate::clock::Deadline| seconds(end.remaining(now));
                 credential.expires_in_s = state.expires.map(left);
+                credential.usable = state.usable;
+                credential.issued_lifetime_s = state.lifetime.map(seconds);
+                let share =
+                    |(lifetime, left): (f64, f64)| (lifetime > 0.0).then(|| left / lifetime);
+                let both = credential.issued_lifetime_s.zip(credential.expires_in_s);
+                credential.lifetime_left_share = both.and_then(share).map(|share| share.min(1.0));
                 credential.next_attempt_in_s = recorded.next.filter(|_| !state.renewing).map(left);
+                let planned = state.usable && state.expires.is_some() && state.failure.is_none();
+                credential.renew_in_s = credential.next_attempt_in_s.filter(|_| planned);
                 credential.error = state.failure.as_ref().map(|failure| failure.error.to_string());
                 credential.error_word = state.failure.map(|failure| failure.error.word());
             }
             Cache::Devices(pool) => {
                 let overview = pool.overview();
                 let counts = Counts::from(overview.census);
+                credential.usable = counts.fresh > 0;
                 credential.state = counts.state(overview.closed.is_some());
                 if let Some((closed, _)) = &overview.closed {
                     credential.error = Some(closed.error.to_string());

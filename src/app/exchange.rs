@@ -82,7 +82,9 @@ impl Reloader {
         }
         let routes = self.proxy.replace(parts.snapshot());
         if let (Some(admin), Some(config)) = (&self.admin, &parts.config.admin) {
-            admin.go_over(config.clone(), Arc::clone(&parts.secrets), parts.known());
+            let bound = self.places.iter().map(|place| place.bound);
+            let (secrets, listeners) = (Arc::clone(&parts.secrets), parts.listeners(bound));
+            admin.go_over(config.clone(), secrets, parts.known(), listeners);
         }
         self.now.store(Arc::new(Now::of(parts)));
         parts.targets.mark_removed();

@@ -15,7 +15,7 @@ use super::keepers::{Gates, Keepers, Start};
 use super::targets::Targets;
 use crate::admin::Known;
 use crate::clock::Clock;
-use crate::config::{Config, CredentialConfig, HeaderCase, ListenerConfig, RouteConfig};
+use crate::config::{Address, Config, CredentialConfig, HeaderCase, ListenerConfig, RouteConfig};
 use crate::credential::devices::table::Table;
 use crate::credential::secrets::Secrets;
 use crate::credential::store::Store;
@@ -158,6 +158,19 @@ impl Parts {
     pub(super) fn known(&self) -> Vec<Known> {
         let known = |part: &Part| Known::of(&part.config, &part.identity);
         self.credentials.iter().map(known).collect()
+    }
+
+    /// The listeners, each where it is `bound`: at the port that the system chose for port 0.
+    pub(super) fn listeners(
+        &self,
+        bound: impl Iterator<Item = Option<SocketAddr>>,
+    ) -> Vec<ListenerConfig> {
+        let listeners = self.config.listeners.iter().zip(bound);
+        let bound = |(listener, bound): (&ListenerConfig, Option<SocketAddr>)| match bound {
+            Some(bound) => ListenerConfig { address: Address::Tcp(bound), ..listener.clone() },
+            None => listener.clone(),
+        };
+        listeners.map(bound).collect()
     }
 
     /// How the listener at `bound` is used, with the TLS that `same` would have.

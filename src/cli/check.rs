@@ -9,7 +9,6 @@ use super::fetch::{fetch_once, human, human_skew, used_up};
 use super::hint;
 use super::load::Source;
 use super::output::{BAD, FAINT, Failure, GOOD, hint_line, print, say, styled};
-use super::routes::upstream;
 use super::run::runtime;
 use crate::app::{snapshot, tables};
 use crate::clock::Clock;
@@ -25,6 +24,7 @@ use crate::credential::store::StoreSpec;
 use crate::credential::store::open::{OpenError, inspect};
 use crate::credential::store::redis::RedisSpec;
 use crate::credential::store::redis::keeper::inspect as inspect_redis;
+use crate::explain::upstream;
 use crate::permissions::Check;
 
 pub(super) fn check(

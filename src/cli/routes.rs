@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::load::Source;
 use super::output::{Failure, print};
 use crate::config::{Config, RouteConfig};
+use crate::explain::upstream;
 
 pub(super) fn routes(path: Option<&Path>) -> Result<ExitCode, Failure> {
     let config = Source::read(path)?.config()?;
@@ -40,11 +41,6 @@ fn table(config: &Config) -> String {
         ]);
     }
     columns(&rows)
-}
-
-/// A route's upstream as it was configured.
-pub(super) fn upstream(route: &RouteConfig) -> String {
-    route.upstream.to_string()
 }
 
 /// `rows` in columns as wide as their longest cell.

@@ -43,6 +43,8 @@ struct Slot<T> {
     renewing: bool,
     /// Attempts that have ended.
     ended: u64,
+    /// How long the credential was still good when it was published.
+    lifetime: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -200,6 +202,9 @@ pub(super) fn judge_rejection<T>(
 pub struct CacheState {
     /// The end of the current credential, if there is a usable one that ends.
     pub expires: Option<Deadline>,
+    /// How long that one was still good when it came here: its lifetime, unless it comes from a
+    /// store.
+    pub lifetime: Option<Duration>,
     /// True if a usable credential is there.
     pub usable: bool,
     /// True while an attempt is in flight.
@@ -217,7 +222,7 @@ impl<T> Clone for CredentialCache<T> {
 impl<T> CredentialCache<T> {
     /// An empty cache, to be filled by a refresher.
     pub fn new(clock: Clock, settings: CacheSettings) -> Self {
-        let slot = Slot { issued: None, failure: None, renewing: false, ended: 0 };
+        let slot = Slot { issued: None, failure: None, renewing: false, ended: 0, lifetime: None };
         Self {
             shared: Arc::new(Shared {
                 slot: ArcSwap::from_pointee(slot),
@@ -313,6 +318,7 @@ impl<T> CredentialCache<T> {
             failure: slot.failure.clone(),
             renewing: slot.renewing,
             ended: slot.ended,
+            lifetime: None,
         });
         drop(writer);
         self.shared.demand.notify_one();
@@ -331,6 +337,7 @@ impl<T> CredentialCache<T> {
         let usable = slot.issued.as_ref().filter(|issued| issued.is_usable(now));
         CacheState {
             expires: usable.and_then(|issued| issued.expires),
+            lifetime: usable.and(slot.lifetime),
             usable: usable.is_some(),
             renewing: slot.renewing,
             failure: slot.failure.clone(),
@@ -353,7 +360,9 @@ impl<T> CredentialCache<T> {
         let forced = std::mem::take(&mut writer.forcing);
         let issued = Issued::new(item, expires, guard, forced);
         let ended = self.shared.slot.load().ended.wrapping_add(1);
-        self.store(Slot { issued: Some(Arc::new(issued)), failure: None, renewing: false, ended });
+        let lifetime = expires.map(|end| end.remaining(self.shared.clock.now()));
+        let issued = Some(Arc::new(issued));
+        self.store(Slot { issued, failure: None, renewing: false, ended, lifetime });
         drop(writer);
         self.shared.changed.send_replace(());
     }
@@ -362,8 +371,13 @@ impl<T> CredentialCache<T> {
     pub(super) fn publish_failure(&self, failure: Failure) {
         let writer = self.writer();
         let slot = self.shared.slot.load_full();
-        let (issued, ended) = (slot.issued.clone(), slot.ended.wrapping_add(1));
-        self.store(Slot { issued, failure: Some(failure), renewing: false, ended });
+        self.store(Slot {
+            issued: slot.issued.clone(),
+            failure: Some(failure),
+            renewing: false,
+            ended: slot.ended.wrapping_add(1),
+            lifetime: slot.lifetime,
+        });
         drop(writer);
         self.shared.changed.send_replace(());
     }
@@ -379,6 +393,7 @@ impl<T> CredentialCache<T> {
             failure: slot.failure.clone(),
             renewing: true,
             ended: slot.ended,
+            lifetime: slot.lifetime,
         });
         drop(writer);
     }

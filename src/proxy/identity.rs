@@ -52,6 +52,14 @@ impl Cache {
         }
     }
 
+    /// The current credential without waiting, usable or not. Nothing is fetched for it.
+    pub fn peek(&self, device: Option<&str>) -> Option<Arc<Issued<Signer>>> {
+        match self {
+            Self::One(cache) => cache.peek(),
+            Self::Devices(pool) => pool.peek(device?),
+        }
+    }
+
     /// The upstream refused `refused`. Asks for another unless it was already replaced.
     pub fn reject(&self, device: Option<&str>, refused: &Arc<Issued<Signer>>) -> Rejection {
         match self {
@@ -90,9 +98,13 @@ impl Cache {
     pub fn state(&self) -> CacheState {
         match self {
             Self::One(cache) => cache.state(),
-            Self::Devices(_) => {
-                CacheState { expires: None, usable: true, renewing: false, failure: None }
-            }
+            Self::Devices(_) => CacheState {
+                expires: None,
+                lifetime: None,
+                usable: true,
+                renewing: false,
+                failure: None,
+            },
         }
     }
 

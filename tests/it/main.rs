@@ -76,6 +76,8 @@ mod oauth_servers;
 #[cfg(all(target_os = "linux", feature = "otlp"))]
 mod otlp;
 #[cfg(target_os = "linux")]
+mod page;
+#[cfg(target_os = "linux")]
 mod process;
 mod proxy_connect;
 mod redirects;

@@ -263,6 +263,11 @@ impl<T> DevicePool<T> {
         Box::pin(self.wait(device)).await
     }
 
+    /// The token of `device` without waiting, usable or not. Nobody is called for it.
+    pub fn peek(&self, device: &str) -> Option<Arc<Issued<T>>> {
+        self.live(device)?.lock().issued.clone()
+    }
+
     pub(super) fn live(&self, device: &str) -> Option<Arc<Device<T>>> {
         let roster = self.0.roster.load();
         let row = roster.table.find(device)?;

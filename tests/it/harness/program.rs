@@ -94,6 +94,11 @@ impl Program {
         line["address"].as_str().unwrap().strip_prefix("http://").unwrap().parse().unwrap()
     }
 
+    /// Where its configuration is, as `countersign.toml`.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
