@@ -13,7 +13,7 @@ use prometheus_client::encoding::prometheus_text::{self, CONTENT_TYPE};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -31,6 +31,7 @@ pub(super) const TYPE: &str = CONTENT_TYPE;
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
+    ready: Gauge,
 }
 
 impl Metrics {
@@ -43,11 +44,15 @@ impl Metrics {
         registry.register_collector(Box::new(Credentials(Arc::clone(sight))));
         registry.register_collector(Box::new(Clocks(Arc::clone(sight))));
         registry.register_collector(Box::new(Reloads(control.clone())));
-        Self { registry }
+        let ready = Gauge::default();
+        let help = "1 if every credential that is fetched at start is there, as /readyz says it";
+        registry.register("ready", help, ready.clone());
+        Self { registry, ready }
     }
 
     /// One scrape. Looks at every device.
-    pub(super) fn scrape(&self) -> Result<String, Error> {
+    pub(super) fn scrape(&self, is_ready: bool) -> Result<String, Error> {
+        self.ready.set(is_ready.into());
         let mut text = String::new();
         prometheus_text::encode(&mut text, &self.registry)?;
         Ok(text)

@@ -184,7 +184,7 @@ impl Admin {
 
     fn look(&self, look: &Look) -> Response<Content> {
         match look {
-            Look::Metrics => match self.metrics.scrape() {
+            Look::Metrics => match self.metrics.scrape(self.ready().status() == StatusCode::OK) {
                 Ok(scrape) => full(metrics::TYPE, scrape.into()),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
             },

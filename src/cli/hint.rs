@@ -128,11 +128,12 @@ fn endpoint(credential: &CredentialConfig) -> Option<(&'static str, &Uri)> {
     }
 }
 
-/// Without the query, which may hold anything.
+/// Without the query and a user, which may hold anything.
 fn shown(url: &Uri) -> String {
     let scheme = url.scheme_str().unwrap_or_default();
     let authority = url.authority().map_or("", http::uri::Authority::as_str);
-    format!("{scheme}://{authority}{}", url.path())
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{}", url.path())
 }
 
 /// Where the secrets of a credential are; none that stands in the configuration itself.
@@ -146,4 +147,15 @@ fn places(credential: &CredentialConfig) -> String {
     places.sort();
     places.dedup();
     places.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shown;
+
+    #[test]
+    fn a_url_is_shown_without_what_may_be_secret() {
+        let url = "https://user:canary@id.example.com:8443/token?key=canary".parse().unwrap();
+        assert_eq!(shown(&url), "https://id.example.com:8443/token");
+    }
 }

@@ -9,6 +9,7 @@ mod explain;
 mod fetch;
 mod healthcheck;
 mod hint;
+mod init;
 mod load;
 mod login;
 mod man;
@@ -204,10 +205,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         Command::Run { config } => run::run(config.config.as_deref()),
         Command::Demo { once, fail } => demo::demo(once, fail),
         Command::Mock(mock) => mock.run(),
-        Command::Init { kind } => {
-            print(starter::starter(&kind).unwrap_or_default())?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Init { kind } => init::init(&kind),
         Command::Check { config, live, print } => {
             check::check(config.config.as_deref(), live, print)
         }

@@ -1,7 +1,5 @@
 //! All keys of the configuration, as Markdown: the schema in a form for people.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "kinds of values, of which a few matter here")]
-
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 

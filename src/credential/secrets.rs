@@ -328,9 +328,10 @@ async fn read_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {
 }
 
 async fn read_regular_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {
-    let io = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => SecretReason::NoFile,
-        kind => SecretReason::Io(kind),
+    let io = |error: std::io::Error| {
+        let kind = error.kind();
+        let gone = kind == std::io::ErrorKind::NotFound;
+        if gone { SecretReason::NoFile } else { SecretReason::Io(kind) }
     };
     // Opening a pipe that nobody writes to would wait, in a thread that nothing can end.
     let there = tokio::fs::metadata(path).await.map_err(io)?;

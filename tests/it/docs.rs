@@ -115,3 +115,46 @@ fn complete_configurations_in_the_documents_load_without_a_problem() {
     }
     assert!(loaded >= 4, "{loaded}");
 }
+
+/// Each word of an answer, and each anchor that an alert leads to.
+#[test]
+fn troubleshooting_knows_every_answer_and_every_alert() {
+    let troubleshooting = Page::read("docs/troubleshooting.md");
+    let answers = Page::read("docs/responses.md").text;
+    let words: BTreeSet<&str> = answers
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter(|(_, rest)| rest.starts_with(['4', '5']))
+        .map(|(word, _)| word)
+        .collect();
+    assert!(words.len() > 35, "{words:?}");
+    let unknown: Vec<&str> = words
+        .into_iter()
+        .filter(|word| !troubleshooting.text.contains(&format!("`{word}`")))
+        .collect();
+    assert!(unknown.is_empty(), "docs/troubleshooting.md does not know {unknown:?}");
+
+    let anchors = troubleshooting.anchors();
+    let mut alerts: BTreeSet<String> = [
+        "token-about-to-end",
+        "credential-failing",
+        "devices-failing",
+        "error-share",
+        "upstream-errors",
+        "clock-skew",
+        "reload-refused",
+        "gate-closed",
+        "not-ready",
+    ]
+    .map(str::to_owned)
+    .into();
+    for entry in std::fs::read_dir(top().join("deploy")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        for after in text.split("troubleshooting.md#").skip(1) {
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
+            alerts.insert(after[..end.unwrap_or(after.len())].to_owned());
+        }
+    }
+    let missing: Vec<&String> = alerts.iter().filter(|alert| !anchors.contains(alert)).collect();
+    assert!(missing.is_empty(), "docs/troubleshooting.md has no {missing:?}");
+}

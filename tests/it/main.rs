@@ -17,6 +17,8 @@ mod harness;
 
 mod admin;
 mod admin_changes;
+#[cfg(target_os = "linux")]
+mod alerts;
 mod answers;
 #[cfg(target_os = "linux")]
 mod browser;
@@ -64,6 +66,7 @@ mod logs;
 mod loops;
 #[cfg(target_os = "linux")]
 mod memory;
+mod metrics;
 mod oauth;
 mod oauth_commands;
 mod oauth_devices;

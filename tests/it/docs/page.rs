@@ -41,7 +41,7 @@ impl Page {
                 let is_directory = entry.file_type().unwrap().is_dir();
                 if is_directory && !["target", "book", ".git", "corpus"].contains(&name.as_str()) {
                     directories.push(path);
-                } else if !is_directory && name.ends_with(".md") {
+                } else if !is_directory && path.extension().is_some_and(|ending| ending == "md") {
                     found.push(Self::read(path));
                 }
             }

@@ -15,6 +15,7 @@ pub(crate) mod program;
 pub(crate) mod python;
 #[cfg(target_os = "linux")]
 pub(crate) mod redis;
+pub(crate) mod scrape;
 #[cfg(target_os = "linux")]
 pub(crate) mod strict;
 pub(crate) mod upstream;
@@ -30,6 +31,7 @@ use countersign::clock::Clock;
 use countersign::config;
 use countersign::control::{Cause, Control, Outcome};
 use countersign::mock::{StandIn, devo, twinzo};
+use countersign::observe::Observe;
 use countersign::proxy::Identity;
 use countersign::stamp::Stamp;
 use tokio::runtime::Runtime;
@@ -212,6 +214,12 @@ impl Proxy {
             }
             other => panic!("it is not refused: {other:#?}"),
         }
+    }
+
+    /// What it has seen of requests.
+    pub(crate) fn observe(&self) -> &Arc<Observe> {
+        let (running, _) = self.running.as_ref().unwrap();
+        running.proxy().observe()
     }
 
     /// What `Debug` shows of it.
