@@ -26,7 +26,9 @@ use crate::control::Control;
 use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
 use crate::credential::store::Store;
+use crate::credential::store::file::Lender;
 use crate::credential::store::running::{Running as RunningStore, Task};
+use crate::handover::Offered;
 use crate::proxy::{Identity, Proxy};
 use crate::server::bind::Socket;
 use crate::server::passed::Passed;
@@ -58,6 +60,7 @@ pub struct App {
     /// Who sends traces, where there are any.
     #[cfg(feature = "otlp")]
     exporter: Option<trace::Exporter>,
+    lender: Lender,
 }
 
 impl App {
@@ -84,6 +87,7 @@ impl App {
         let of_store: Vec<_> = config.token_store.secrets().into_iter().cloned().collect();
         let of_store = secrets.only(&of_store);
         let (store, task) = Store::open(&config.token_store, &of_store, &clock).await?;
+        let lender = store.lender();
         let ground = Ground { store, clock: clock.clone(), stop: CancellationToken::new() };
         let built = Parts::build(config, secrets, tables, &ground, None);
         // What was wrong first is told; `check` tells of the rest.
@@ -135,6 +139,7 @@ impl App {
             store: task,
             #[cfg(feature = "otlp")]
             exporter,
+            lender,
         })
     }
 
@@ -146,6 +151,28 @@ impl App {
     /// Where the admin listener is.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().and_then(|socket| socket.local_addr().ok())
+    }
+
+    /// Lends the store of tokens to the process that takes over.
+    pub fn lender(&self) -> Lender {
+        self.lender.clone()
+    }
+
+    /// The listening sockets, to be handed to the process that takes over.
+    ///
+    /// # Errors
+    /// When the system has no file descriptor left.
+    pub fn offered(&self) -> std::io::Result<Vec<Offered>> {
+        let config = &self.parts.config;
+        let listeners = self.listeners.iter().zip(&config.listeners);
+        let mut offered = listeners
+            .map(|((socket, ..), config)| socket.offer(&config.address))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        if let (Some(socket), Some(admin)) = (&self.admin, &config.admin) {
+            let address = Address::Tcp(admin.address);
+            offered.push(Socket::Tcp(socket.try_clone()?).offer(&address)?);
+        }
+        Ok(offered)
     }
 
     /// The files that the devices of credentials name as their secrets.
@@ -160,20 +187,25 @@ impl App {
     /// # Errors
     /// When the system refuses a thread or a socket.
     pub fn start(self) -> Result<Running, StartError> {
-        self.start_with(Reloading::default())
+        let running = self.start_closed(Reloading::default())?;
+        running.open();
+        Ok(running)
     }
 
-    /// The same for a program that can go over to another configuration.
+    /// The same for a program that can go over to another configuration, and without accepting
+    /// anybody yet: credentials are fetched, and callers wait.
     ///
     /// # Errors
     /// When the system refuses a thread or a socket.
-    pub fn start_with(self, reloading: Reloading) -> Result<Running, StartError> {
+    pub fn start_closed(self, reloading: Reloading) -> Result<Running, StartError> {
         let addresses = self.addresses();
         let admin_address = self.admin_address();
         #[cfg(feature = "otlp")]
         let exporter = self.exporter;
         let Self { parts, starting, ground, listeners, admin, proxy, store, .. } = self;
         let (tracker, watch, stop) = (TaskTracker::new(), Watch::default(), &ground.stop);
+        // For the admin listener; the others have doors of their own.
+        let (open, close) = (CancellationToken::new(), stop.child_token());
         let store = store.map(Task::start);
         for Starting { part, start } in starting {
             start(&Nursery { tracker: &tracker, watch: &watch, stop: &part.stop });
@@ -182,7 +214,9 @@ impl App {
         let of_secrets = stop.child_token();
         let watching = Arc::clone(&parts.secrets).watch(POLL_INTERVAL, of_secrets.clone());
         let secrets = (of_secrets, tracker.spawn(watching));
-        let (mut places, mut open) = (Vec::new(), Vec::new());
+        let tls_stop = stop.child_token();
+        parts.targets.watch(POLL_INTERVAL, &tls_stop, &tracker);
+        let (mut places, mut sockets) = (Vec::new(), Vec::new());
         for (socket, settings) in listeners {
             let tls_stop = stop.child_token();
             if let Some(tls) = &settings.tls {
@@ -190,7 +224,7 @@ impl App {
             }
             let (bound, settings) =
                 (socket.tcp_address(), Arc::new(ArcSwap::from_pointee(settings)));
-            open.push(Listener { socket, settings: Arc::clone(&settings) });
+            sockets.push(Listener { socket, settings: Arc::clone(&settings) });
             places.push(Place { bound, settings, tls_stop });
         }
         let admin = match (admin, &parts.config.admin) {
@@ -201,13 +235,23 @@ impl App {
                 let (config, watch, control) = (config.clone(), watch.clone(), control.clone());
                 let admin = Arc::new(Admin::new(config, bound, sight, secrets, watch, control));
                 let listener = tokio::net::TcpListener::from_std(socket)?;
-                tracker.spawn(admin::serve(listener, Arc::clone(&admin), stop.clone()));
+                let serving = (open.clone(), close.clone(), stop.clone(), Arc::clone(&admin));
+                tracker.spawn(async move {
+                    let (open, close, stop, admin) = serving;
+                    tokio::select! {
+                        () = open.cancelled() => {}
+                        () = close.cancelled() => {}
+                    }
+                    admin::serve(listener, admin, close, stop).await;
+                });
                 Some(admin)
             }
             _ => None,
         };
-        let server = Server::start(open, &proxy, parts.config.workers)?;
+        let server = Server::start(sockets, &proxy, parts.config.workers)?;
         let now = Arc::new(ArcSwap::from_pointee(Now::of(&parts)));
+        let eager = parts.credentials.iter().filter(|part| part.config.refresh.eager);
+        let eager = eager.map(|part| Arc::clone(&part.identity)).collect();
         let (clock, stop) = (ground.clock.clone(), stop.clone());
         let reloader = Reloader {
             reloading,
@@ -222,6 +266,7 @@ impl App {
             now: Arc::clone(&now),
             control: control.clone(),
             secrets,
+            tls_stop,
         };
         tracker.spawn(reloader.run(requests));
         #[cfg(feature = "otlp")]
@@ -233,11 +278,14 @@ impl App {
             addresses,
             admin_address,
             now,
+            eager,
             proxy,
             clock,
             control,
             server,
             tracker,
+            open,
+            close,
             stop,
             store,
         })
@@ -271,11 +319,17 @@ pub struct Running {
     addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
     now: Arc<ArcSwap<Now>>,
+    /// The credentials that are fetched at start.
+    eager: Vec<Arc<Identity>>,
     proxy: Arc<Proxy>,
     clock: Clock,
     control: Control,
     server: Server,
     tracker: TaskTracker,
+    /// The admin listener begins to accept.
+    open: CancellationToken,
+    /// It accepts no more.
+    close: CancellationToken,
     stop: CancellationToken,
     store: Option<RunningStore>,
 }
@@ -316,13 +370,51 @@ impl Running {
         self.server.is_alive().await
     }
 
+    /// Begins to accept callers.
+    pub fn open(&self) {
+        self.server.open();
+        self.open.cancel();
+    }
+
+    /// Waits until every credential is usable that is fetched at start.
+    pub async fn fetched(&self) {
+        while !self.missing().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The credentials that are fetched at start and are not usable.
+    pub fn missing(&self) -> Vec<&str> {
+        let missing = self.eager.iter().filter(|identity| !identity.cache.is_ready());
+        missing.map(|identity| identity.name.as_str()).collect()
+    }
+
+    /// Ends after another process has taken over the sockets: those who are connected here have a
+    /// last answer, and requests in flight may finish within the drain time.
+    ///
+    /// Returns the number of connections that had to be cut off.
+    pub async fn hand_over(mut self) -> usize {
+        self.control.stop();
+        self.close.cancel();
+        self.server.hand_over().await;
+        self.end().await
+    }
+
     /// Ends gracefully: goes on serving for the linger time, but is not ready any more; then takes
     /// no new connections, and requests in flight may finish within the drain time.
     ///
     /// Returns the number of connections that had to be cut off.
     pub async fn stop(self) -> usize {
         self.control.stop();
-        tokio::time::sleep(self.now.load().linger).await;
+        let linger = self.now.load().linger;
+        if !linger.is_zero() {
+            self.server.say_goodbye();
+            tokio::time::sleep(linger).await;
+        }
+        self.end().await
+    }
+
+    async fn end(self) -> usize {
         let drain = self.now.load().drain;
         let cut_off = self.server.stop(drain).await;
         self.stop.cancel();

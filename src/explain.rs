@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use serde::Serialize;
 
-use crate::config::{AccessRules, Address, Limits, ListenerConfig, RouteConfig};
+use crate::config::{AccessRules, Address, Limits, ListenerConfig};
 use crate::credential::secrets::Secrets;
 use crate::proxy::guard::{Ends, Gate};
 use crate::proxy::respond::ProxyError;
@@ -239,12 +239,6 @@ impl Explanation {
     }
 }
 
-/// A route's upstream as it was configured.
-pub fn upstream(route: &RouteConfig) -> String {
-    let slash = if route.upstream.trailing_slash { "/" } else { "" };
-    format!("{}{}{slash}", route.upstream.origin, route.upstream.base)
-}
-
 /// What would happen to the request of `parts` and `content`. `hold` is asked for each credential of
 /// its route.
 ///
@@ -274,7 +268,7 @@ pub fn explain<E>(
     told.route = Some(FoundRoute {
         name: route.config.name.clone(),
         path: prefix.to_owned(),
-        upstream: upstream(&route.config),
+        upstream: route.config.upstream.to_string(),
         clients: route.config.clients.clone(),
     });
     let device = match route.device(&mut parts, &ends) {

@@ -30,6 +30,7 @@ pub mod explain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod handover;
 pub mod http1;
 pub mod local;
 pub mod mock;

@@ -59,15 +59,13 @@ pub(super) async fn refresh(sight: &Sight, name: &str, query: &str) -> Response<
     let began = Instant::now();
     let refreshed = match (&known.identity.cache, device) {
         (Cache::One(cache), None) => cache.refresh(WAIT).await,
-        (Cache::Devices(pool), Some(device)) => match pool.refresh(device, WAIT).await {
-            Some(refreshed) => refreshed,
-            None => {
+        (Cache::Devices(pool), Some(of)) => {
+            let Some(refreshed) = pool.refresh(of, WAIT).await else {
                 let why = "there is no such device".to_owned();
-                return Answer::refused(StatusCode::NOT_FOUND, name, why)
-                    .of(Some(device))
-                    .response();
-            }
-        },
+                return Answer::refused(StatusCode::NOT_FOUND, name, why).of(device).response();
+            };
+            refreshed
+        }
         (Cache::One(_), Some(_)) => {
             let why = "this credential has no devices; leave 'device' out".to_owned();
             return Answer::refused(StatusCode::BAD_REQUEST, name, why).response();

@@ -33,8 +33,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long an answer may take at the end.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 
-/// Serves until stopped, and keeps up what there is to see of requests.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) {
+/// Accepts until `close`, serves until `stop`, and keeps up what there is to see of requests.
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    close: CancellationToken,
+    stop: CancellationToken,
+) {
     let tracker = TaskTracker::new();
     // Only where somebody can look.
     let sight = &admin.sight;
@@ -43,11 +48,11 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationT
     loop {
         let place = tokio::select! {
             place = Arc::clone(&places).acquire_owned() => place,
-            () = stop.cancelled() => break,
+            () = close.cancelled() => break,
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
+            () = close.cancelled() => break,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -63,6 +68,7 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationT
             }
         }
     }
+    drop(listener);
     tracker.close();
     tracker.wait().await;
 }

@@ -22,7 +22,7 @@ use crate::proxy::Identity;
 use crate::proxy::identity::Cache;
 use crate::secret::Secret;
 use crate::sign::{BodyCoverage, Scheme};
-use crate::tls::client_config;
+use crate::tls::RenewedTls;
 use crate::values::Values;
 
 /// A credential's cache, and the task that keeps it fresh.
@@ -161,10 +161,11 @@ fn token_client(
     secure: bool,
 ) -> Result<TokenClient, StartError> {
     let tls = if secure {
-        Some(client_config(&credential.tls, secrets.check()).map_err(|reason| StartError::Tls {
+        let tls = RenewedTls::new(credential.tls.clone(), secrets.check());
+        Some(Arc::new(tls.map_err(|reason| StartError::Tls {
             what: format!("the credential '{}'", credential.name),
             reason,
-        })?)
+        })?))
     } else {
         None
     };

@@ -88,14 +88,29 @@ impl Reloader {
         }
         self.now.store(Arc::new(Now::of(parts)));
         parts.targets.mark_removed();
+        self.tls_stop.cancel();
+        self.tls_stop = self.ground.stop.child_token();
+        parts.targets.watch(POLL_INTERVAL, &self.tls_stop, &self.tracker);
         self.broom.sweep();
         self.watch_secrets();
         let stays = |part: &Part| {
             let mut all = self.parts.credentials.iter();
             all.any(|other| Arc::ptr_eq(&other.identity, &part.identity))
         };
-        let gone: Vec<CancellationToken> =
-            before.credentials.iter().filter(|part| !stays(part)).map(|p| p.stop.clone()).collect();
+        // What is stored is the next one's from now on: two would renew it.
+        let is_taken_on = |part: &Part| {
+            let same = |other: &Part| {
+                other.config.name == part.config.name
+                    && other.config.definition == part.config.definition
+            };
+            self.ground.store.is_durable()
+                && part.identity.cache.devices().is_none()
+                && self.parts.credentials.iter().any(same)
+        };
+        let gone = before.credentials.iter().filter(|part| !stays(part));
+        let (at_once, later): (Vec<&Part>, Vec<&Part>) = gone.partition(|part| is_taken_on(part));
+        at_once.iter().for_each(|part| part.stop.cancel());
+        let gone: Vec<CancellationToken> = later.iter().map(|part| part.stop.clone()).collect();
         if !gone.is_empty() {
             let (drain, stop) = (before.config.drain, self.ground.stop.clone());
             self.tracker.spawn(retire(routes, gone, drain, stop));

@@ -86,6 +86,8 @@ pub(super) struct Reloader {
     pub(super) control: Control,
     /// The task that reads files of secrets again.
     pub(super) secrets: (CancellationToken, JoinHandle<()>),
+    /// Ends those that read the files of TLS to upstreams again.
+    pub(super) tls_stop: CancellationToken,
 }
 
 /// What was read, and what came of it.

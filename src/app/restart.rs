@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{Config, ListenerConfig};
+use crate::config::{Config, CredentialConfig, ListenerConfig, SourceSpec};
 use crate::credential::secret_ref::SecretRef;
 use crate::sandbox::{Confined, Missing};
 
@@ -60,9 +60,30 @@ pub(super) fn needed(old: &Config, new: &Config, confined: &Confined) -> Vec<Res
         (Some(one), Some(two)) => changed("admin.address", one.address != two.address),
         (one, two) => changed("admin", one.is_some() != two.is_some()),
     }
+    single_use(old, new, &mut all);
     addresses(old, new, &mut all);
     beyond(old, new, confined, &mut all);
     all
+}
+
+/// A second task would use up what the first one needs for its next renewal, with nothing to begin
+/// anew.
+fn single_use(old: &Config, new: &Config, all: &mut Vec<Restart>) {
+    for credential in &new.credentials {
+        let same = |other: &&CredentialConfig| other.name == credential.name;
+        let before = old.credentials.iter().find(same);
+        let SourceSpec::Oauth(oauth) = &credential.source else { continue };
+        if !oauth.grant.can_ask_anew() && before.is_some_and(|before| before != credential) {
+            all.push(Restart {
+                path: format!("credential.{}", credential.name),
+                message: "a change of a credential whose refresh token is good for one use needs \
+                          a restart"
+                    .to_owned(),
+                hint: "restart the program, or give the changed credential a name and a refresh \
+                       token of its own",
+            });
+        }
+    }
 }
 
 /// Sockets are opened at the start: before the process confines itself, and perhaps by others.
@@ -153,4 +174,84 @@ pub(super) fn beyond_for_devices(files: &[PathBuf], confined: &Confined) -> Vec<
     missing
         .map(|missing| format!("devices need a restart: {missing} by the confined process"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    fn config(text: &str) -> Config {
+        let text = format!("{text}\n[[route]]\nupstream = \"http://u.test\"\n");
+        let loaded = load(&text, &|_| None);
+        let problems = loaded.problems;
+        loaded.config.unwrap_or_else(|| panic!("{problems:#?}"))
+    }
+
+    fn listening(addresses: &[&str]) -> Config {
+        let listen = addresses.iter().map(|at| format!("[[listen]]\naddress = \"{at}\"\n"));
+        config(&listen.collect::<Vec<_>>().concat())
+    }
+
+    fn paths(old: &Config, new: &Config) -> Vec<String> {
+        let all = needed(old, new, &Confined::default()).into_iter();
+        all.map(|restart| restart.path).collect()
+    }
+
+    #[test]
+    fn listeners_are_known_by_their_addresses_whatever_their_order() {
+        let (a, b, c) = ("127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003");
+        let (one, two) = (listening(&[a, b]), listening(&[b, a]));
+        assert_eq!(pairs(&one.listeners, &two.listeners), (vec![Some(1), Some(0)], vec![]));
+        assert_eq!(paths(&one, &two), Vec::<String>::new());
+        assert_eq!(paths(&one, &listening(&[c, a])), ["listen[0].address"]);
+        assert_eq!(paths(&one, &listening(&[a, b, c])), ["listen[2].address"]);
+        assert_eq!(paths(&one, &listening(&[b])), ["listen"]);
+        // Any port is another one each time, but not for one that is there.
+        let any = listening(&["127.0.0.1:0", "127.0.0.1:0"]);
+        assert_eq!(pairs(&any.listeners, &any.listeners), (vec![Some(0), Some(1)], vec![]));
+    }
+
+    #[test]
+    fn every_bound_and_every_key_of_the_log_needs_one() {
+        let listen = "[[listen]]\naddress = \"127.0.0.1:1001\"\n";
+        let old = config(listen);
+        for (table, lines) in [
+            (
+                "limits",
+                &[
+                    "connections = 5",
+                    "connections_per_address = 5",
+                    "requests = 5",
+                    "header_bytes = 5000",
+                    "fields = 5",
+                    "target_bytes = 500",
+                    "memory_per_request = 5",
+                    "memory = 5",
+                    "spool_directory = \"/var/tmp\"",
+                    "header_timeout = \"5s\"",
+                    "idle_timeout = \"5s\"",
+                    "write_timeout = \"5s\"",
+                ][..],
+            ),
+            (
+                "log",
+                &[
+                    "level = \"warn\"",
+                    "format = \"json\"",
+                    "access = \"json\"",
+                    "file = \"/tmp/log\"",
+                    "request_id = \"off\"",
+                ][..],
+            ),
+        ] {
+            for line in lines {
+                let new = config(&format!("[{table}]\n{line}\n{listen}"));
+                let key = line.split(' ').next().unwrap();
+                assert_eq!(paths(&old, &new), [format!("{table}.{key}")]);
+            }
+        }
+        let new = config(&format!("drain = \"1s\"\nwatch = true\n{listen}"));
+        assert_eq!(paths(&old, &new), Vec::<String>::new());
+    }
 }

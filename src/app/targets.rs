@@ -3,17 +3,20 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use http::HeaderValue;
 use rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::StartError;
-use crate::config::{ConnectionSettings, Http2, Origin, RouteConfig, Way};
+use crate::config::{ConnectionSettings, Origin, RouteConfig, Way};
 use crate::connect::{Dialer, ForwardProxy};
 use crate::permissions::Check;
 use crate::proxy::Route;
-use crate::proxy::upstream::{Target, UpstreamClock};
-use crate::tls::{TlsSettings, client_config, offering};
+use crate::proxy::upstream::{HTTP_1, Target, UpstreamClock};
+use crate::tls::{RenewedTls, TlsSettings, offering};
 
 /// Targets by what they consist of: routes to one place share their connections.
 #[derive(Debug)]
@@ -22,7 +25,7 @@ pub(super) struct Targets {
     /// Those to which no route leads any more, as long as a request does.
     removed: Vec<Weak<Target>>,
     clocks: HashMap<Origin, Arc<UpstreamClock>>,
-    tls: HashMap<TlsSettings, Arc<ClientConfig>>,
+    tls: HashMap<TlsSettings, Arc<RenewedTls>>,
     remember_case: bool,
     check: Check,
 }
@@ -69,6 +72,16 @@ impl Targets {
         }
     }
 
+    /// Looks at the files of TLS to all of them again and again until stopped, and uses what is new
+    /// for connections from then on.
+    pub(super) fn watch(&self, every: Duration, stop: &CancellationToken, tracker: &TaskTracker) {
+        for (settings, tls) in self.tls.iter().filter(|(_, tls)| tls.has_files()) {
+            let targets = self.all.iter().filter(|(key, _)| key.1 == *settings);
+            let targets = targets.map(|(_, target)| Arc::downgrade(target)).collect();
+            tracker.spawn(follow(Arc::clone(tls), targets, every, stop.clone()));
+        }
+    }
+
     /// The least number that no target has.
     fn free_number(&self) -> usize {
         let removed = self.removed.iter().filter_map(Weak::upgrade);
@@ -101,11 +114,7 @@ impl Targets {
             Way::Environment => ForwardProxy::of_environment(&url)?,
             Way::Proxy(proxy) => Some(ForwardProxy::at(proxy)?),
         };
-        let protocols: &[&[u8]] = match settings.http2 {
-            Http2::Never => &[b"http/1.1"],
-            Http2::Auto => &[b"h2", b"http/1.1"],
-            Http2::Always => &[b"h2"],
-        };
+        let protocols = Target::protocols(&settings);
         let dialer = |protocols| {
             let tls = tls.as_ref().map(|tls| offering(tls, protocols));
             Dialer::new(&url, tls.as_ref(), proxy.clone(), settings.connect_timeout)
@@ -118,7 +127,7 @@ impl Targets {
             id,
             removed: AtomicBool::new(false),
             dialer: dialer(protocols)?,
-            http1_dialer: dialer(&[b"http/1.1"])?,
+            http1_dialer: dialer(HTTP_1)?,
             origin: upstream.origin.clone(),
             remember_case: self.remember_case,
             host: HeaderValue::from_str(upstream.origin.authority.as_str())
@@ -131,14 +140,92 @@ impl Targets {
 
     fn tls(&mut self, route: &RouteConfig) -> Result<Arc<ClientConfig>, StartError> {
         let settings = &route.upstream.tls;
-        if let Some(client) = self.tls.get(settings) {
-            return Ok(Arc::clone(client));
+        if let Some(tls) = self.tls.get(settings) {
+            return Ok(tls.last());
         }
-        let client = client_config(settings, self.check).map_err(|reason| StartError::Tls {
+        let tls = RenewedTls::new(settings.clone(), self.check);
+        let tls = tls.map_err(|reason| StartError::Tls {
             what: format!("the route '{}'", route.name),
             reason,
         })?;
-        self.tls.insert(settings.clone(), Arc::clone(&client));
-        Ok(client)
+        let config = tls.last();
+        self.tls.insert(settings.clone(), Arc::new(tls));
+        Ok(config)
+    }
+}
+
+async fn follow(
+    tls: Arc<RenewedTls>,
+    targets: Vec<Weak<Target>>,
+    every: Duration,
+    stop: CancellationToken,
+) {
+    let mut used = tls.last();
+    loop {
+        let now = tokio::select! {
+            now = tls.now() => now,
+            () = stop.cancelled() => return,
+        };
+        if !Arc::ptr_eq(&now, &used) {
+            for target in targets.iter().filter_map(Weak::upgrade) {
+                target.renew_tls(&now);
+            }
+            used = now;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load;
+
+    /// Routes to these upstreams, by what was there before.
+    fn next(before: &Targets, upstreams: &[&str]) -> (Targets, Vec<Arc<Route>>) {
+        let routes = upstreams.iter().enumerate().map(|(number, upstream)| {
+            format!("[[route]]\npath = \"/{number}\"\nupstream = \"http://{upstream}.test\"\n")
+        });
+        let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
+        let text = listen.to_owned() + &routes.collect::<Vec<_>>().concat();
+        let config = load(&text, &|_| None).config.unwrap();
+        let mut targets = before.next(false);
+        let routes: Vec<_> = config
+            .routes
+            .iter()
+            .map(|route| {
+                let target = targets.target(route).unwrap();
+                Arc::new(Route::new(route.clone(), target, Vec::new()))
+            })
+            .collect();
+        targets.keep_those_of(&routes);
+        targets.mark_removed();
+        (targets, routes)
+    }
+
+    #[test]
+    fn a_target_stays_itself_and_no_two_that_are_there_have_one_number() {
+        let none = Targets::new(false, Check::Strict);
+        let (one, first) = next(&none, &["a", "b"]);
+        let numbers = |routes: &[Arc<Route>]| -> Vec<usize> {
+            routes.iter().map(|route| route.target.id).collect()
+        };
+        assert_eq!(numbers(&first), [0, 1]);
+        let (two, second) = next(&one, &["c", "b", "d"]);
+        assert!(Arc::ptr_eq(&first[1].target, &second[1].target));
+        assert!(Arc::ptr_eq(&first[1].target.clock, &second[1].target.clock));
+        assert!(first[0].target.removed.load(Ordering::Relaxed));
+        assert!(!first[1].target.removed.load(Ordering::Relaxed));
+        // A request is still under way to the first.
+        assert_eq!(numbers(&second), [2, 1, 3]);
+        drop((one, first));
+        let (_, third) = next(&two, &["b", "e"]);
+        assert_eq!(numbers(&third), [1, 0], "its number is free again");
+        // What was gone is another one when it comes back.
+        let (_, fourth) = next(&two, &["a"]);
+        assert!(!fourth[0].target.removed.load(Ordering::Relaxed));
     }
 }

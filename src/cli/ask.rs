@@ -67,8 +67,17 @@ impl Admin {
 
     /// What it answers to `GET target`.
     pub(super) fn get(&self, target: &str) -> Result<Told, Failure> {
+        self.ask("GET", target)
+    }
+
+    /// What it answers to `POST target` without content.
+    pub(super) fn post(&self, target: &str) -> Result<Told, Failure> {
+        self.ask("POST", target)
+    }
+
+    fn ask(&self, method: &str, target: &str) -> Result<Told, Failure> {
         let Self { address, .. } = self;
-        let answer = self.exchange(target).map_err(|error| {
+        let answer = self.exchange(method, target).map_err(|error| {
             let message = if error.kind() == io::ErrorKind::ConnectionRefused {
                 format!("nothing listens on {address}; is countersign running?")
             } else {
@@ -94,7 +103,7 @@ impl Admin {
         Ok(Told { status, content })
     }
 
-    fn exchange(&self, target: &str) -> io::Result<Vec<u8>> {
+    fn exchange(&self, method: &str, target: &str) -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
@@ -103,8 +112,9 @@ impl Admin {
             zeroize::Zeroizing::new(format!("Authorization: Bearer {}\r\n", token.expose()))
         });
         let token = token.as_ref().map_or("", |token| token.as_str());
+        let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
         let request = zeroize::Zeroizing::new(format!(
-            "GET {target} HTTP/1.0\r\nHost: {}\r\n{token}\r\n",
+            "{method} {target} HTTP/1.0\r\nHost: {}\r\n{token}{length}\r\n",
             self.address
         ));
         stream.write_all(request.as_bytes())?;

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _};
+
 use super::fetch::{fetch_once, human, human_skew, used_up};
 use super::hint;
 use super::load::Source;
 use super::output::{BAD, FAINT, Failure, GOOD, hint_line, print, say, styled};
+use super::progress::Progress;
 use super::run::runtime;
 use crate::app::{snapshot, tables};
 use crate::clock::Clock;
@@ -24,7 +27,6 @@ use crate::credential::store::StoreSpec;
 use crate::credential::store::open::{OpenError, inspect};
 use crate::credential::store::redis::RedisSpec;
 use crate::credential::store::redis::keeper::inspect as inspect_redis;
-use crate::explain::upstream;
 use crate::permissions::Check;
 
 pub(super) fn check(
@@ -89,49 +91,52 @@ fn expansion(source: &Source) -> Result<String, Failure> {
     Ok(text)
 }
 
-async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<ExitCode, Failure> {
-    let mut all_good = true;
-    let clock = Clock::system();
-    for credential in &config.credentials {
-        let what = format!("credential {}", credential.name);
-        if let Some(table) = tables.get(&credential.name) {
-            let unreadable = unreadable(table, config.check_permissions).await;
-            for (place, reason) in &unreadable {
-                let file = credential.devices.as_ref().map(|spec| spec.file.display());
-                let file = file.map(|file| file.to_string()).unwrap_or_default();
-                print(line(&what, &Err(format!("{file}: {place}: {reason}"))))?;
-            }
-            all_good &= unreadable.is_empty();
-            if unreadable.is_empty() {
-                let name = &credential.name;
-                let detail = format!(
-                    "the secrets of {} device(s) are there; none was logged in, which \
-                     `countersign fetch {name} --device ID` does",
-                    table.len()
-                );
-                print(line(&what, &Ok(detail)))?;
-            }
-            continue;
-        }
-        if credential.source.needs_a_person() {
-            let outcome = person(credential, config.check_permissions).await;
-            all_good &= outcome.is_ok();
-            print(line(&what, &outcome))?;
-            continue;
-        }
-        let logs_in = credential.source.is_fetched();
-        let outcome = match fetch_once(credential, None, &clock, config.check_permissions).await {
-            Ok(fetched) => {
-                if let Some(warning) = used_up(credential, &fetched) {
-                    say(warning);
-                }
-                Ok(describe(&fetched, logs_in))
-            }
-            Err(failure) => Err(failure.into_message()),
-        };
-        all_good &= outcome.is_ok();
-        print(line(&what, &outcome))?;
+/// Logins and connections at once.
+const AT_ONCE: usize = 4;
+
+/// What was found out about one thing, and what else is worth knowing.
+struct Found {
+    lines: Vec<(String, Result<String, String>)>,
+    warning: Option<&'static str>,
+}
+
+impl Found {
+    fn one(what: String, outcome: Result<String, String>) -> Self {
+        Self { lines: vec![(what, outcome)], warning: None }
     }
+
+    /// Prints it; true if all of it is good.
+    fn print(self) -> Result<bool, Failure> {
+        let mut good = true;
+        if let Some(warning) = self.warning {
+            say(warning);
+        }
+        for (what, outcome) in self.lines {
+            good &= outcome.is_ok();
+            print(line(&what, &outcome))?;
+        }
+        Ok(good)
+    }
+}
+
+/// Each is printed as soon as it and those before it are known: a few are tried at a time, and the
+/// order is that of the configuration.
+async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<ExitCode, Failure> {
+    let clock = Clock::system();
+    let mut progress = Progress::of("credentials", config.credentials.len());
+    let found = config.credentials.iter().map(|credential| {
+        let table = tables.get(&credential.name);
+        check_credential(credential, table, &clock, config.check_permissions)
+    });
+    let mut found = stream::iter(found).buffered(AT_ONCE);
+    let mut all_good = true;
+    progress.show();
+    while let Some(found) = found.next().await {
+        progress.clear();
+        all_good &= found.print()?;
+        progress.step();
+    }
+    progress.clear();
     let store = match &config.token_store {
         StoreSpec::Memory => None,
         StoreSpec::File { path, key } => {
@@ -148,9 +153,10 @@ async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<
     }
     let snapshot = snapshot(config, &[]);
     let snapshot = snapshot.map_err(super::load::start_failure)?;
-    for route in &snapshot.routes {
-        let what = format!("route {} → {}", route.config.name, upstream(&route.config));
-        let outcome = match route.target.dialer.dial().await {
+    let mut progress = Progress::of("routes", snapshot.routes.len());
+    let found = snapshot.routes.iter().map(|route| async move {
+        let what = format!("route {} → {}", route.config.name, route.config.upstream);
+        let connected = match route.target.dialer.dial().await {
             Ok(stream) => Ok(connected(&stream)),
             Err(error) => {
                 let host = route.config.upstream.origin.authority.host();
@@ -158,10 +164,55 @@ async fn check_live(config: &Config, tables: &HashMap<String, Table>) -> Result<
                 Err(format!("{error}{hint}"))
             }
         };
-        all_good &= outcome.is_ok();
-        print(line(&what, &outcome))?;
+        Found::one(what, connected)
+    });
+    let mut found = stream::iter(found).buffered(AT_ONCE);
+    progress.show();
+    while let Some(found) = found.next().await {
+        progress.clear();
+        all_good &= found.print()?;
+        progress.step();
     }
+    progress.clear();
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Tries one credential.
+async fn check_credential(
+    credential: &CredentialConfig,
+    table: Option<&Table>,
+    clock: &Clock,
+    check: Check,
+) -> Found {
+    let name = &credential.name;
+    let what = format!("credential {name}");
+    if let Some(table) = table {
+        let unreadable = unreadable(table, check).await;
+        if unreadable.is_empty() {
+            let detail = format!(
+                "the secrets of {} device(s) are there; none was logged in, which `countersign \
+                 fetch {name} --device ID` does",
+                table.len()
+            );
+            return Found::one(what, Ok(detail));
+        }
+        let file = credential.devices.as_ref().map(|spec| spec.file.display().to_string());
+        let file = file.unwrap_or_default();
+        let lines = unreadable
+            .iter()
+            .map(|(place, reason)| (what.clone(), Err(format!("{file}: {place}: {reason}"))));
+        return Found { lines: lines.collect(), warning: None };
+    }
+    if credential.source.needs_a_person() {
+        return Found::one(what, person(credential, check).await);
+    }
+    match fetch_once(credential, None, clock, check).await {
+        Ok(fetched) => Found {
+            warning: used_up(credential, &fetched),
+            ..Found::one(what, Ok(describe(&fetched, credential.source.is_fetched())))
+        },
+        Err(failure) => Found::one(what, Err(failure.into_message())),
+    }
 }
 
 /// What can be said of the login of a person without disturbing it: asking with its refresh token

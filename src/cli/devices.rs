@@ -11,6 +11,7 @@ use super::ask::Admin;
 use super::fetch::human;
 use super::load::Source;
 use super::output::{BAD, FAINT, Failure, GOOD, STRONG, print, say, styled};
+use super::table::visible;
 use crate::admin::devices::{Counts, MAX_LIMIT, Page, Shown};
 use crate::config::Config;
 use crate::config::shape::nearest;
@@ -177,11 +178,6 @@ fn line(shown: &Shown, width: usize) -> String {
         visible(&shown.device)
     );
     line.trim_end().to_owned()
-}
-
-/// `text` without characters that a terminal would obey.
-fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -99,6 +99,7 @@ fn for_one_command(config: &mut Config) -> Vec<&'static str> {
     config.admin = None;
     // The command has ended by then.
     config.linger = Duration::ZERO;
+    config.upgrade_socket = None;
     config.listeners.truncate(1);
     let mut dropped = Vec::new();
     for listener in &mut config.listeners {

@@ -15,9 +15,13 @@ mod login;
 mod man;
 mod mock;
 mod output;
+mod progress;
+mod refresh;
 mod routes;
 mod run;
 mod signals;
+mod status;
+mod table;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -139,6 +143,17 @@ enum Command {
     #[command(after_help = "Example: countersign devices gateways --state refused\n\n\
         Asks the admin listener that the configuration names.")]
     Devices(devices::Devices),
+    /// Show how a running countersign is: its credentials, its routes, its last reload
+    #[command(after_help = "Example: countersign status --watch\n\n\
+        Asks the admin listener that the configuration names. Exit status: 0 if all is well; 1 if a \
+        credential is in trouble (failing or refused; where devices have their own: nobody may log \
+        in, or none has a usable one and some fail), or if countersign cannot be asked.")]
+    Status(status::Status),
+    /// Have a running countersign fetch a credential now, whatever its schedule says
+    #[command(after_help = "Example: countersign refresh plant\n\n\
+        Asks the admin listener that the configuration names. The credential from before stays in \
+        use until there is another. Not more often than refresh.min_interval allows.")]
+    Refresh(refresh::Refresh),
     /// Succeed if the admin listener says that countersign is ready
     #[command(after_help = "Example: countersign healthcheck --address 127.0.0.1:8081")]
     Healthcheck {
@@ -219,6 +234,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             login::login(&credential, config.config.as_deref())
         }
         Command::Devices(devices) => devices.run(),
+        Command::Status(status) => status.run(),
+        Command::Refresh(refresh) => refresh.run(),
         Command::Healthcheck { address } => Ok(healthcheck::healthcheck(address)),
         Command::Schema { markdown } => {
             let schema =

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use super::load::Source;
 use super::output::{Failure, print};
 use crate::config::{Config, RouteConfig};
-use crate::explain::upstream;
 
 pub(super) fn routes(path: Option<&Path>) -> Result<ExitCode, Failure> {
     let config = Source::read(path)?.config()?;
@@ -36,7 +35,7 @@ fn table(config: &Config) -> String {
             route.host.clone().unwrap_or_else(|| "any".to_owned()),
             or(route.prefix.clone(), "/"),
             or(methods.join(","), "all"),
-            upstream(route),
+            route.upstream.to_string(),
             or(credentials.join(", "), "none (pass-through)"),
         ]);
     }

@@ -1,6 +1,6 @@
 //! `countersign run`: serve until told to stop.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,6 +11,8 @@ use crate::app::{App, Origin, Reloading, Running};
 use crate::clock::Clock;
 use crate::config::{Address, Config};
 use crate::control::{Cause, Control};
+use crate::credential::store::file::Lender;
+use crate::handover::{self, Giver, HandoverError, Offered, Predecessor};
 use crate::notify::Notifier;
 use crate::server::passed::Passed;
 use crate::{sandbox, telemetry};
@@ -31,8 +33,15 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
         signals.map_err(|error: std::io::Error| Failure::runtime(&error))?;
     let notifier = Arc::new(Notifier::from_environment());
     let passed = Passed::from_environment();
-    let passed = passed.map_err(|error| Failure::configuration(error.to_string()))?;
+    let mut passed = passed.map_err(|error| Failure::configuration(error.to_string()))?;
+    let mut upgrade = Upgrade::begin(&config)?;
+    if let Some(before) = &mut upgrade.before {
+        passed = passed.and_of(before.sockets());
+    }
     let Some(app) = build(&config, passed, &mut signals)? else { return Ok(ExitCode::FAILURE) };
+    let (offered, lender) = (app.offered(), app.lender());
+    let offered = offered.map_err(|error| Failure::runtime(&error))?;
+    upgrade.offer()?;
     // Before there are threads that it would not reach.
     let mut files = app.device_files();
     // It is read again when the configuration changes.
@@ -44,22 +53,40 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
     let reloading = Reloading { origin, notifier: Arc::clone(&notifier), confined };
     telemetry::start().map_err(|error| Failure::runtime(&error))?;
     serving.block_on(async {
-        let running = start(&config, app, reloading)?;
-        notifier.ready();
-        tokio::select! {
-            _ = signals.next() => {}
-            () = reloads(&mut hangups, running.control()) => {}
-            () = running.control().asked_to_quit() => {}
-            () = signs_of_life(&notifier, &running) => {}
+        let running = start(app, reloading)?;
+        let taken = tokio::select! {
+            biased;
+            taken = upgrade.take_over(&running) => taken,
+            _ = signals.next() => Err(Failure::at_run_time("it was ended before it served")),
+        };
+        if let Err(failure) = taken {
+            // The sockets are still of the process that ran before.
+            running.hand_over().await;
+            return Err(failure);
         }
+        running.open();
+        tell_where(&config, &running);
+        notifier.ready();
+        let handed = tokio::select! {
+            _ = signals.next() => false,
+            () = reloads(&mut hangups, running.control()) => false,
+            () = running.control().asked_to_quit() => false,
+            () = upgrade.serve(&offered, &lender) => true,
+            () = signs_of_life(&notifier, &running) => false,
+        };
+        // A new process that has the sockets serves in any case.
+        let handed = upgrade.close(handed);
+        drop(offered);
         notifier.stopping();
         tracing::info!(
             linger_s = config.linger.as_secs_f64(),
             drain_s = config.drain.as_secs_f64(),
             "stopping; a second signal ends at once"
         );
+        let stopping =
+            async { if handed { running.hand_over().await } else { running.stop().await } };
         tokio::select! {
-            cut_off = running.stop() => {
+            cut_off = stopping => {
                 tracing::info!(cut_off, "stopped");
                 Ok(ExitCode::SUCCESS)
             }
@@ -125,9 +152,13 @@ async fn signs_of_life(notifier: &Notifier, running: &Running) {
     }
 }
 
-/// Starts everything, and says where it listens.
-fn start(config: &Config, app: App, reloading: Reloading) -> Result<Running, Failure> {
-    let running = app.start_with(reloading).map_err(start_failure)?;
+/// Starts everything but callers.
+fn start(app: App, reloading: Reloading) -> Result<Running, Failure> {
+    app.start_closed(reloading).map_err(start_failure)
+}
+
+/// Says where it listens.
+fn tell_where(config: &Config, running: &Running) {
     let mut tcp = running.addresses().iter();
     for listener in &config.listeners {
         let scheme = if listener.tls.is_some() { "https" } else { "http" };
@@ -144,7 +175,65 @@ fn start(config: &Config, app: App, reloading: Reloading) -> Result<Running, Fai
     if let Some(address) = running.admin_address() {
         tracing::info!(address = %format_args!("http://{address}"), "admin listening");
     }
-    Ok(running)
+}
+
+/// The process before this one, and the one after it.
+struct Upgrade {
+    socket: Option<PathBuf>,
+    /// Serves until it is told.
+    before: Option<Predecessor>,
+    giver: Option<Giver>,
+}
+
+impl Upgrade {
+    /// Asks the process that runs for its sockets, if there is one.
+    fn begin(config: &Config) -> Result<Self, Failure> {
+        let socket = config.upgrade_socket.clone();
+        let before = socket.as_deref().map(handover::ask).transpose();
+        let before = before.map_err(|error| Failure::runtime(&error))?.flatten();
+        if before.is_some() {
+            tracing::info!("another countersign runs here; it serves until this one is ready");
+        }
+        Ok(Self { socket, before, giver: None })
+    }
+
+    /// Listens for the process after this one.
+    fn offer(&mut self) -> Result<(), Failure> {
+        if let Some(path) = &self.socket {
+            let giver = Giver::open(path, self.before.as_mut());
+            self.giver = Some(giver.map_err(|error| Failure::runtime(&error))?);
+        }
+        Ok(())
+    }
+
+    /// Waits until this process can serve, and has the one before it end.
+    async fn take_over(&mut self, running: &Running) -> Result<(), Failure> {
+        let Some(before) = &mut self.before else { return Ok(()) };
+        if tokio::time::timeout(handover::READY, running.fetched()).await.is_err() {
+            let missing = running.missing().join(", ");
+            return Err(Failure::runtime(&HandoverError::NotReady { missing }));
+        }
+        before.take_over().map_err(|error| Failure::runtime(&error))?;
+        tracing::info!("took over from the countersign that ran here");
+        self.before = None;
+        Ok(())
+    }
+
+    /// Hands the sockets to whoever asks and may; returns once another process serves.
+    async fn serve(&self, offered: &[Offered], lender: &Lender) {
+        match &self.giver {
+            Some(giver) => giver.serve(offered, lender).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends it; true if another process has the sockets.
+    fn close(self, handed: bool) -> bool {
+        let Some(giver) = self.giver else { return false };
+        let handed = handed || giver.is_handing();
+        giver.close(handed);
+        handed
+    }
 }
 
 /// The control plane's runtime: the data plane has threads of its own.

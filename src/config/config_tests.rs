@@ -611,6 +611,31 @@ fn two_credentials_on_one_route_must_not_set_one_field() {
 }
 
 #[test]
+fn how_it_ends_is_said_before_all_tables() {
+    let of =
+        |text: &str| format!("{text}\n{}", with_route("upstream = \"https://api.example.com\""));
+    let config = valid(&of("linger = \"10s\"\ndrain = \"20s\""));
+    assert_eq!((config.linger.as_secs(), config.drain.as_secs()), (10, 20));
+    for none in ["", "linger = \"0s\""] {
+        assert!(valid(&of(none)).linger.is_zero(), "{none}");
+    }
+    assert_eq!(problems(&of("linger = \"11m\"")), ["linger: this is more than 10 minutes"]);
+    assert_eq!(problems(&of("linger = \"long\"")).len(), 1);
+    let quit = of("") + "[admin]\naddress = \"127.0.0.1:8081\"\n";
+    assert!(!valid(&quit).admin.unwrap().quit, "nobody ends it unless that is configured");
+    assert!(valid(&(quit + "quit = true\n")).admin.unwrap().quit);
+    if cfg!(target_os = "linux") {
+        let config = valid(&of("upgrade_socket = \"/run/countersign/upgrade.sock\""));
+        let path = std::path::Path::new("/run/countersign/upgrade.sock");
+        assert_eq!(config.upgrade_socket.as_deref(), Some(path));
+    }
+    for wrong in ["", "unix:/run/x.sock"] {
+        let problems = problems(&of(&format!("upgrade_socket = \"{wrong}\"")));
+        assert_eq!(problems, ["upgrade_socket: this is not the path of a file"]);
+    }
+}
+
+#[test]
 fn listeners_beyond_this_machine_say_who_may_call() {
     let listen = |rest: &str| {
         problems(&format!(

@@ -52,6 +52,8 @@ pub struct Config {
     pub drain: Duration,
     /// How long new calls are served after the signal to end.
     pub linger: Duration,
+    /// Where a new process asks for the listening sockets.
+    pub upgrade_socket: Option<PathBuf>,
     /// Whether files of secrets that others can get at are refused.
     pub check_permissions: Check,
     /// Whether the process confines itself.

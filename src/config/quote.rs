@@ -89,7 +89,7 @@ fn is_open(path: &[&str], text: &str) -> bool {
         return false;
     }
     match path {
-        ["workers" | "drain" | "linger" | "sandbox"] => true,
+        ["workers" | "drain" | "linger" | "upgrade_socket" | "sandbox"] => true,
         ["limits" | "log", _] => true,
         [
             "trace",

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::Uri;
 use http::uri::Authority;
 use rustls::ClientConfig;
@@ -31,7 +32,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 pub struct Dialer {
     host: Arc<str>,
     port: u16,
-    tls: Option<(ServerName<'static>, TlsConnector)>,
+    tls: Option<(ServerName<'static>, Arc<ArcSwap<ClientConfig>>)>,
     proxy: Option<ForwardProxy>,
     timeout: Duration,
 }
@@ -54,12 +55,19 @@ impl Dialer {
         let tls = if secure {
             let name = ServerName::try_from(host.to_owned()).map_err(|_| invalid())?;
             let config = tls.ok_or_else(invalid)?;
-            Some((name, TlsConnector::from(Arc::clone(config))))
+            Some((name, Arc::new(ArcSwap::new(Arc::clone(config)))))
         } else {
             None
         };
         let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
         Ok(Self { host: host.into(), port, tls, proxy, timeout })
+    }
+
+    /// Shakes hands in this way from now on, as do its clones; if the scheme is https.
+    pub fn renew_tls(&self, tls: Arc<ClientConfig>) {
+        if let Some((_, config)) = &self.tls {
+            config.store(tls);
+        }
     }
 
     /// Connects, and shakes hands where the scheme is https, within the time limit.
@@ -84,7 +92,8 @@ impl Dialer {
         };
         match &self.tls {
             None => Ok(Stream::plain(tcp)),
-            Some((name, connector)) => {
+            Some((name, config)) => {
+                let connector = TlsConnector::from(config.load_full());
                 let handshake = connector.connect(name.clone(), tcp).await;
                 handshake.map(Stream::tls).map_err(|error| DialError::from_handshake(&error))
             }

@@ -50,6 +50,9 @@ struct Slot<T> {
 #[derive(Default)]
 struct Writer {
     last_forced: Option<Instant>,
+    /// When somebody asked for an attempt last. Apart, because a refusal right after that is to be
+    /// mended all the same.
+    last_asked: Option<Instant>,
     /// The next credential published is the fruit of a rejection.
     forcing: bool,
     /// Somebody asks for an attempt, and none has begun since.

@@ -12,7 +12,6 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
 use super::link::{Link, Links, Sender};
@@ -20,6 +19,7 @@ use super::reply::{ReplyError, ReplyTime};
 use super::{FetchError, Refusal};
 use crate::clock::{Clock, Now};
 use crate::connect::{DialError, Dialer, ForwardProxy};
+use crate::tls::RenewedTls;
 
 /// The largest answer that is read. Tokens are small.
 pub const MAX_REPLY: usize = 64 * 1024;
@@ -30,7 +30,7 @@ pub const USER_AGENT_VALUE: &str = concat!("countersign/", env!("CARGO_PKG_VERSI
 /// Talks to token endpoints.
 #[derive(Clone)]
 pub struct TokenClient {
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<Arc<RenewedTls>>,
     connect_timeout: Duration,
     clock: Clock,
     links: Arc<Links>,
@@ -91,7 +91,7 @@ pub struct TokenReply {
 
 impl TokenClient {
     /// A client that trusts what `tls` trusts; without it, it speaks plain HTTP only.
-    pub fn new(tls: Option<Arc<ClientConfig>>, connect_timeout: Duration, clock: Clock) -> Self {
+    pub fn new(tls: Option<Arc<RenewedTls>>, connect_timeout: Duration, clock: Clock) -> Self {
         Self { tls, connect_timeout, clock, links: Arc::default() }
     }
 
@@ -183,7 +183,11 @@ impl TokenClient {
     ) -> Result<Link, FetchError> {
         let proxy = ForwardProxy::of_environment(url)
             .map_err(|error| FetchError::Request(error.to_string()))?;
-        let dialer = Dialer::new(url, self.tls.as_ref(), proxy, self.connect_timeout)
+        let tls = match &self.tls {
+            Some(tls) => Some(tls.now().await),
+            None => None,
+        };
+        let dialer = Dialer::new(url, tls.as_ref(), proxy, self.connect_timeout)
             .map_err(|error| FetchError::Request(error.to_string()))?;
         let stream = dialer.dial().await.map_err(|reason| FetchError::Unreachable {
             authority: authority.to_owned(),

@@ -148,6 +148,20 @@ mod tests {
         running.await.unwrap();
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_stopped_before_it_is_started_again_is_not_missed() {
+        let (watch, stop) = (Watch::default(), CancellationToken::new());
+        let panics = true;
+        let keeper = move || async move { assert!(!panics, "a mistake") };
+        let kept = tokio::spawn(watch.clone().over(keeper, "plant".to_owned(), stop.clone()));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(watch.down(), ["plant"]);
+        // Its credential is gone from the configuration.
+        stop.cancel();
+        kept.await.unwrap();
+        assert!(watch.down().is_empty());
+    }
+
     #[tokio::test]
     async fn a_panic_in_an_attempt_is_its_failure() {
         assert_eq!(isolated("x", async { Ok(7) }).await.unwrap(), 7);

@@ -218,6 +218,7 @@ where
             Turn::Ours(lease) => lease,
             Turn::Adopted(pause) => return Some(pause),
         };
+        let _busy = self.slot.busy();
         let leased = lease.is_some();
         let fingerprint = self.slot.fingerprint();
         let after_refusal = self.is_refused();

@@ -137,3 +137,40 @@ async fn a_file_that_every_user_can_read_is_refused_unless_that_is_allowed() {
     set(&file, 0o640);
     assert_eq!(text_of(reference).await.unwrap(), "from-a-file");
 }
+
+#[tokio::test]
+async fn read_again_the_same_secrets_stay_what_they_are_for_all_who_look_at_them() {
+    let directory = directory();
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "one").unwrap();
+    let file = SecretRef::File(path.clone());
+    let count = directory.path().join("count");
+    let command = format!("echo x >> {0}; wc -l < {0}", count.display());
+    let exec = SecretRef::Exec(["sh", "-c", &command].map(String::from).to_vec());
+    let value = SecretRef::Value(Secret::new("value"));
+    let before = Secrets::resolve(vec![file.clone(), exec.clone()], Check::Strict).await.unwrap();
+    let own = before.only(std::slice::from_ref(&file));
+    assert_eq!(own.get(&exec), None, "it was not asked for");
+    let mut changes = own.changes_of(std::slice::from_ref(&file));
+
+    std::fs::write(&path, "two").unwrap();
+    let references = vec![file.clone(), value.clone(), exec.clone(), file.clone()];
+    let (after, changed) = before.read_again(references.clone(), false).await.unwrap();
+    assert_eq!(changed, [file.clone()]);
+    changes.next().await;
+    assert_eq!(own.get(&file).unwrap().expose(), "two", "who looked at it before sees it");
+    assert_eq!(after.get(&value).unwrap().expose(), "value");
+    assert_eq!(after.get(&exec).unwrap().expose(), before.get(&exec).unwrap().expose());
+    let (again, changed) = after.read_again(references, true).await.unwrap();
+    assert_eq!(changed, [exec.clone()]);
+    assert_eq!(again.get(&exec).unwrap().expose().trim(), "2");
+
+    // If one cannot be read, none changes.
+    std::fs::write(&path, "three").unwrap();
+    let missing = SecretRef::Env("COUNTERSIGN_TEST_NOT_SET".into());
+    let errors = again.read_again(vec![file.clone(), missing], true).await.unwrap_err();
+    assert_eq!(errors.len(), 1);
+    assert_eq!(own.get(&file).unwrap().expose(), "two");
+    let (fewer, _) = again.read_again(vec![value], true).await.unwrap();
+    assert_eq!(fewer.get(&file), None);
+}

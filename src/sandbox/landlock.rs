@@ -1,21 +1,18 @@
 //! Confinement by Landlock.
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, NetPort, Ruleset, RulesetAttr as _,
+    ABI, Access as _, AccessFs, AccessNet, LandlockStatus, NetPort, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
 use super::permitted::{Permitted, SYSTEM};
-use super::{Confinement, SandboxError, Signals};
+use super::{Confinement, Enforced, SandboxError, Signals};
 
 /// Confines the calling thread to what is permitted, as far as the kernel can.
 ///
 /// # Errors
 /// When the system refuses.
-pub(super) fn enforce(
-    permitted: &Permitted,
-    signals: Signals,
-) -> Result<Confinement, SandboxError> {
+pub(super) fn enforce(permitted: &Permitted, signals: Signals) -> Result<Enforced, SandboxError> {
     // Also where there is no Landlock.
     rustix::thread::set_no_new_privs(true)
         .map_err(|error| SandboxError::Refused(error.to_string()))?;
@@ -47,9 +44,14 @@ pub(super) fn enforce(
             .restrict_self()
     };
     let status = restrict().map_err(|error| SandboxError::Refused(error.to_string()))?;
-    Ok(match status.ruleset {
+    let confinement = match status.ruleset {
         RulesetStatus::FullyEnforced => Confinement::Full,
         RulesetStatus::PartiallyEnforced => Confinement::Partial,
         RulesetStatus::NotEnforced => Confinement::None,
-    })
+    };
+    let ports = matches!(
+        status.landlock,
+        LandlockStatus::Available { effective_abi, .. } if effective_abi >= ABI::V4
+    );
+    Ok(Enforced { confinement, ports })
 }

@@ -26,6 +26,13 @@ pub enum Confinement {
     None,
 }
 
+/// What the kernel does.
+struct Enforced {
+    confinement: Confinement,
+    /// True if it also looks at the ports that are connected to.
+    ports: bool,
+}
+
 /// Why the process cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -52,7 +59,14 @@ pub enum Signals {
 
 /// What a process has confined itself to, for a look at what more another configuration needs.
 #[derive(Debug, Default)]
-pub struct Confined(Option<Permitted>);
+pub struct Confined(Option<Bounds>);
+
+#[derive(Debug)]
+struct Bounds {
+    permitted: Permitted,
+    /// True if the kernel also looks at the ports that are connected to.
+    ports: bool,
+}
 
 impl Confined {
     /// True if it cannot start programs any more.
@@ -86,7 +100,10 @@ impl Confined {
     }
 
     fn lacks(&self, wanted: impl FnOnce() -> Permitted) -> Vec<Missing> {
-        self.0.as_ref().map(|permitted| permitted.lacks(&wanted())).unwrap_or_default()
+        let Some(Bounds { permitted, ports }) = &self.0 else { return Vec::new() };
+        let mut lacks = permitted.lacks(&wanted());
+        lacks.retain(|missing| *ports || matches!(missing, Missing::Read(_)));
+        lacks
     }
 }
 
@@ -108,11 +125,11 @@ pub fn confine(
     };
     let permitted = Permitted::by(config, more);
     #[cfg(target_os = "linux")]
-    let confinement = landlock::enforce(&permitted, signals)?;
+    let Enforced { confinement, ports } = landlock::enforce(&permitted, signals)?;
     #[cfg(not(target_os = "linux"))]
     let _ = signals;
     #[cfg(not(target_os = "linux"))]
-    let confinement = Confinement::None;
+    let Enforced { confinement, ports } = Enforced { confinement: Confinement::None, ports: false };
     if required && confinement != Confinement::Full {
         return Err(SandboxError::Insufficient(confinement));
     }
@@ -121,5 +138,6 @@ pub fn confine(
         Confinement::Partial => tracing::info!("confined in part: this kernel cannot do all of it"),
         Confinement::None => tracing::info!("not confined: this system cannot"),
     }
-    Ok(Confined((confinement != Confinement::None).then_some(permitted)))
+    let is_confined = confinement != Confinement::None;
+    Ok(Confined(is_confined.then_some(Bounds { permitted, ports })))
 }

@@ -98,6 +98,9 @@ impl Permitted {
                 permitted.sockets.insert(directory_of(path));
             }
         }
+        if let Some(path) = &config.upgrade_socket {
+            permitted.sockets.insert(directory_of(path));
+        }
         permitted
     }
 

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::config::Address;
+use crate::handover::Offered;
 use crate::proxy::guard::Ends;
 
 /// The groups of the system (group(5)).
@@ -63,6 +64,26 @@ impl Socket {
             }
             _ => false,
         }
+    }
+
+    /// The same socket once more, to be handed to another process at `address`.
+    ///
+    /// # Errors
+    /// When the system has no file descriptor left.
+    pub fn offer(&self, address: &Address) -> io::Result<Offered> {
+        #[cfg(unix)]
+        let (socket, removes_path) = match self {
+            Self::Tcp(socket) => (socket.try_clone()?.into(), false),
+            Self::Unix(socket, path) => (socket.try_clone()?.into(), path.is_some()),
+        };
+        #[cfg(not(unix))]
+        let removes_path = false;
+        Ok(Offered {
+            address: address.to_string(),
+            removes_path,
+            #[cfg(unix)]
+            socket,
+        })
     }
 
     /// The TCP address it is bound to, with the port the system chose for port 0.

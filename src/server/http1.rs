@@ -160,6 +160,7 @@ where
         };
         let Some((response, tunnel)): Option<Handled> = handled else { return End::Gone };
         asked.lasts &= !std::future::poll_fn(|cx| Poll::Ready(stopping.is_told(cx))).await
+            && !stopping.is_goodbye()
             // A line that was left out may have said where the request ends: what follows it is not
             // believed.
             && !syntax.lenient;

@@ -40,6 +40,9 @@ use worker::Workers;
 /// descriptors are served between two pauses, also of those who have gone away meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long connections that have no request are waited for that are to end with their next answer.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
+
 /// Connections at once of callers who may not call, to be told so.
 const STRANGERS: usize = 16;
 
@@ -123,11 +126,21 @@ struct Slots {
 pub struct Server {
     workers: Workers,
     acceptors: Option<std::thread::JoinHandle<()>>,
+    doors: Doors,
     stop: CancellationToken,
 }
 
+/// When the listeners begin to accept, and when they end.
+#[derive(Debug, Clone, Default)]
+struct Doors {
+    open: CancellationToken,
+    close: CancellationToken,
+    /// Another process has the sockets: paths of theirs are not ours to remove.
+    handed: CancellationToken,
+}
+
 impl Server {
-    /// Starts `workers` threads and accepts on every listener.
+    /// Starts `workers` threads, and accepts on every listener as soon as it is told to.
     ///
     /// # Errors
     /// When the system refuses a thread or a socket.
@@ -142,7 +155,8 @@ impl Server {
             limits: proxy.limits.clone(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let accepting = stop.clone();
+        let doors = Doors::default();
+        let accepting = doors.clone();
         let acceptors = std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
             let tracker = TaskTracker::new();
             runtime.block_on(async {
@@ -154,7 +168,7 @@ impl Server {
                 tracker.wait().await;
             });
         })?;
-        Ok(Self { workers, acceptors: Some(acceptors), stop })
+        Ok(Self { workers, acceptors: Some(acceptors), doors, stop })
     }
 
     /// True once every worker has said that it is there, and the thread that accepts is.
@@ -168,19 +182,44 @@ impl Server {
         Broom(self.workers.handles())
     }
 
+    /// Begins to accept.
+    pub fn open(&self) {
+        self.doors.open.cancel();
+    }
+
+    /// From now on connections of HTTP/1.1 end with their next answer, which says so: unlike one
+    /// that is closed while it is idle, nobody sends a request into it that is lost.
+    pub fn say_goodbye(&self) {
+        self.workers.say_goodbye();
+    }
+
+    /// Another process has the sockets and accepts: this one stops to, and those who are connected
+    /// here have a moment for a last request.
+    pub async fn hand_over(&mut self) {
+        self.doors.handed.cancel();
+        self.say_goodbye();
+        self.close().await;
+        self.workers.all_ended(LAST_REQUESTS).await;
+    }
+
     /// Stops accepting, lets requests in flight finish for up to `drain`, and ends.
     ///
     /// Returns the number of connections that had to be cut off.
     pub async fn stop(mut self, drain: Duration) -> usize {
         self.stop.cancel();
+        self.close().await;
+        self.workers.drain(drain).await
+    }
+
+    async fn close(&mut self) {
+        self.doors.close.cancel();
         // First: what was accepted last is on its way to a worker before these are counted.
         let acceptors = self.acceptors.take();
-        let joined =
-            tokio::task::spawn_blocking(move || acceptors.map(std::thread::JoinHandle::join));
-        if !matches!(joined.await, Ok(Some(Ok(())))) {
+        let Some(acceptors) = acceptors else { return };
+        let joined = tokio::task::spawn_blocking(move || acceptors.join());
+        if !matches!(joined.await, Ok(Ok(()))) {
             tracing::error!("an acceptor ended badly");
         }
-        self.workers.drain(drain).await
     }
 }
 
@@ -205,7 +244,7 @@ struct Dealer {
 }
 
 impl Dealer {
-    async fn accept(self: Arc<Self>, listener: Listener, stop: CancellationToken) {
+    async fn accept(self: Arc<Self>, listener: Listener, doors: Doors) {
         let Listener { socket, settings } = listener;
         let bound = match socket.attach() {
             Ok(bound) => bound,
@@ -214,6 +253,11 @@ impl Dealer {
                 return;
             }
         };
+        let Doors { open, close: stop, handed } = doors;
+        tokio::select! {
+            () = open.cancelled() => {}
+            () = stop.cancelled() => {}
+        }
         let mut complaints = Complaints::default();
         loop {
             if self.connections.available_permits() == 0 {
@@ -261,7 +305,9 @@ impl Dealer {
                 _slots: Slots { _total: permit, _stranger: stranger, _peer: peer },
             });
         }
-        bound.close();
+        if !handed.is_cancelled() {
+            bound.close();
+        }
     }
 
     fn deal(&self, connection: Connection) {

@@ -9,7 +9,12 @@ use crate::config::Address;
 
 /// Sockets that were passed and not taken yet.
 #[derive(Debug, Default)]
-pub struct Passed(Vec<Socket>);
+pub struct Passed {
+    /// By the service manager: all are to be used.
+    managed: Vec<Socket>,
+    /// By the process before this one, with the addresses in its configuration.
+    inherited: Vec<(String, Socket)>,
+}
 
 /// A socket that was passed and is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +43,7 @@ impl Passed {
             let socket = of_tcp(&mut passed, index).or_else(|_| of_unix(&mut passed, index));
             sockets.extend(socket.map_err(|_| PassedError::Kind(index))?);
         }
-        Ok(Self(sockets))
+        Ok(Self { managed: sockets, inherited: Vec::new() })
     }
 
     /// None: this system passes none.
@@ -52,8 +57,18 @@ impl Passed {
 
     /// The one at `address`, if it was passed.
     pub fn take(&mut self, address: &Address) -> Option<Socket> {
-        let found = self.0.iter().position(|socket| socket.is_at(address))?;
-        Some(self.0.swap_remove(found))
+        if let Some(found) = self.managed.iter().position(|socket| socket.is_at(address)) {
+            return Some(self.managed.swap_remove(found));
+        }
+        let address = address.to_string();
+        let found = self.inherited.iter().position(|(of, _)| *of == address)?;
+        Some(self.inherited.remove(found).1)
+    }
+
+    /// Adds those of the process before this one. What is not taken of these is served no more.
+    #[must_use]
+    pub fn and_of(self, inherited: Vec<(String, Socket)>) -> Self {
+        Self { inherited, ..self }
     }
 
     /// Makes sure that all were taken.
@@ -61,7 +76,10 @@ impl Passed {
     /// # Errors
     /// With one that was not: somebody expects to be served there.
     pub fn finish(self) -> Result<(), PassedError> {
-        let Some(left) = self.0.first() else { return Ok(()) };
+        for (address, _) in &self.inherited {
+            tracing::info!(%address, "no listener has this address any more");
+        }
+        let Some(left) = self.managed.first() else { return Ok(()) };
         Err(PassedError::Unused(left.to_string()))
     }
 }

@@ -11,6 +11,8 @@ use slab::Slab;
 #[derive(Debug, Default)]
 pub(super) struct Stopping {
     told: Cell<bool>,
+    /// The next answer of each connection is its last.
+    goodbye: Cell<bool>,
     /// Connections that are to end as soon as they have no request, whichever they are.
     room: Cell<usize>,
     waiting: RefCell<Slab<Waiting>>,
@@ -30,6 +32,11 @@ impl Stopping {
         for (_, waiting) in &*self.waiting.borrow() {
             waiting.waker.wake_by_ref();
         }
+    }
+
+    /// Has each connection end with its next answer.
+    pub(super) fn say_goodbye(&self) {
+        self.goodbye.set(true);
     }
 
     /// Tells one connection to end: one that has no request or, if there is none now, the first that
@@ -60,6 +67,11 @@ impl Ear {
     /// True once all are to end; if not, the task is woken then.
     pub(super) fn is_told(&mut self, cx: &Context<'_>) -> bool {
         self.listen(cx, false)
+    }
+
+    /// True once an answer is to be the connection's last.
+    pub(super) fn is_goodbye(&self) -> bool {
+        self.stopping.goodbye.get()
     }
 
     /// The same for a connection that has had a request and has none now: it may be the one that is to

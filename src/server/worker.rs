@@ -28,6 +28,8 @@ enum Message {
     MakeRoom,
     /// Close connections to where no route leads any more.
     Sweep,
+    /// End each connection with its next answer.
+    SayGoodbye,
     /// Say that you are there.
     Answer(oneshot::Sender<()>),
 }
@@ -118,15 +120,27 @@ impl Workers {
         true
     }
 
-    /// Waits for every connection to end, for up to `drain`; then cuts off the rest and says how
-    /// many those were.
-    pub(super) async fn drain(self, drain: Duration) -> usize {
+    /// Has each connection end with its next answer.
+    pub(super) fn say_goodbye(&self) {
+        for handle in &self.handles {
+            let _ = handle.inbox.send(Message::SayGoodbye);
+        }
+    }
+
+    /// Waits for every connection to end, for up to `limit`.
+    pub(super) async fn all_ended(&self, limit: Duration) {
         let open = || self.handles.iter().map(Handle::connections).sum::<usize>();
-        let give_up_at = tokio::time::Instant::now() + drain;
+        let give_up_at = tokio::time::Instant::now() + limit;
         while open() > 0 && tokio::time::Instant::now() < give_up_at {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let left = open();
+    }
+
+    /// Waits for every connection to end, for up to `drain`; then cuts off the rest and says how
+    /// many those were.
+    pub(super) async fn drain(self, drain: Duration) -> usize {
+        self.all_ended(drain).await;
+        let left = self.handles.iter().map(Handle::connections).sum::<usize>();
         self.cut_off.cancel();
         drop(self.handles);
         let threads = self.threads;
@@ -169,6 +183,10 @@ async fn work(
             }
             Some(Message::Sweep) => {
                 pools.sweep();
+                continue;
+            }
+            Some(Message::SayGoodbye) => {
+                stopping.say_goodbye();
                 continue;
             }
             Some(Message::Answer(answer)) => {

@@ -1,8 +1,9 @@
 //! TLS by rustls: `client` towards upstreams and token endpoints, `server` towards callers,
-//! `peer` who a caller's certificate says that it is. Certificates are always verified.
+//! `renewed` the former when its files are replaced, `peer` who a caller's certificate says that it is. Certificates are always verified.
 
 mod client;
 mod peer;
+mod renewed;
 mod server;
 
 use std::fs::{File, Metadata};
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::permissions::{Check, Exposed};
 pub use client::{TlsSettings, client_config, offering};
 pub use peer::PeerNames;
+pub use renewed::RenewedTls;
 pub use server::{ServerTls, server_config};
 
 /// Why TLS cannot be set up.

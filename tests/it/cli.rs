@@ -192,6 +192,8 @@ fn every_command_explains_itself() {
         "exec",
         "login",
         "devices",
+        "status",
+        "refresh",
         "healthcheck",
         "schema",
         "completions",

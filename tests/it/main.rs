@@ -101,11 +101,16 @@ mod service;
 mod sight;
 mod skew;
 mod slow_callers;
+mod status_command;
+#[cfg(target_os = "linux")]
+mod stopping;
 mod streaming;
 mod targets;
 mod tls;
 #[cfg(target_os = "linux")]
 mod token_store;
+#[cfg(target_os = "linux")]
+mod upgrade;
 #[cfg(target_os = "linux")]
 mod walk;
 mod websocket;

@@ -256,6 +256,85 @@ async fn another_password_is_used_once_it_has_brought_a_token_and_never_if_it_is
     assert_eq!(refused, 0);
 }
 
+/// A login whose end is told to its endpoint.
+fn login(upstream: &Upstream, password: &str) -> String {
+    let url = upstream.url();
+    format!(
+        "[credential.c]\nkind = \"login\"\n\
+         request = {{ url = \"{url}/login\", json = {{ p = \"{{password}}\" }} }}\n\
+         logout = {{ url = \"{url}/logout\", headers = {{ Token = \"{{token}}\" }} }}\n\
+         secrets = {{ password = {} }}\nvalues = {{ token = \"/token\" }}\n\
+         set = {{ Authorization = \"Bearer {{token}}\" }}\n",
+        secret(password),
+    )
+}
+
+#[tokio::test]
+async fn a_login_that_is_gone_logs_out_once_its_last_request_is_over() {
+    let logins = std::sync::atomic::AtomicUsize::new(0);
+    let endpoint = Upstream::answering(move |seen| {
+        let number = match &*seen.target {
+            "/login" => logins.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1,
+            _ => 0,
+        };
+        http::Response::new(format!("{{\"token\":\"token-{number}\"}}").into())
+    })
+    .await;
+    let (go_on, wait) = tokio::sync::watch::channel(false);
+    let upstream = Upstream::serving(move |seen| {
+        let mut wait = wait.clone();
+        async move {
+            if seen.target.ends_with("slow") {
+                wait.wait_for(|go_on| *go_on).await.unwrap();
+            }
+            http::Response::default()
+        }
+    })
+    .await;
+    let routes = at("a", &upstream.url(), "credential = \"c\"");
+    let proxy = Proxy::start_with_file(&(login(&endpoint, "one") + &routes)).await;
+    let address = proxy.address();
+    let slow = tokio::spawn(async move {
+        Connection::open(address).await.send("GET", "/a/slow", &[], "").await.status
+    });
+    until("it is under way", || !upstream.seen().is_empty()).await;
+    let changes = proxy.go_over(&(login(&endpoint, "two") + &routes)).await;
+    assert_eq!(changes, ["the credential 'c' changed", "the route 'a' changed"]);
+    assert_eq!(proxy.get("/a").await.status, 200);
+    assert_eq!(upstream.last().values("authorization"), ["Bearer token-2"]);
+    let calls = |target: &str| endpoint.seen().iter().filter(|seen| seen.target == target).count();
+    assert_eq!((calls("/login"), calls("/logout")), (2, 0));
+    go_on.send(true).unwrap();
+    assert_eq!(slow.await.unwrap(), 200);
+    until("it logs out", || calls("/logout") == 1).await;
+    assert_eq!(endpoint.last().values("token"), ["token-1"]);
+    assert_eq!(proxy.get("/a").await.status, 200);
+    assert_eq!((calls("/login"), calls("/logout")), (2, 1));
+}
+
+#[tokio::test]
+async fn a_refresh_token_for_one_use_is_not_given_to_a_second_task() {
+    let upstream = Upstream::fine().await;
+    let text = |margin: &str| {
+        format!(
+            "[credential.o]\nkind = \"oauth2\"\ntoken_url = \"{}/token\"\n\
+             grant = \"refresh_token\"\nclient_id = \"c\"\nrefresh_token = {}\n\
+             [credential.o.refresh]\neager = false\nmargin = \"{margin}\"\n{}",
+            upstream.url(),
+            secret("for one use"),
+            at("a", &upstream.url(), "credential = \"o\""),
+        )
+    };
+    let proxy = Proxy::start_with_file(&text("10s")).await;
+    let problems = proxy.refuses(&text("20s")).await;
+    assert_eq!(
+        problems,
+        ["credential.o: a change of a credential whose refresh token is good for one use needs a \
+          restart"]
+    );
+    assert_eq!(upstream.connections(), 0);
+}
+
 #[tokio::test]
 async fn what_needs_a_restart_is_refused_by_key_and_line() {
     let upstream = Upstream::fine().await;

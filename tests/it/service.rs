@@ -59,6 +59,35 @@ async fn the_service_manager_learns_when_callers_are_served_and_when_no_more() {
 }
 
 #[tokio::test]
+async fn the_service_manager_learns_when_a_reload_begins_and_ends() {
+    let upstream = Upstream::fine().await;
+    let manager = Manager::new();
+    let config = route(&upstream.url(), "", "");
+    let program = Program::start_by(manager.command(), &config, private_directory()).await;
+    let mut told = Vec::new();
+    let mut until_told = async |count: usize| {
+        until("it is told", || {
+            told.extend(manager.told());
+            told.len() >= count
+        })
+        .await;
+        told.clone()
+    };
+    assert_eq!(until_told(1).await, ["READY=1"]);
+    for (round, text) in
+        [format!("drain = \"2s\"\n{config}"), "broken".to_owned()].iter().enumerate()
+    {
+        program.rewrite(text);
+        program.signal("-HUP");
+        let told = until_told(3 + 2 * round).await;
+        let [reloading, ready] = &told[told.len() - 2..] else { panic!("{told:?}") };
+        let us = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        assert!(us.parse::<u64>().unwrap() > 0);
+        assert_eq!(ready, "READY=1");
+    }
+}
+
+#[tokio::test]
 async fn signs_of_life_come_as_often_as_they_are_wanted() {
     let upstream = Upstream::fine().await;
     let manager = Manager::new();

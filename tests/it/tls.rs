@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::harness::authority::{Authority, path};
 use crate::harness::upstream::{Seen, answer, read_head, serve};
-use crate::harness::{Proxy, Upstream, plant, route, sha256, twinzo};
+use crate::harness::{PATIENCE, Proxy, Upstream, plant, route, sha256, twinzo};
 
 async fn upstream(acceptor: TlsAcceptor) -> (Upstream, Arc<Mutex<Vec<Seen>>>) {
     let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
@@ -90,6 +90,37 @@ async fn a_client_certificate_is_presented_where_it_is_demanded() {
         assert!(reply.field("proxy-status").starts_with("countersign; error="));
     }
     assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn replaced_files_count_for_new_connections() {
+    let (authority, next) = (Authority::new(), Authority::new());
+    let (clients, next_clients) = (Authority::new(), Authority::new());
+    let (upstream, seen) = upstream(authority.server("localhost", Some(&clients))).await;
+    let (other, _) = self::upstream(next.server("localhost", Some(&next_clients))).await;
+    let tls = format!("{}, {}", authority.trusted(), clients.client());
+    let tls = format!("tls = {{ {tls} }}\npool = {{ size = 0 }}\n");
+    let twice = route(&https(&upstream), "", &format!("path = \"/one\"\n{tls}"))
+        + &route(&https(&other), "", &format!("path = \"/two\"\n{tls}")).replace("all", "other");
+    let proxy = Proxy::start(&twice).await;
+    assert_eq!(proxy.get("/one").await.status, 200);
+    assert_eq!(proxy.get("/two").await.status, 502);
+    // The key does not fit its certificate for a while: what there was stays.
+    let certificate = std::fs::read(clients.directory().join("client.pem")).unwrap();
+    next_clients.client();
+    let from = |name: &str| std::fs::read(next_clients.directory().join(name)).unwrap();
+    std::fs::write(clients.directory().join("client.pem"), from("client.pem")).unwrap();
+    assert_ne!(certificate, from("client.pem"));
+    assert_eq!(proxy.get("/one").await.status, 200);
+    std::fs::write(clients.directory().join("client.key"), from("client.key")).unwrap();
+    let ca = std::fs::read(next.ca()).unwrap();
+    std::fs::write(authority.ca(), ca).unwrap();
+    let give_up_at = tokio::time::Instant::now() + PATIENCE;
+    while proxy.get("/two").await.status != 200 {
+        assert!(tokio::time::Instant::now() < give_up_at, "the new files are never used");
+    }
+    assert_eq!(proxy.get("/one").await.status, 502);
+    assert_eq!(seen.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod route;
 mod store;
 mod trace;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -45,6 +46,7 @@ pub fn compile(
     let limits = limits(&mut context, &raw);
     let drain = context.duration("drain", raw.drain.as_deref(), Duration::from_secs(30));
     let linger = linger(&mut context, raw.linger.as_deref());
+    let upgrade_socket = upgrade_socket(&mut context, raw.upgrade_socket.as_deref());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let workers = raw.workers.and_then(|n| usize::try_from(n).ok()).unwrap_or(cores);
     let listeners = listen::listeners(&mut context, &raw.listen);
@@ -69,6 +71,7 @@ pub fn compile(
         workers,
         drain,
         linger,
+        upgrade_socket,
         check_permissions,
         sandbox,
         watch: raw.watch.unwrap_or(false),
@@ -97,6 +100,21 @@ fn linger(context: &mut Context<'_>, raw: Option<&str>) -> Duration {
         context.error("linger", "this is more than 10 minutes", hint);
     }
     linger
+}
+
+/// Where a new process asks for the listening sockets.
+fn upgrade_socket(context: &mut Context<'_>, raw: Option<&str>) -> Option<PathBuf> {
+    const KEY: &str = "upgrade_socket";
+    let path = raw?;
+    let hint = Some("upgrade_socket = \"/run/countersign/upgrade.sock\"");
+    if path.is_empty() || path.starts_with("unix:") {
+        context.error(KEY, "this is not the path of a file", hint);
+    } else if !cfg!(target_os = "linux") {
+        context.error(KEY, "only Linux can hand sockets over", Some("leave it out"));
+    } else {
+        return Some(PathBuf::from(path));
+    }
+    None
 }
 
 fn limits(context: &mut Context<'_>, raw: &RawConfig) -> Limits {

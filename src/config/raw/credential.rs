@@ -381,7 +381,8 @@ pub struct RawRefresh {
     pub eager: Option<bool>,
     /// Time limit of one attempt. Default: "10s".
     pub timeout: Option<String>,
-    /// Least time between two renewals forced by an upstream's 401. Default: "10s".
+    /// Least time between two renewals forced by an upstream's 401, or asked for over the admin
+    /// listener. Default: "10s".
     pub min_interval: Option<String>,
     /// How long a request waits for the attempt in flight. Default: "10s".
     pub wait: Option<String>,

@@ -32,6 +32,10 @@ pub struct RawConfig {
     /// How long new calls are still served after SIGTERM, before `drain` begins; /readyz says no
     /// from the start. At most "10m". Default: "0s".
     pub linger: Option<String>,
+    /// On Linux, a Unix socket at which a new process of this user asks for the listening sockets,
+    /// so that an upgrade loses no call: "/run/countersign/upgrade.sock". Its directory must not be
+    /// writable by others. Off unless configured.
+    pub upgrade_socket: Option<String>,
     /// Refuse to use files of secrets, and keys, that other users can read or write.
     /// Default: true.
     pub check_permissions: Option<bool>,

@@ -75,11 +75,12 @@ impl<T> CredentialCache<T> {
         let slot = self.shared.slot.load_full();
         if !slot.renewing {
             let now = self.shared.clock.now().monotonic;
-            let next = writer.last_forced.map(|last| last + self.shared.settings.min_interval);
+            let last = writer.last_forced.max(writer.last_asked);
+            let next = last.map(|last| last + self.shared.settings.min_interval);
             if let Some(next) = next.filter(|next| *next > now) {
                 return Err(Refreshed::TooSoon { retry_in: next - now });
             }
-            writer.last_forced = Some(now);
+            writer.last_asked = Some(now);
             writer.wished = true;
             self.shared.wish.notify_one();
         }
@@ -115,7 +116,7 @@ impl<T> CredentialCache<T> {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::credential::cache::{CacheSettings, Failure};
+    use crate::credential::cache::{CacheSettings, Failure, Rejection};
 
     const LIMIT: Duration = Duration::from_secs(9);
     const INTERVAL: Duration = Duration::from_secs(10);
@@ -182,6 +183,21 @@ mod tests {
         assert_eq!(told, Refreshed::TooSoon { retry_in: INTERVAL });
         tokio::time::sleep(INTERVAL).await;
         assert!(cache.wish().is_ok());
+        let told = cache.refresh(LIMIT).await;
+        assert_eq!(told, Refreshed::TooSoon { retry_in: INTERVAL }, "asked just now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_right_after_somebody_asked_is_mended_all_the_same() {
+        let cache = cache();
+        cache.publish("old", None, Duration::ZERO);
+        cache.wish().unwrap();
+        let issued = cache.get().await.unwrap();
+        assert_eq!(cache.reject(&issued), Rejection::Renewing);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_fetched_is_not_asked_for() {
         let fixed = CredentialCache::fixed(Clock::system(), "key");
         assert_eq!(fixed.refresh(LIMIT).await, Refreshed::Fixed);
     }

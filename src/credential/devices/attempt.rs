@@ -223,6 +223,7 @@ where
                 Some(lease)
             }
         };
+        let _busy = slot.busy();
         let fingerprint = slot.fingerprint();
         let withheld = slot.withhold(&self.source.uses_up(own, current.as_ref())).await;
         let fetched = self.fetch_unless_stopped(own, current.as_ref()).await;

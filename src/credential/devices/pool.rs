@@ -2,6 +2,7 @@
 
 mod refresh;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,9 @@ pub(super) struct Shared<T> {
     /// Devices for which the scheduler has something to do.
     calls: Mutex<Vec<Arc<Device<T>>>>,
     called: Notify,
+    /// When somebody asked for an attempt for a device, as long as that keeps others from it: few do,
+    /// so it is not in the state that each has.
+    asked: Mutex<HashMap<Box<str>, Instant>>,
     gate: Arc<EndpointGate>,
     pub(super) record: Arc<Record>,
     pub(super) clock: Clock,
@@ -219,6 +223,7 @@ impl<T> DevicePool<T> {
             writer: Mutex::default(),
             calls: Mutex::default(),
             called: Notify::new(),
+            asked: Mutex::default(),
             gate,
             record: Arc::default(),
             clock,

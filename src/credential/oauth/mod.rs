@@ -167,7 +167,7 @@ impl Grant {
     }
 
     /// True if there is something to ask with where a refresh token is used up.
-    fn can_ask_anew(&self) -> bool {
+    pub fn can_ask_anew(&self) -> bool {
         !matches!(self, Self::RefreshToken(_) | Self::DeviceCode { .. })
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::n
 
 /// Requests that wait for the task. More wait to be taken.
 const QUEUE: usize = 256;
+/// How long those who fetch may take to end before the file is lent.
+const ENDING: Duration = Duration::from_secs(20);
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -31,11 +34,76 @@ pub(crate) enum Command {
     Read(Place, oneshot::Sender<Result<Option<Vec<u8>>, StoreError>>),
     /// `None` removes.
     Write(Place, Option<Vec<u8>>, oneshot::Sender<Result<(), StoreError>>),
+    /// Writes everything and closes the file, so that another process can open it.
+    Lend(oneshot::Sender<Result<(), StoreError>>),
+    /// The other process has closed it.
+    TakeBack,
 }
 
 /// The way to the task.
 #[derive(Debug, Clone)]
-pub struct FileStore(mpsc::Sender<Command>);
+pub struct FileStore {
+    commands: mpsc::Sender<Command>,
+    lending: Arc<Lending>,
+}
+
+/// Whether another process has the file, and who still has to do with it here.
+#[derive(Debug, Default)]
+struct Lending {
+    lent: AtomicBool,
+    busy: AtomicUsize,
+}
+
+/// Somebody fetches, and will save what comes of it: until this is dropped the file is not lent.
+#[derive(Debug)]
+pub struct Busy(Arc<Lending>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Lends the file of a store to the process that takes over from this one.
+#[derive(Debug, Clone, Default)]
+pub struct Lender(Option<FileStore>);
+
+impl Lender {
+    /// Of `store`; without one there is nothing to lend.
+    pub(super) fn new(store: Option<&FileStore>) -> Self {
+        Self(store.cloned())
+    }
+
+    /// Lends it: from now on nobody here fetches, reads or writes. Waits for those who are at it.
+    ///
+    /// # Errors
+    /// When they do not end, or what they saved cannot be written.
+    pub async fn lend(&self) -> Result<(), &'static str> {
+        let Some(store) = &self.0 else { return Ok(()) };
+        store.lending.lent.store(true, Ordering::Release);
+        let give_up_at = Instant::now() + ENDING;
+        while store.lending.busy.load(Ordering::Acquire) > 0 {
+            if Instant::now() >= give_up_at {
+                self.take_back().await;
+                return Err("a login is under way that does not end; try again");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if store.ask(Command::Lend).await.is_err() {
+            self.take_back().await;
+            return Err("its token store cannot be written to");
+        }
+        Ok(())
+    }
+
+    /// Takes it back: nothing came of it.
+    pub async fn take_back(&self) {
+        if let Some(store) = &self.0 {
+            store.lending.lent.store(false, Ordering::Release);
+            let _ = store.commands.send(Command::TakeBack).await;
+        }
+    }
+}
 
 impl FileStore {
     pub(super) async fn read(&self, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
@@ -50,11 +118,26 @@ impl FileStore {
         self.ask(|reply| Command::Write(place, None, reply)).await
     }
 
+    fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands, lending: Arc::default() }
+    }
+
+    /// True while another process has the file.
+    pub(super) fn is_lent(&self) -> bool {
+        self.lending.lent.load(Ordering::Acquire)
+    }
+
+    /// Somebody begins to fetch.
+    pub(super) fn busy(&self) -> Busy {
+        self.lending.busy.fetch_add(1, Ordering::AcqRel);
+        Busy(Arc::clone(&self.lending))
+    }
+
     /// A way to a task that does not run: what is asked can be seen, and answered.
     #[cfg(test)]
     pub(crate) fn unserved() -> (Self, mpsc::Receiver<Command>) {
         let (sender, commands) = mpsc::channel(QUEUE);
-        (Self(sender), commands)
+        (Self::new(sender), commands)
     }
 
     async fn ask<T>(
@@ -62,7 +145,7 @@ impl FileStore {
         command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(command(reply)).await.map_err(|_| StoreError::Closed)?;
+        self.commands.send(command(reply)).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 }
@@ -79,7 +162,7 @@ impl Writer {
     pub(super) fn new(database: Database, reopen: Opening) -> (FileStore, Self) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let engine = Arc::new(Mutex::new(Engine::new(database, reopen)));
-        (FileStore(sender), Self { commands, engine })
+        (FileStore::new(sender), Self { commands, engine })
     }
 
     /// Starts the task on the runtime of the caller.
@@ -147,11 +230,19 @@ struct Engine {
     /// What is still to be written, by place, so there is no more of it than there are places.
     unsaved: HashMap<Place, Option<Vec<u8>>>,
     failing: bool,
+    /// Another process has the file.
+    lent: bool,
 }
 
 impl Engine {
     fn new(database: Database, open: Opening) -> Self {
-        Self { open, database: Some(database), unsaved: HashMap::new(), failing: false }
+        Self {
+            open,
+            database: Some(database),
+            unsaved: HashMap::new(),
+            failing: false,
+            lent: false,
+        }
     }
 
     /// Reads and writes. `patient`: does not try to write now.
@@ -171,6 +262,11 @@ impl Engine {
                     self.unsaved.insert(place, record);
                     waiting.push(reply);
                 }
+                Command::Lend(reply) => {
+                    let lent = self.lend();
+                    let _ = reply.send(lent);
+                }
+                Command::TakeBack => self.lent = false,
             }
         }
         let (applied, result) = self.write(patient);
@@ -181,6 +277,9 @@ impl Engine {
     }
 
     fn write(&mut self, patient: bool) -> (Applied, Result<(), StoreError>) {
+        if self.lent {
+            return (Applied::Waiting, Err(away()));
+        }
         if patient {
             return (Applied::Waiting, Err(StoreError::Failed("it failed lately".to_owned())));
         }
@@ -216,6 +315,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Writes everything and closes the file.
+    fn lend(&mut self) -> Result<(), StoreError> {
+        self.commit()?;
+        self.lent = true;
+        match self.database.take().map(Database::close) {
+            Some(Err(error)) => Err(StoreError::Failed(error.to_string())),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+
     fn read(&mut self, place: Place) -> Result<Option<Vec<u8>>, StoreError> {
         let database = self.take()?;
         let record = read_one(&database, place).map_err(|error| failed(&error))?;
@@ -224,6 +333,9 @@ impl Engine {
     }
 
     fn take(&mut self) -> Result<Database, StoreError> {
+        if self.lent {
+            return Err(away());
+        }
         match self.database.take() {
             Some(database) => Ok(database),
             None => (self.open)().map_err(|error| failed(&error.into())),
@@ -231,7 +343,8 @@ impl Engine {
     }
 
     fn close(&mut self) {
-        if !self.unsaved.is_empty() && self.commit().is_err() {
+        // What was refused here and is not known there is refused there as well.
+        if !self.lent && !self.unsaved.is_empty() && self.commit().is_err() {
             let lost = self.unsaved.len();
             tracing::warn!(lost, "the token store ends without the last changes");
         }
@@ -245,6 +358,10 @@ impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("unsaved", &self.unsaved.len()).finish_non_exhaustive()
     }
+}
+
+fn away() -> StoreError {
+    StoreError::Away("the process that takes over has it".to_owned())
 }
 
 fn failed(error: &redb::Error) -> StoreError {

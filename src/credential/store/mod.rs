@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::file::{FileStore, Writer};
+use self::file::{FileStore, Lender, Writer};
 use self::open::OpenError;
 use self::redis::{RedisSpec, RedisStore};
 use self::running::Task;
@@ -34,6 +34,8 @@ use crate::clock::Clock;
 
 /// How long anybody waits for a store. What is to be written is written later, then.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it is before somebody asks again whose store is lent to the next process.
+const LENT: Duration = Duration::from_secs(5);
 /// How much longer than an attempt a lease is: what was fetched has to be saved within it.
 pub(super) const LEASE_BEYOND: Duration = Duration::from_secs(10);
 
@@ -149,6 +151,16 @@ impl Store {
         Ok((Self(Some(Arc::new(Durable { sealer, backend }))), Some(task)))
     }
 
+    /// Lends it to the process that takes over, where it is for one at a time.
+    pub fn lender(&self) -> Lender {
+        Lender::new(self.0.as_ref().and_then(|durable| match &durable.backend {
+            Backend::File(file) => Some(file),
+            Backend::Redis(_) => None,
+            #[cfg(test)]
+            Backend::Shared(_) => None,
+        }))
+    }
+
     async fn open_file(
         path: &Path,
         key: &SecretRef,
@@ -161,6 +173,11 @@ impl Store {
         let at = path.clone();
         let opened = tokio::task::spawn_blocking(move || open::open(&path, &key, check, now));
         opened.await.unwrap_or_else(|_| Err(OpenError::Broken(at, "it cannot be read".to_owned())))
+    }
+
+    /// True if what is in it outlives the process.
+    pub fn is_durable(&self) -> bool {
+        self.0.is_some()
     }
 
     /// A store of records that go to `file`.
@@ -234,6 +251,9 @@ impl Durable {
     async fn claim(&self, place: Place, lease: Duration) -> Result<Claimed, StoreError> {
         let claim = async {
             match &self.backend {
+                Backend::File(file) if file.is_lent() => {
+                    Ok(Claimed::Held { record: None, left: LENT })
+                }
                 Backend::File(_) => Ok(Claimed::Unshared),
                 Backend::Redis(redis) => redis.claim(place, lease).await,
                 #[cfg(test)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::file::Busy;
 use super::seal::{Fingerprint, Place};
 use super::stored::Stored;
-use super::{Claimed, Durable, Store, StoreError};
+use super::{Backend, Claimed, Durable, Store, StoreError};
 use crate::clock::Now;
 use crate::credential::Credential;
 use crate::secret::Secret;
@@ -138,6 +139,17 @@ impl Slot {
                 tracing::debug!(%credential, device, %error, "fetching without a lease");
                 Claim::Alone
             }
+        }
+    }
+
+    /// To be held from a claim that was granted until what came of it is saved, so that what is there
+    /// is not handed to another process meanwhile.
+    pub(in crate::credential) fn busy(&self) -> Option<Busy> {
+        match &self.durable.as_ref()?.store.backend {
+            Backend::File(file) => Some(file.busy()),
+            Backend::Redis(_) => None,
+            #[cfg(test)]
+            Backend::Shared(_) => None,
         }
     }
 

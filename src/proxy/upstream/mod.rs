@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Response};
+use rustls::ClientConfig;
 
 use super::content::{Progress, RequestContent};
 use super::interim::Interims;
@@ -21,11 +22,15 @@ use super::scrub::Scrub;
 use crate::config::{ConnectionSettings, Http2, Origin};
 use crate::connect::Dialer;
 use crate::http1::Spelling;
+use crate::tls::offering;
 pub(crate) use clock::Heard;
 pub use clock::UpstreamClock;
 pub use content::UpstreamContent;
 pub use outcome::{Fate, SendError};
 pub use pool::Pool;
+
+/// The protocol of connections that become another one.
+pub const HTTP_1: &[&[u8]] = &[b"http/1.1"];
 
 /// An upstream as every worker sees it.
 #[derive(Debug)]
@@ -101,6 +106,21 @@ pub struct Answer {
 }
 
 impl Target {
+    /// The protocols that are offered where both sides choose.
+    pub fn protocols(settings: &ConnectionSettings) -> &'static [&'static [u8]] {
+        match settings.http2 {
+            Http2::Never => &[b"http/1.1"],
+            Http2::Auto => &[b"h2", b"http/1.1"],
+            Http2::Always => &[b"h2"],
+        }
+    }
+
+    /// Makes new connections in this way from now on, if they are under TLS.
+    pub fn renew_tls(&self, tls: &ClientConfig) {
+        self.dialer.renew_tls(offering(tls, Self::protocols(&self.settings)));
+        self.http1_dialer.renew_tls(offering(tls, HTTP_1));
+    }
+
     /// True if the upstream may be spoken to by HTTP/2.
     pub fn may_speak_http2(&self) -> bool {
         match self.settings.http2 {

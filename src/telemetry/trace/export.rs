@@ -20,7 +20,7 @@ use crate::credential::FetchError;
 use crate::credential::http::{TokenAnswer, TokenClient, TokenRequest};
 use crate::credential::secrets::Secrets;
 use crate::permissions::Check;
-use crate::tls::{TlsError, client_config};
+use crate::tls::{RenewedTls, TlsError};
 
 /// How often a batch is sent again, if the collector may take it another time.
 const MOST_ATTEMPTS: u32 = 5;
@@ -66,7 +66,8 @@ impl Exporter {
         check: Check,
     ) -> Result<Self, TlsError> {
         let secure = config.endpoint.scheme_str() == Some("https");
-        let tls = if secure { Some(client_config(&config.tls, check)?) } else { None };
+        let tls =
+            if secure { Some(Arc::new(RenewedTls::new(config.tls.clone(), check)?)) } else { None };
         let client = TokenClient::new(tls, config.timeout / 2, clock).keeping(1);
         Ok(Self { config: config.clone(), tracer, secrets, client, said: (0, None) })
     }

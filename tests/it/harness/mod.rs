@@ -136,7 +136,9 @@ impl Proxy {
             .unwrap();
         let started = runtime.spawn(async move {
             let app = App::build(config, clock).await?;
-            app.start_with(reloading)
+            let running = app.start_closed(reloading)?;
+            running.open();
+            Ok::<_, StartError>(running)
         });
         let running = match started.await.unwrap() {
             Ok(running) => running,

@@ -1,6 +1,6 @@
 //! A renewal for one device that somebody asks for, whatever the schedule says.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -53,14 +53,19 @@ impl<T> DevicePool<T> {
     /// Asks for an attempt, unless one is under way; returns what there is before it.
     fn wish(&self, live: &Arc<Device<T>>) -> Result<Option<Arc<Issued<T>>>, Refreshed> {
         let now = self.0.clock.now().monotonic;
+        let mut all_asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let interval = self.0.settings.min_interval;
+        all_asked.retain(|_, at| *at + interval > now);
         let mut state = live.lock();
         if !state.renewing {
-            let next = state.last_forced.map(|last| last + self.0.settings.min_interval);
+            let last = state.last_forced.max(all_asked.get(&live.name).copied());
+            let next = last.map(|last| last + interval);
             if let Some(next) = next.filter(|next| *next > now) {
                 return Err(Refreshed::TooSoon { retry_in: next - now });
             }
-            state.last_forced = Some(now);
+            all_asked.insert(live.name.clone(), now);
         }
+        drop(all_asked);
         state.used = self.0.seconds(now);
         (state.wished, state.lapsing) = (true, false);
         let before = state.issued.clone();
