@@ -305,8 +305,7 @@ pub fn explain<E>(
         reveal: ground.reveal,
     };
     for identity in &route.identities {
-        let held = hold(identity, device.as_deref())?;
-        match outgoing.apply(identity, held) {
+        match outgoing.apply(identity, hold(identity, device.as_deref())?) {
             Ok(applied) => told.credentials.push(applied),
             Err(error) => return Ok(told.refuse(&error)),
         }

@@ -289,7 +289,10 @@ fn event(kind: &str, json: &str) -> Bytes {
 mod tests {
     use std::task::Waker;
 
+    use http_body_util::BodyExt as _;
+
     use super::*;
+    use crate::credential::keeper::Watch;
 
     fn take(queue: &Queue) -> Option<String> {
         match queue.poll_take(&mut Context::from_waker(Waker::noop())) {
@@ -330,13 +333,38 @@ mod tests {
         tokio::time::advance(STALLED * 2).await;
         assert!(!queue.is_stalled(), "there was nothing to take");
         queue.put(|waiting| waiting.heartbeat = true);
-        tokio::time::advance(STALLED - Duration::from_millis(1)).await;
+        tokio::time::advance(STALLED.saturating_sub(Duration::from_millis(1))).await;
         assert!(!queue.is_stalled());
         queue.put(|waiting| waiting.heartbeat = true);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(queue.is_stalled());
         assert!(take(&queue).is_some());
         assert!(!queue.is_stalled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_nobody_reads_is_cut_and_its_place_is_free_again() {
+        let admin = Arc::new(crate::admin::tests::admin(Watch::default()).await);
+        let (reads, hangs) = (Connection::default(), Connection::default());
+        let (mut reading, hanging) = (admin.events(&reads), admin.events(&hangs));
+        assert_eq!(admin.streams.available_permits(), MAX_STREAMS - 2);
+        let statuses = async {
+            let mut statuses = 0;
+            while let Some(piece) = reading.body_mut().frame().await {
+                let piece = piece.unwrap().into_data().unwrap();
+                statuses += usize::from(piece.starts_with(b"event: status\n"));
+            }
+            statuses
+        };
+        let cut = async {
+            hangs.cut.cancelled().await;
+            drop(hanging);
+            assert_eq!(admin.streams.available_permits(), MAX_STREAMS - 1);
+            assert!(!reads.cut.is_cancelled(), "the other goes on");
+            reads.stop.cancel();
+        };
+        let (statuses, ()) = tokio::join!(statuses, cut);
+        assert!(statuses >= 15, "every two seconds for at least 30: {statuses}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -105,7 +105,7 @@ impl Admin {
     }
 
     /// The answer to `request`.
-    pub(super) async fn answer<B>(
+    async fn answer<B>(
         self: Arc<Self>,
         request: Request<B>,
         connection: &Connection,
@@ -281,7 +281,7 @@ mod tests {
     use crate::proxy::route::RouteTable;
     use crate::proxy::{Proxy, Snapshot};
 
-    async fn admin(watch: Watch) -> Admin {
+    pub(super) async fn admin(watch: Watch) -> Admin {
         let address = ([127, 0, 0, 1], 8081).into();
         let config = AdminConfig { address, hosts: Vec::new(), token: None, quit: false };
         let secrets = Secrets::resolve(Vec::new(), Check::Off).await.unwrap();

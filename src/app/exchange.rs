@@ -109,7 +109,9 @@ impl Reloader {
         };
         let gone = before.credentials.iter().filter(|part| !stays(part));
         let (at_once, later): (Vec<&Part>, Vec<&Part>) = gone.partition(|part| is_taken_on(part));
-        at_once.iter().for_each(|part| part.stop.cancel());
+        for part in at_once {
+            part.stop.cancel();
+        }
         let gone: Vec<CancellationToken> = later.iter().map(|part| part.stop.clone()).collect();
         if !gone.is_empty() {
             let (drain, stop) = (before.config.drain, self.ground.stop.clone());

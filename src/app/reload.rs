@@ -183,10 +183,9 @@ impl Reloader {
         let references = config.secrets();
         let can_run = !self.reloading.confined.is_confined();
         let secrets = self.parts.secrets.read_again(references, can_run).await;
-        let (secrets, changed) =
-            secrets.map_err(|errors| refusals(&StartError::Secrets(errors)))?;
+        let (secrets, other) = secrets.map_err(|errors| refusals(&StartError::Secrets(errors)))?;
         let mut changes: Vec<String> =
-            changed.iter().map(|secret| format!("the secret in the {secret} changed")).collect();
+            other.iter().map(|secret| format!("the secret in the {secret} changed")).collect();
         if config == *self.parts.config {
             return Ok(changes);
         }
@@ -327,7 +326,14 @@ fn refusals(error: &StartError) -> Vec<Refusal> {
                 error.problems.iter().map(move |problem| Refusal::new(format!("{file}: {problem}")))
             })
             .collect(),
-        other => vec![Refusal::new(other.to_string())],
+        StartError::Tls { .. }
+        | StartError::Credential { .. }
+        | StartError::Store(_)
+        | StartError::Host(_)
+        | StartError::Proxy(_)
+        | StartError::Bind(_)
+        | StartError::Passed(_)
+        | StartError::System(_) => vec![Refusal::new(error.to_string())],
     }
 }
 

@@ -87,7 +87,8 @@ impl Targets {
         let removed = self.removed.iter().filter_map(Weak::upgrade);
         let taken: HashSet<usize> =
             self.all.values().cloned().chain(removed).map(|target| target.id).collect();
-        (0..).find(|number| !taken.contains(number)).unwrap_or(usize::MAX)
+        // One more number than are taken holds one that is not.
+        (0..=taken.len()).find(|number| !taken.contains(number)).unwrap_or_default()
     }
 
     /// The target of a route.

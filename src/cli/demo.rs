@@ -176,10 +176,12 @@ impl Stage {
         }
         let path = directory.path().join("countersign.toml");
         let mut text = configuration(directory.path(), &twinzo.url(), &devo.url(), &twinzo_options);
-        // 8080 reads best; where it is taken, any port does.
+        // These read best; where they are taken, any port does.
         let preferred = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
-        if std::net::TcpListener::bind(preferred).is_err() {
-            text = text.replace("127.0.0.1:8080", "127.0.0.1:0");
+        for port in [preferred.port(), 8081] {
+            if std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
+                text = text.replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0");
+            }
         }
         std::fs::write(&path, &text).map_err(io)?;
         let loaded = config::load_with_process_environment(&text);
@@ -290,6 +292,13 @@ impl Stage {
             program.display(),
             file.display()
         );
+        if let Some(admin) = self.proxy.admin_address() {
+            let _ = writeln!(
+                text,
+                "See its credentials, its routes and these requests live:\n\n  {}\n",
+                styled(STRONG, format!("http://{admin}/"))
+            );
+        }
         text
     }
 
@@ -349,6 +358,9 @@ fn configuration(
     format!(
         r#"[[listen]]
 address = "127.0.0.1:8080"
+
+[admin]
+address = "127.0.0.1:8081"
 
 [credential.device]
 kind = "twinzo-device"

@@ -263,11 +263,9 @@ fn shown_part(part: &Part) -> String {
 }
 
 fn shown(shown: &Shown) -> String {
-    match &shown.value {
-        Some(value) => value.clone(),
-        None => {
-            let length = styled(FAINT, format!("({} characters)", shown.length));
-            format!("{} {length}", "*".repeat(8))
-        }
+    if let Some(value) = &shown.value {
+        return value.clone();
     }
+    let length = styled(FAINT, format!("({} characters)", shown.length));
+    format!("{} {length}", "*".repeat(8))
 }

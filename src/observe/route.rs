@@ -18,7 +18,7 @@ use super::window::Window;
 const PARTS: usize = 4;
 
 /// The errors of upstreams that are told apart (RFC 9209 §2.3).
-pub const UPSTREAM_ERRORS: [&str; 13] = [
+const UPSTREAM_ERRORS: [&str; 13] = [
     "connection_read_timeout",
     "connection_refused",
     "connection_terminated",
@@ -56,6 +56,18 @@ struct Part {
     errors: AtomicU64,
 }
 
+/// An error of an upstream; small, because every exchange has room for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamError(u8);
+
+impl UpstreamError {
+    /// The one that RFC 9209 calls so, if it can be an upstream's.
+    pub fn of(word: &str) -> Option<Self> {
+        let index = UPSTREAM_ERRORS.iter().position(|known| *known == word)?;
+        u8::try_from(index).ok().map(Self)
+    }
+}
+
 /// How a request ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
@@ -65,8 +77,8 @@ pub struct Ended {
     pub took: Duration,
     /// True if it was an error of ours or of the upstream's.
     pub is_error: bool,
-    /// What the upstream did wrong: one of [`UPSTREAM_ERRORS`].
-    pub upstream_error: Option<&'static str>,
+    /// What the upstream did wrong.
+    pub upstream_error: Option<UpstreamError>,
 }
 
 /// What has been counted since the route is there.
@@ -130,12 +142,11 @@ impl RouteMetrics {
         }
     }
 
-    fn upstream_failed(&self, error: &str) {
+    fn upstream_failed(&self, UpstreamError(index): UpstreamError) {
         let errors = self
             .upstream_errors
             .get_or_init(|| Box::new([const { AtomicU64::new(0) }; UPSTREAM_ERRORS.len()]));
-        let known = UPSTREAM_ERRORS.iter().zip(errors.iter()).find(|(word, _)| **word == error);
-        if let Some((_, count)) = known {
+        if let Some(count) = errors.get(usize::from(index)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -248,7 +259,7 @@ mod tests {
         let route = RouteMetrics::new("api".to_owned());
         for word in ["dns_error", "tls_protocol_error", "dns_error", "no_such_word"] {
             route.began();
-            route.ended(Ended { upstream_error: Some(word), ..ended(502) });
+            route.ended(Ended { upstream_error: UpstreamError::of(word), ..ended(502) });
         }
         assert_eq!(route.upstream_errors(), [("dns_error", 2), ("tls_protocol_error", 1)]);
         assert!(UPSTREAM_ERRORS.is_sorted());

@@ -44,8 +44,8 @@ impl Times {
             Phase::Upstream => Some(&mut self.upstream_us),
         };
         if let Some(hand) = hand {
-            let passed = at.saturating_duration_since(self.since);
-            let passed = u32::try_from(passed.as_micros()).unwrap_or(u32::MAX);
+            let passed = micros(at.saturating_duration_since(self.since));
+            let passed = u32::try_from(passed).unwrap_or(u32::MAX);
             *hand = hand.saturating_add(passed);
         }
         self.phase = next;
@@ -78,9 +78,10 @@ impl Times {
     }
 }
 
-/// Whole microseconds.
+/// Whole microseconds, without the 128 bits that the standard library takes for them.
 pub fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().saturating_mul(1_000_000);
+    seconds.saturating_add(u64::from(duration.subsec_micros()))
 }
 
 #[cfg(test)]

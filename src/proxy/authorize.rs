@@ -124,7 +124,6 @@ pub async fn authorize(
     let spans = attempt.spans.clone();
     loop {
         let now = proxy.clock.now();
-        times.turn(Phase::Wait, now.monotonic);
         let span = spans.as_deref().map(|spans| begin_span(spans, route, &mut attempt, now));
         let issued = credentials(route, device.as_deref(), now, times).await?;
         turn(spans.as_deref().filter(|_| !issued.is_empty()), traced::Phase::Sign);
@@ -316,7 +315,10 @@ async fn credentials(
         let mut got = pin!(identity.cache.get_at(device, now));
         let got = std::future::poll_fn(|cx| {
             let polled = got.as_mut().poll(cx);
-            waited |= polled.is_pending();
+            if polled.is_pending() && !waited {
+                waited = true;
+                times.turn(Phase::Wait, now.monotonic);
+            }
             polled
         });
         issued.push(got.await?);

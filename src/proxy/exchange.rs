@@ -13,15 +13,15 @@ use tokio::time::Instant;
 use super::content::{Broke, ExchangeGuard};
 use super::request_id::RequestId;
 use super::respond::{ProxyError, Verdict};
+use super::traced::Traced;
 use super::{ACCESS, Route};
 use crate::clock::{Clock, unix_ms};
-use crate::config::IdentitySource;
 use crate::observe::recent::{Seen, told};
-use crate::observe::route::{Ended, RouteMetrics};
+use crate::observe::route::{Ended, RouteMetrics, UpstreamError};
 use crate::observe::times::{Phase, Times, micros};
 use crate::observe::{Observe, Padded, Whose};
 use crate::telemetry::trace::context::{TraceContext, TraceId};
-use crate::telemetry::trace::spans::{Said, Spans, without_device};
+use crate::telemetry::trace::spans::Spans;
 use crate::telemetry::trace::tracer::Tracer;
 use crate::tls::PeerNames;
 
@@ -38,23 +38,14 @@ pub struct Exchange {
     /// 0 until there is an answer.
     status: u16,
     whose: Whose,
-    /// What the upstream did wrong, as RFC 9209 calls it.
-    upstream_error: Option<&'static str>,
+    /// What the upstream did wrong.
+    upstream_error: Option<UpstreamError>,
     /// True once all of the answer has passed.
     ended: bool,
     /// Only if somebody reads the line.
     line: Option<Box<Line>>,
     /// Only if it is traced.
     traced: Option<Box<Traced>>,
-}
-
-/// What is noted of a request for its trace, and who takes it at the end.
-#[derive(Debug)]
-struct Traced {
-    tracer: Arc<Tracer>,
-    spans: Rc<Spans>,
-    method: String,
-    path: String,
 }
 
 #[derive(Debug)]
@@ -118,31 +109,22 @@ impl Exchange {
     /// The same, noted for a trace if `tracer` wants that of a request with this `head`.
     #[must_use]
     pub(super) fn traced(mut self, tracer: Option<&Arc<Tracer>>, head: Option<&Parts>) -> Self {
-        if let (Some(tracer), Some(head)) = (tracer, head)
-            && let Some(spans) = tracer.begin(&head.headers, self.started)
-        {
-            if let Some(line) = &mut self.line {
-                line.trace = Some(spans.trace());
-            }
-            self.traced = Some(Box::new(Traced {
-                tracer: Arc::clone(tracer),
-                spans,
-                method: head.method.to_string(),
-                path: head.uri.path().to_owned(),
-            }));
+        self.traced = Traced::begin(tracer, head, self.started);
+        if let (Some(line), Some(traced)) = (&mut self.line, &self.traced) {
+            line.trace = Some(traced.spans().trace());
         }
         self
     }
 
     /// Where its phases are noted, if it is traced.
     pub(super) fn spans(&self) -> Option<&Rc<Spans>> {
-        self.traced.as_ref().map(|traced| &traced.spans)
+        self.traced.as_ref().map(|traced| traced.spans())
     }
 
     /// What there is to note, if it is traced.
     fn note(&self, note: impl FnOnce(&Spans)) {
         if let Some(traced) = &self.traced {
-            note(&traced.spans);
+            note(traced.spans());
         }
     }
 
@@ -158,12 +140,8 @@ impl Exchange {
 
     pub(super) fn found(&mut self, route: &Arc<Route>) {
         route.metrics().began();
-        if let Some(traced) = &self.traced
-            && !traced.tracer.tells_devices()
-            && let Some(IdentitySource::PathSegment(before)) = &route.config.identity
-        {
-            let path = without_device(&traced.path, route.config.prefix.len(), *before);
-            traced.spans.tell_path(path);
+        if let Some(traced) = &mut self.traced {
+            traced.found(route);
         }
         self.route = Some(Arc::clone(route));
     }
@@ -172,10 +150,8 @@ impl Exchange {
         if let (Some(line), Some(device)) = (&mut self.line, device) {
             device.clone_into(&mut line.device);
         }
-        if let (Some(traced), Some(device)) = (&self.traced, device)
-            && traced.tracer.tells_devices()
-        {
-            traced.spans.identified(device);
+        if let (Some(traced), Some(device)) = (&self.traced, device) {
+            traced.identified(device);
         }
     }
 
@@ -203,9 +179,14 @@ impl Exchange {
     /// There is an answer of ours instead.
     pub(super) fn failed(&mut self, error: &ProxyError, verdict: &Verdict) {
         self.status = verdict.status.as_u16();
-        self.note(|spans| spans.status(verdict.status.as_u16()));
+        self.note(|spans| {
+            spans.status(verdict.status.as_u16());
+            spans.because(verdict.word);
+        });
         self.whose = error.whose(self.times.phase());
-        self.upstream_error = (self.whose == Whose::Upstreams).then_some(verdict.error);
+        if self.whose == Whose::Upstreams {
+            self.upstream_error = UpstreamError::of(verdict.error);
+        }
         // What was under way has come to nothing.
         if self.times.phase() != Phase::Other {
             self.times.turn(Phase::Other, Instant::now());
@@ -220,7 +201,6 @@ impl Exchange {
     }
 
     fn because(&mut self, reason: &'static str) {
-        self.note(|spans| spans.because(reason));
         if let Some(line) = &mut self.line {
             line.reason = reason;
         }
@@ -244,7 +224,8 @@ impl ExchangeGuard for Exchange {
         tracing::warn!(route = self.route(), reason, request_id, "an answer broke off");
         self.ended = true;
         self.whose = Whose::Upstreams;
-        self.upstream_error = Some(broke.error());
+        self.upstream_error = UpstreamError::of(broke.error());
+        self.note(|spans| spans.because(reason));
         self.because(reason);
     }
 }
@@ -265,7 +246,10 @@ impl Drop for Exchange {
         }
         self.count(took);
         if let Some(traced) = self.traced.take() {
-            self.end_trace(*traced);
+            if !self.ended {
+                traced.spans().broke_off();
+            }
+            traced.end(self.route.as_deref(), self.id());
         }
         if let Some(mut line) = self.line.take() {
             if !self.ended && line.reason.is_empty() {
@@ -292,13 +276,12 @@ impl Exchange {
             is_error: self.status >= 500 || self.upstream_error.is_some(),
             upstream_error: self.upstream_error,
         };
-        match &self.route {
-            Some(route) => route.metrics().ended(ended),
-            None => {
-                let unrouted: &RouteMetrics = self.observe.unrouted();
-                unrouted.began();
-                unrouted.ended(ended);
-            }
+        if let Some(route) = &self.route {
+            route.metrics().ended(ended);
+        } else {
+            let unrouted: &RouteMetrics = self.observe.unrouted();
+            unrouted.began();
+            unrouted.ended(ended);
         }
     }
 
@@ -345,21 +328,20 @@ impl Exchange {
     }
 }
 
-impl Exchange {
-    /// Hands over what was noted for the trace.
-    fn end_trace(&self, traced: Traced) {
-        let Traced { tracer, spans, method, path } = traced;
-        if !self.ended {
-            spans.broke_off("caller went away");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exchange_is_small_because_it_is_moved_more_than_once() {
+        // From here on, a move is a call instead of a few instructions.
+        assert!(size_of::<Exchange>() <= 128, "{}", size_of::<Exchange>());
+    }
+
+    #[test]
+    fn every_error_of_the_upstream_can_be_counted() {
+        for broke in [Broke::Off, Broke::Silent, Broke::TooLong] {
+            assert!(UpstreamError::of(broke.error()).is_some(), "{broke:?}");
         }
-        let upstream = self.route.as_ref().map(|route| &route.config.upstream.origin);
-        let said = Said {
-            method,
-            path,
-            route: self.route().to_owned(),
-            upstream: upstream.map(|origin| (origin.authority.host().to_owned(), origin.port())),
-            request_id: self.id().map(|id| id.as_str().to_owned()),
-        };
-        tracer.finish(&spans, Instant::now(), said);
     }
 }

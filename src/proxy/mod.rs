@@ -21,6 +21,7 @@ pub mod retarget;
 pub mod rewrite;
 pub mod route;
 pub mod scrub;
+mod traced;
 pub mod upstream;
 pub mod websocket;
 

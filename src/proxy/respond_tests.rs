@@ -111,3 +111,23 @@ fn retry_after_is_rounded_up_and_given_only_where_it_helps() {
     let refused = ProxyError::Credential(Unavailable::Failed { error, retry_in });
     assert_eq!(wait(&refused), None, "a refused login is not helped by waiting");
 }
+
+#[test]
+fn every_error_of_the_upstream_can_be_counted_and_errors_of_callers_are_none_of_ours() {
+    use crate::observe::route::UpstreamError;
+    for error in all() {
+        let verdict = error.verdict();
+        match error.whose(Phase::Upstream) {
+            Whose::Upstreams => {
+                assert!(UpstreamError::of(verdict.error).is_some(), "{}", verdict.word);
+                assert!(verdict.status.is_server_error(), "{}", verdict.word);
+            }
+            Whose::Callers => assert!(verdict.status.is_client_error(), "{}", verdict.word),
+            Whose::Ours => assert!(verdict.status.is_server_error(), "{}", verdict.word),
+            Whose::Nobodys => panic!("{} is somebody's", verdict.word),
+        }
+    }
+    let whose = [Phase::Upstream, Phase::Wait, Phase::Sign, Phase::Other];
+    let whose = whose.map(|phase| ProxyError::Total.whose(phase));
+    assert_eq!(whose, [Whose::Upstreams, Whose::Ours, Whose::Ours, Whose::Callers]);
+}

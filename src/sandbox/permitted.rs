@@ -152,7 +152,9 @@ impl Permitted {
     /// Files.
     pub(super) fn of_files(files: &[PathBuf]) -> Self {
         let mut permitted = Self::default();
-        files.iter().for_each(|file| permitted.add_file(file));
+        for file in files {
+            permitted.add_file(file);
+        }
         permitted
     }
 

@@ -35,7 +35,7 @@ impl<S: Subscriber> Layer<S> for AccessLines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let form = match self.levels.access() {
             AccessLog::Off => self.otherwise,
-            form => form,
+            form @ (AccessLog::Text | AccessLog::Json) => form,
         };
         LINE.with_borrow_mut(|(line, fields)| {
             line.clear();

@@ -23,6 +23,8 @@ pub(super) struct Outlet {
     looked_at: Option<Instant>,
     /// The last write ended within a line.
     within_line: bool,
+    /// The file that is open is not the one of that name, which could not be opened.
+    astray: bool,
 }
 
 /// What was not written.
@@ -37,7 +39,7 @@ impl Outlet {
     /// When the file cannot be opened.
     pub(super) fn open(target: LogTarget) -> io::Result<Self> {
         let file = if let LogTarget::File(path) = &target { Some(open(path)?) } else { None };
-        Ok(Self { target, file, looked_at: None, within_line: false })
+        Ok(Self { target, file, looked_at: None, within_line: false, astray: false })
     }
 
     pub(super) fn target(&self) -> &LogTarget {
@@ -50,10 +52,17 @@ impl Outlet {
     /// When it cannot be opened; then the one that was open stays in use.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let LogTarget::File(path) = &self.target {
+            self.astray = true;
             self.file = Some(open(path)?);
+            self.astray = false;
             self.within_line = false;
         }
         Ok(())
+    }
+
+    /// True while a file stays in use that should not, because the right one cannot be opened.
+    pub(super) fn is_astray(&self) -> bool {
+        self.astray
     }
 
     /// Opens the file anew if its name leads to another one, or to none, which is looked up once in
@@ -145,4 +154,30 @@ fn is_there(file: &File, path: &Path) -> bool {
 #[cfg(not(unix))]
 fn is_there(_: &File, _: &Path) -> bool {
     true
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_opened_again_leaves_the_old_one_in_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut outlet = Outlet::open(LogTarget::File(path.clone())).unwrap();
+        outlet.write(b"one\n").unwrap();
+        let moved = directory.path().join("log.1");
+        std::fs::rename(&path, &moved).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(outlet.follow().is_err());
+        assert!(outlet.follow().is_ok(), "it is looked at once in a while");
+        assert!(outlet.is_astray(), "and stays so meanwhile");
+        outlet.write(b"two\n").unwrap();
+        std::fs::remove_dir(&path).unwrap();
+        outlet.reopen().unwrap();
+        assert!(!outlet.is_astray());
+        outlet.write(b"three\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&moved).unwrap(), "one\ntwo\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+    }
 }

@@ -43,6 +43,7 @@ pub(super) struct Sink {
     reports_to_log: bool,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
@@ -181,10 +182,11 @@ impl Writer {
     /// Says what went wrong, once.
     fn report(&mut self, sink: &Sink, result: Result<(), Failure>) {
         match result {
-            Ok(()) if std::mem::take(&mut self.failing) => {
-                say(sink, "it can be written again", None);
+            Ok(()) => {
+                if !lock(&sink.outlet).is_astray() && std::mem::take(&mut self.failing) {
+                    say(sink, "it can be written again", None);
+                }
             }
-            Ok(()) => {}
             Err(failure) => {
                 sink.count(failure.lines);
                 if !std::mem::replace(&mut self.failing, true) {
@@ -253,9 +255,10 @@ fn write(outlet: &mut Outlet, lines: &[u8], reopen: bool) -> Result<(), Failure>
 fn say(sink: &Sink, what: &str, error: Option<&io::Error>) {
     let to = lock(&sink.outlet).target().to_string();
     if sink.reports_to_log {
-        match error {
-            Some(error) => tracing::error!(to, %error, "the access log: {what}"),
-            None => tracing::info!(to, "the access log: {what}"),
+        if let Some(error) = error {
+            tracing::error!(to, %error, "the access log: {what}");
+        } else {
+            tracing::info!(to, "the access log: {what}");
         }
         return;
     }

@@ -57,8 +57,8 @@ impl RenewedTls {
             return self.last();
         }
         let (settings, check) = (self.settings.clone(), self.check);
-        let build = move || client_config(&settings, check);
-        let Ok(built) = tokio::task::spawn_blocking(build).await else { return self.last() };
+        let reading = tokio::task::spawn_blocking(move || client_config(&settings, check));
+        let Ok(built) = reading.await else { return self.last() };
         // The beginning may be of the old one, the end of the new: they are read at the next look.
         if self.stamps().await != stamps {
             return self.last();

@@ -94,7 +94,7 @@ impl Everything {
     async fn scrape(&self) -> Scrape {
         let known = |scrape: &Scrape| {
             scrape.of_name("countersign_clock_skew_seconds").count() > 0
-                && scrape.all_requests() >= 15.0
+                && scrape.all_requests() >= 15
         };
         Scrape::until(self.proxy.admin(), known).await
     }
@@ -123,19 +123,16 @@ fn expressions(rules: &str) -> Vec<String> {
 
 /// Everything in the dashboard that asks Prometheus: expressions of panels, and of variables.
 fn asked(dashboard: &Value, found: &mut Vec<String>) {
-    match dashboard {
-        Value::Object(members) => {
-            for (key, value) in members {
-                match value {
-                    Value::String(text) if key == "expr" || key == "definition" => {
-                        found.push(text.clone());
-                    }
-                    _ => asked(value, found),
-                }
+    if let Some(members) = dashboard.as_object() {
+        for (key, value) in members {
+            match value.as_str() {
+                Some(text) if key == "expr" || key == "definition" => found.push(text.to_owned()),
+                _ => asked(value, found),
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| asked(item, found)),
-        _ => {}
+    }
+    for item in dashboard.as_array().into_iter().flatten() {
+        asked(item, found);
     }
 }
 
@@ -345,7 +342,7 @@ impl Prometheus {
                     crate::harness::client::whole("")
                 });
                 if let Ok(reply) = connection.try_send(ask).await {
-                    last = reply.text().to_owned();
+                    reply.text().clone_into(&mut last);
                     let answer: Value = serde_json::from_str(&last).unwrap_or_default();
                     if reply.status == 200 && right(&answer["data"]) {
                         return;

@@ -14,12 +14,13 @@ use countersign::clock::Clock;
 use countersign::config;
 use countersign::mock::twinzo::{Account, Options};
 use countersign::mock::{StandIn, twinzo};
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::harness::authorization::{AuthorizationServer, Scripted};
-use crate::harness::client::{parse, raw, raw_head};
+use crate::harness::client::{parse, raw, raw_head, request, whole};
 use crate::harness::upstream::answer;
 use crate::harness::{
     ANY_PORT, Connection, PATIENCE, Proxy, Reply, Upstream, devo, private_directory, quoted, secret,
@@ -85,6 +86,8 @@ struct Setting {
     echo: Upstream,
     /// Says what it was told, as an error.
     mirror: Upstream,
+    /// Takes traces.
+    collector: Upstream,
     authorization: [AuthorizationServer; 2],
     text: String,
 }
@@ -135,6 +138,7 @@ impl Setting {
             response
         })
         .await;
+        let collector = Upstream::fine().await;
         let spool = directory.path().join("spool");
         fs::create_dir(&spool).unwrap();
         let closed = Upstream::fine().await.url();
@@ -309,6 +313,16 @@ impl Setting {
             secret("canary-caller"),
             secret("canary-admin"),
         );
+        if cfg!(feature = "otlp") {
+            write!(
+                text,
+                "[trace]\nendpoint = {}\ndelay = \"10ms\"\ndevices = true\n\
+                 headers = {{ Authorization = {} }}\n",
+                quoted(&collector.url()),
+                secret("Bearer canary-collector"),
+            )
+            .unwrap();
+        }
         for (name, lines, upstream) in credentials {
             write!(
                 text,
@@ -320,13 +334,20 @@ impl Setting {
             .unwrap();
         }
         let authorization = [granting, refusing];
-        Self { directory, twinzo, devo, echo, mirror, authorization, text }
+        Self { directory, twinzo, devo, echo, mirror, collector, authorization, text }
     }
 
     fn config(&self) -> PathBuf {
         let path = self.directory.path().join("countersign.toml");
         fs::write(&path, &self.text).unwrap();
         path
+    }
+
+    /// The names of all routes.
+    fn routes(&self) -> Vec<String> {
+        let config: toml::Table = self.text.parse().unwrap();
+        let routes = config["route"].as_array().unwrap().iter();
+        routes.map(|route| route["name"].as_str().unwrap().to_owned()).collect()
     }
 
     fn log(&self) -> String {
@@ -374,6 +395,19 @@ impl Setting {
         }
         for form in self.derived().iter().flat_map(|derived| encoded(derived)) {
             assert!(!text.contains(&form) && !lower.contains(&form), "{form} is in {what}");
+        }
+    }
+
+    /// Checks what was exported, all of which the collector has when the program has ended.
+    fn check_traces(&self) {
+        let exports = self.collector.seen();
+        let bytes: Vec<u8> = exports.iter().flat_map(|export| export.body.to_vec()).collect();
+        let text = String::from_utf8_lossy(&bytes);
+        self.check("the traces", &text);
+        let traced = ["/any/x", "/mirror/x", "upstream-refused"];
+        assert!(!cfg!(feature = "otlp") || traced.iter().all(|part| text.contains(part)));
+        for export in exports {
+            assert_eq!(export.values("authorization"), ["Bearer canary-collector"]);
         }
     }
 
@@ -461,6 +495,25 @@ async fn requests(address: std::net::SocketAddr) -> Vec<Reply> {
     replies
 }
 
+/// What streams while `busy` is under way, and two statuses more.
+async fn events<T, B: Future<Output = T>>(
+    admin: std::net::SocketAddr,
+    token: &[(&str, &str)],
+    busy: impl FnOnce() -> B,
+) -> String {
+    let mut connection = Connection::open(admin).await;
+    let response = connection.begin(request("GET", "/api/events", token, whole(""))).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut content = response.into_body();
+    busy().await;
+    let mut text = String::new();
+    while text.matches("event: status").count() < 3 {
+        let frame = tokio::time::timeout(PATIENCE, content.frame()).await.unwrap().unwrap();
+        text += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
+    }
+    text
+}
+
 #[tokio::test]
 async fn nothing_that_the_program_writes_holds_a_secret() {
     let setting = Setting::new().await;
@@ -488,21 +541,42 @@ async fn nothing_that_the_program_writes_holds_a_secret() {
     assert!(reply.text().contains("canary-mirrored"), "{}", reply.text());
     assert_eq!(reply.field("x-mirrored"), "canary-mirrored");
     // What is not there yet is 404: whoever adds it sees that it is looked at here.
+    let files = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/page")).unwrap();
+    let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let files: Vec<String> =
+        files.filter(|name| name != "index.html").map(|name| format!("/page/{name}")).collect();
+    assert!(files.len() > 10, "{files:?}");
     let statuses = [
         ("/livez", 200),
         ("/readyz", 503),
         ("/metrics", 200),
-        ("/", 404),
+        ("/", 200),
         ("/api/status", 200),
         ("/api/credentials/plant/devices", 404),
     ];
-    for (target, status) in statuses {
+    let files = files.iter().map(|target| (target.as_str(), 200));
+    let token = [("authorization", "Bearer canary-admin")];
+    for (target, status) in statuses.into_iter().chain(files) {
         let mut connection = Connection::open(admin).await;
-        let token = [("authorization", "Bearer canary-admin")];
         let reply = connection.send("GET", target, &token, "").await;
         assert_eq!(reply.status, status, "{target}");
         setting.check(target, &format!("{:?} {}", reply.headers, reply.text()));
     }
+    for route in setting.routes() {
+        let question = serde_json::json!({
+            "method": "POST", "url": format!("/{route}/x?y=1"), "body": "{}",
+            "headers": [["Authorization", "Bearer x"]],
+        });
+        let fields = [token[0], ("content-type", "application/json")];
+        let mut connection = Connection::open(admin).await;
+        let reply = connection.send("POST", "/api/explain", &fields, question.to_string()).await;
+        assert_eq!(reply.status, 200, "{route}: {}", reply.text());
+        assert_eq!(reply.json()["route"]["name"], route);
+        setting.check("an explanation", &format!("{:?} {}", reply.headers, reply.text()));
+    }
+    let events = events(admin, &token, || requests(address)).await;
+    assert!(events.contains("event: status\ndata: {"), "{events}");
+    setting.check("the events", &events);
     let arguments = fs::read(format!("/proc/{}/cmdline", running.id().unwrap()));
     if cfg!(target_os = "linux") {
         setting.check("the arguments", &String::from_utf8(arguments.unwrap()).unwrap());
@@ -532,6 +606,7 @@ async fn nothing_that_the_program_writes_holds_a_secret() {
     assert!(log.contains("\"/mirror/x\""), "{log}");
     assert_eq!(setting.mirror.seen().len(), 1);
     setting.check("the log", &log);
+    setting.check_traces();
     setting.check_files();
     setting.check("the output", &outputs(&output));
 }

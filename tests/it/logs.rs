@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::client::raw;
 use crate::harness::program::Program;
 use crate::harness::{
-    Connection, Reply, Upstream, load, private_directory, quoted, route, secret, until,
+    Connection, Reply, Upstream, private_directory, quoted, route, secret, until,
 };
 
 const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
@@ -120,10 +120,16 @@ async fn a_renamed_file_is_followed_also_when_confined() {
         let directory = private_directory();
         let [log, access] = ["log", "access"].map(|name| directory.path().join(name));
         let text = format!("access = \"json\"\n{}", access_file(&access));
-        let text = format!("sandbox = \"{sandbox}\"\n{}", config(&text, &upstream));
+        // Not the directory for temporary files, where the logs are here.
+        let spool = directory.path().join("spool");
+        fs::create_dir(&spool).unwrap();
+        let text = format!(
+            "sandbox = \"{sandbox}\"\nlimits = {{ spool_directory = {} }}\n{}",
+            quoted(spool.to_str().unwrap()),
+            config(&text, &upstream),
+        );
         let text =
             text.replace("[log]", &format!("[log]\nfile = {}", quoted(log.to_str().unwrap())));
-        load(&text);
         // Its log is a file, so that nobody sees there that it listens.
         let port = free_port();
         let text = format!("{text}\n[[listen]]\naddress = \"127.0.0.1:{port}\"\n");
@@ -213,10 +219,10 @@ async fn requests_do_not_wait_for_a_pipe_that_nobody_empties() {
     let log = "access = \"json\"\naccess_file = \"-\"\nbuffer = \"64KiB\"\n";
     let script = format!("exec \"$0\" \"$@\" > {}", pipe.display());
     let program = Program::start_under(&["sh", "-c", &script], &config(log, &upstream)).await;
-    let long = format!("/{}", "x".repeat(4000));
+    let lengthy = format!("/{}", "x".repeat(4000));
     // The pipe, what is being written and what waits hold 64 KiB each.
     for _ in 0..100 {
-        get(&program, &long).await;
+        get(&program, &lengthy).await;
     }
     let lost = dropped(&program).await;
     assert!((40..=95).contains(&lost), "{lost}");

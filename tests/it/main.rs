@@ -17,6 +17,7 @@ mod harness;
 
 mod admin;
 mod admin_changes;
+mod admin_page;
 #[cfg(target_os = "linux")]
 mod alerts;
 mod answers;

@@ -30,7 +30,7 @@ fn named(name: &str, upstream: &str, more: &str) -> String {
 }
 
 /// Scrapes once so many requests have been counted.
-async fn scrape(proxy: &Proxy, requests: f64) -> Scrape {
+async fn scrape(proxy: &Proxy, requests: u64) -> Scrape {
     let scrape = Scrape::until(proxy.admin(), |scrape| scrape.all_requests() >= requests).await;
     assert_eq!(scrape.all_requests(), requests, "{}", scrape.text);
     scrape
@@ -74,18 +74,18 @@ async fn requests_count_by_route_and_status_whoever_answers() {
     assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
     let rebound = [("host", "canary.example")];
     assert_eq!(proxy.send("GET", "/a", &rebound, "").await.status, 421);
-    let scrape = scrape(&proxy, 11.0).await;
+    let scrape = scrape(&proxy, 11).await;
     for (route, status, count) in [
-        ("a", "200", 3.0),
-        ("a", "418", 1.0),
-        ("a", "500", 1.0),
-        ("a", "other", 1.0),
-        ("b", "200", 1.0),
+        ("a", "200", 3),
+        ("a", "418", 1),
+        ("a", "500", 1),
+        ("a", "other", 1),
+        ("b", "200", 1),
         // It is closed before it is known to be a request of this route.
-        ("-", "403", 1.0),
-        ("-", "404", 1.0),
-        ("-", "400", 1.0),
-        ("-", "421", 1.0),
+        ("-", "403", 1),
+        ("-", "404", 1),
+        ("-", "400", 1),
+        ("-", "421", 1),
     ] {
         assert_eq!(scrape.requests(route, status), count, "{route} {status}\n{}", scrape.text);
     }
@@ -122,9 +122,9 @@ async fn no_label_takes_a_value_from_a_request() {
         proxy.send("GET", &format!("/canary-{n}"), &[("host", "canary.test")], "").await;
         raw(proxy.address(), format!("CANARY{n} /%zz HTTP/1.1\r\nCanary\r\n\r\n")).await;
     }
-    let scrape = scrape(&proxy, 60.0).await;
+    let scrape = scrape(&proxy, 60).await;
     assert!(!scrape.text.to_ascii_lowercase().contains("canary"), "{}", scrape.text);
-    assert_eq!((scrape.requests("api", "200"), scrape.requests("api", "403")), (1.0, 19.0));
+    assert_eq!((scrape.requests("api", "200"), scrape.requests("api", "403")), (1, 19));
     let labels = scrape.labels("countersign_requests_total");
     assert_eq!(labels["route"].iter().copied().collect::<Vec<_>>(), ["-", "api"]);
     assert!(labels["status"].len() <= 4, "{labels:?}");
@@ -149,10 +149,10 @@ async fn an_upstream_that_makes_up_statuses_gets_few_series() {
         assert_eq!(reply.status, status);
         sent += 1;
     }
-    let scrape = scrape(&proxy, f64::from(sent)).await;
+    let scrape = scrape(&proxy, sent).await;
     let series = scrape.of_name("countersign_requests_total").count();
     assert!(series <= 16, "{series}\n{}", scrape.text);
-    assert!(scrape.requests("all", "other") >= 100.0, "{}", scrape.text);
+    assert!(scrape.requests("all", "other") >= 100, "{}", scrape.text);
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn what_the_upstream_does_wrong_counts_by_its_word() {
         crate::harness::client::whole("x")
     });
     assert!(connection.try_send(broken).await.is_err(), "it breaks off");
-    let scrape = scrape(&proxy, 6.0).await;
+    let scrape = scrape(&proxy, 6).await;
     for (route, error) in [
         ("faulty", "connection_terminated"),
         ("faulty", "http_protocol_error"),
@@ -200,7 +200,7 @@ async fn what_the_upstream_does_wrong_counts_by_its_word() {
         assert_eq!(count, Some(1.0), "{route} {error}\n{}", scrape.text);
     }
     assert_eq!(scrape.of_name("countersign_upstream_errors_total").count(), 6);
-    assert_eq!(scrape.requests("faulty", "200"), 1.0, "the one that broke off");
+    assert_eq!(scrape.requests("faulty", "200"), 1, "the one that broke off");
     let seen = status_of(&proxy, "faulty").await;
     assert_eq!((&seen["requests"], &seen["errors"]), (&4.into(), &4.into()));
     assert_eq!(seen["error_share"], 1.0);
@@ -232,11 +232,11 @@ async fn a_websocket_is_in_flight_until_it_ends_and_counts_then() {
     stream.read_exact(&mut [0; 5]).await.unwrap();
     let during = Scrape::of(proxy.admin()).await;
     assert_eq!(during.value("countersign_in_flight_requests", &[]), Some(1.0));
-    assert_eq!(during.all_requests(), 0.0);
+    assert_eq!(during.all_requests(), 0);
     assert_eq!(status_of(&proxy, "all").await["in_flight"], 1);
     stream.shutdown().await.unwrap();
-    let after = scrape(&proxy, 1.0).await;
-    assert_eq!(after.requests("all", "101"), 1.0);
+    let after = scrape(&proxy, 1).await;
+    assert_eq!(after.requests("all", "101"), 1);
     assert_eq!(after.value("countersign_in_flight_requests", &[]), Some(0.0));
 }
 
@@ -250,8 +250,8 @@ async fn a_caller_who_goes_away_before_the_answer_counts_without_a_status() {
     });
     until("it is in flight", || upstream.count("GET", "/x") == 1).await;
     caller.abort();
-    let scrape = scrape(&proxy, 1.0).await;
-    assert_eq!(scrape.requests("all", "none"), 1.0, "{}", scrape.text);
+    let scrape = scrape(&proxy, 1).await;
+    assert_eq!(scrape.requests("all", "none"), 1, "{}", scrape.text);
     assert_eq!(status_of(&proxy, "all").await["errors"], 0, "it is nobody's but the caller's");
 }
 
@@ -264,12 +264,12 @@ async fn counts_of_a_route_outlive_its_settings_but_not_its_name() {
     for target in ["/stays", "/stays", "/goes"] {
         assert_eq!(proxy.get(target).await.status, 200);
     }
-    scrape(&proxy, 3.0).await;
+    scrape(&proxy, 3).await;
     proxy.replace_routes(&named("stays", &url, "max_body = \"1KiB\"\n"));
     assert_eq!(proxy.get("/stays").await.status, 200);
     assert_eq!(proxy.get("/goes").await.status, 404);
-    let scrape = scrape(&proxy, 4.0).await;
-    assert_eq!((scrape.requests("stays", "200"), scrape.requests("-", "404")), (3.0, 1.0));
+    let scrape = scrape(&proxy, 4).await;
+    assert_eq!((scrape.requests("stays", "200"), scrape.requests("-", "404")), (3, 1));
     let routes = scrape.labels("countersign_request_duration_seconds_count");
     assert_eq!(routes["route"].iter().copied().collect::<Vec<_>>(), ["-", "stays"]);
     assert_eq!(status_of(&proxy, "stays").await["requests"], 3);
@@ -294,7 +294,7 @@ async fn a_route_that_is_gone_shows_until_its_last_request_has_ended() {
     assert_eq!(caller.await.unwrap(), 200);
     let nobody = |scrape: &Scrape| {
         scrape.value("countersign_in_flight_requests", &[]) == Some(0.0)
-            && scrape.all_requests() == 0.0
+            && scrape.all_requests() == 0
     };
     Scrape::until(proxy.admin(), nobody).await;
 }
@@ -313,7 +313,7 @@ async fn the_status_says_what_a_route_is_and_what_became_of_its_requests() {
     for _ in 0..3 {
         assert_eq!(proxy.get("/plant/v3/devices").await.status, 200);
     }
-    scrape(&proxy, 3.0).await;
+    scrape(&proxy, 3).await;
     let all = status_of(&proxy, "all").await;
     for (key, value) in [
         ("path", "/plant".into()),
@@ -372,7 +372,7 @@ async fn whoever_looks_sees_requests_with_their_times_and_whose_error_they_are()
     );
     let proxy = Proxy::start(&config).await;
     assert_eq!(proxy.get("/api/unseen").await.status, 200);
-    scrape(&proxy, 1.0).await;
+    scrape(&proxy, 1).await;
     let mut seen = proxy.observe().recent.subscribe();
 
     let id = [("X-Request-Id", "abc")];
@@ -396,6 +396,7 @@ async fn whoever_looks_sees_requests_with_their_times_and_whose_error_they_are()
     assert!(parts <= first.total_us && first.total_us < 60_000_000, "{first:?}");
 
     for (method, target, status, whose, reason) in [
+        ("HEAD", "/api/head", 200, "", ""),
         ("GET", "/api/no", 404, "upstream", ""),
         ("POST", "/api/closes", 502, "upstream", "upstream-closed"),
         ("GET", "/elsewhere", 404, "caller", "no-route"),
@@ -474,4 +475,30 @@ fn no_route_can_be_called_what_stands_for_none() {
             loaded.problems.iter().map(|problem| problem.message.as_str()).collect();
         assert_eq!(problems, [format!("a route cannot be called '{name}'")]);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_line_of_the_log_says_where_the_time_went_and_whose_error_it_was() {
+    let upstream = Upstream::fine().await;
+    let config = format!(
+        "[credential.key]\nkind = \"fields\"\nset = {{ X-Key = {} }}\n{}",
+        secret("canary"),
+        route(&upstream.url(), "key", "path = \"/api\"\n"),
+    );
+    let program = crate::harness::program::Program::start(&config).await;
+    let mut connection = Connection::open(program.address()).await;
+    assert_eq!(connection.send("GET", "/api/x?canary", &[], "").await.status, 200);
+    assert_eq!(connection.send("GET", "/nowhere", &[], "").await.status, 404);
+    until("both lines are there", || program.requests().len() == 2).await;
+    let requests = program.requests();
+    let number = |key: &str| requests[0][key].as_u64().unwrap_or_else(|| panic!("{requests:#?}"));
+    assert_eq!((number("wait_us"), requests[0]["whose"].as_str()), (0, Some("")));
+    assert!(number("upstream_us") > 0 && number("sign_us") < 60_000_000, "{requests:#?}");
+    assert_eq!(requests[1]["whose"], "caller");
+    assert_eq!(
+        (&requests[1]["upstream_us"], &requests[1]["reason"]),
+        (&0.into(), &"no-route".into())
+    );
+    assert!(!requests.iter().any(|line| line.to_string().contains("canary")));
 }

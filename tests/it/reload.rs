@@ -247,8 +247,8 @@ async fn another_password_is_used_once_it_has_brought_a_token_and_never_if_it_is
     stand_in.switches().fail_token_calls(Failure::None, None);
 
     let logins = stand_in.recorder().logins();
-    let changes = proxy.go_over(&changed).await;
-    assert_eq!(changes, ["the credential 'plant' changed", "the route 'all' changed"]);
+    let told = proxy.go_over(&changed).await;
+    assert_eq!(told, ["the credential 'plant' changed", "the route 'all' changed"]);
     assert_eq!(stand_in.recorder().logins(), logins + 1, "it was there before it was used");
     assert_eq!(caller.send("GET", "/v3/devices", &[], "").await.status, 200);
     assert_eq!(stand_in.recorder().logins(), logins + 1);

@@ -59,16 +59,19 @@ export async function renewNow(name, button, said, device) {
   button.dataset.busy = "yes";
   text(said, "Renewing…");
   const query = device === undefined ? "" : `?device=${encodeURIComponent(device)}`;
-  const begun = performance.now();
   try {
     const answer = await send(`api/credentials/${encodeURIComponent(name)}/refresh${query}`);
-    const took = duration((performance.now() - begun) / 1000);
-    if (answer.ok) {
-      text(said, `Renewed in ${took}`);
-    } else if (answer.status === 404 || answer.status === 405) {
-      text(said, `Not possible here: ${answer.value?.error ?? answer.said}`);
+    const { outcome, took_s: took, error, retry_in_s: retry } = answer.value ?? {};
+    const why = sentence(error ?? answer.said);
+    const again = typeof retry === "number" ? ` Again in ${countdown(retry)}.` : "";
+    if (outcome === "waiting") {
+      text(said, "Still under way");
+    } else if (answer.ok) {
+      text(said, typeof took === "number" ? `Renewed in ${duration(took)}` : "Renewed");
+    } else if (outcome === "not_asked") {
+      text(said, `Not asked for: ${why}${again}`);
     } else {
-      text(said, `Not renewed: ${answer.value?.error ?? answer.said}`);
+      text(said, `Not renewed: ${why}${again}`);
     }
   } catch (error) {
     text(said, error instanceof Failed ? error.message : "countersign cannot be reached");

@@ -28,9 +28,8 @@ impl TraceId {
 
     /// True for this share of all traces, and for the same ones wherever the share is the same.
     pub fn is_in(&self, share: f64) -> bool {
-        let [.., a, b, c, d, e, f, g] = self.0;
-        // 56 random bits, as the specification calls for; a double holds 53 of them.
-        let drawn = u64::from_be_bytes([0, a, b, c, d, e, f, g]) >> 3;
+        // The last 56 bits are random, as the specification calls for; a double holds 53 of them.
+        let drawn = u128::from_be_bytes(self.0) >> 3 & ((1 << 53) - 1);
         #[expect(clippy::cast_precision_loss, reason = "53 bits")]
         let drawn = drawn as f64 / (1_u64 << 53) as f64;
         drawn < share

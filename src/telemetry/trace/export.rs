@@ -94,12 +94,11 @@ impl Exporter {
                 break;
             }
             let count = batch.len();
-            match timeout_at(last, self.send(&batch)).await {
-                Ok(Ok(())) => self.tracer.exported_some(count),
-                Ok(Err(_)) | Err(_) => {
-                    self.tracer.drop_some(count + self.tracer.waiting());
-                    break;
-                }
+            if let Ok(Ok(())) = timeout_at(last, self.send(&batch)).await {
+                self.tracer.exported_some(count);
+            } else {
+                self.tracer.drop_some(count + self.tracer.waiting());
+                break;
             }
         }
         let dropped = self.tracer.dropped();
@@ -239,9 +238,8 @@ fn judge(answer: &TokenAnswer) -> Result<(), Failure> {
 fn reason(error: FetchError) -> String {
     match error {
         FetchError::Unreachable { reason, .. } => reason.to_string(),
-        FetchError::Broken { reason, .. } => reason,
+        FetchError::Broken { reason, .. } | FetchError::Request(reason) => reason,
         FetchError::Reply(error) => error.to_string(),
-        FetchError::Request(reason) => reason,
         _ => "its answer cannot be used".to_owned(),
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-use super::spans::{Finished, Lap, Phase};
+use super::spans::{CALLER_LEFT, Finished, Lap, Phase};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ExportTraceServiceRequest {
@@ -58,6 +58,7 @@ struct InstrumentationScope {
     version: String,
 }
 
+#[expect(clippy::struct_field_names, reason = "the protocol's names")]
 #[derive(Clone, PartialEq, Message)]
 struct Span {
     #[prost(bytes = "vec", tag = "1")]
@@ -179,8 +180,9 @@ fn server(request: &Finished) -> Span {
     {
         attributes.extend(value.as_ref().map(|value| text(key, value)));
     }
-    // A request that is refused rightly is no error of the server's.
-    let is_error = request.status >= 500 || (failed && request.status < 400);
+    // A request that is refused rightly is no error of the server's, and nor is one that is given up.
+    let broke_off = failed && request.status < 400 && request.reason != CALLER_LEFT;
+    let is_error = request.status >= 500 || broke_off;
     Span {
         parent_span_id: request.parent.map(|parent| parent.bytes().to_vec()).unwrap_or_default(),
         name: named(&said.method, &said.route),

@@ -10,6 +10,9 @@ use super::context::{SpanId, TraceContext, TraceId};
 /// More attempts are not sent (`authorize`); it is a bound all the same.
 const MOST_LAPS: usize = 64;
 
+/// The reason that is nobody's fault here.
+pub const CALLER_LEFT: &str = "caller went away";
+
 /// What an exchange is busy with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -53,8 +56,6 @@ pub struct Spans {
     status: Cell<u16>,
     reason: Cell<&'static str>,
     device: RefCell<Option<String>>,
-    /// The path with what says the device taken out, where that is in the path.
-    path: RefCell<Option<String>>,
     /// Nothing else sets the field that tells the upstream.
     tells_upstream: Cell<bool>,
 }
@@ -76,7 +77,6 @@ impl Spans {
             status: Cell::new(0),
             reason: Cell::new(""),
             device: RefCell::default(),
-            path: RefCell::default(),
             tells_upstream: Cell::new(false),
         }
     }
@@ -132,10 +132,10 @@ impl Spans {
         self.reason.set(reason);
     }
 
-    /// It ended early, for this reason if none is known.
-    pub fn broke_off(&self, reason: &'static str) {
+    /// It ended before its answer did, for which the caller is the reason if no other is known.
+    pub fn broke_off(&self) {
         if self.reason.get().is_empty() {
-            self.reason.set(reason);
+            self.reason.set(CALLER_LEFT);
         }
     }
 
@@ -144,12 +144,7 @@ impl Spans {
         *self.device.borrow_mut() = Some(device.to_owned());
     }
 
-    /// What of the path may be told.
-    pub fn tell_path(&self, path: String) {
-        *self.path.borrow_mut() = Some(path);
-    }
-
-    /// What became of it, `at` its end. `path` is that of the request.
+    /// What became of it, `at` its end.
     pub fn finish(&self, at: Instant, said: Said) -> Finished {
         self.turn(Phase::Other, at);
         Finished {
@@ -162,7 +157,7 @@ impl Spans {
             status: self.status.get(),
             reason: self.reason.get(),
             device: self.device.take(),
-            said: Said { path: self.path.take().unwrap_or(said.path), ..said },
+            said,
         }
     }
 }

@@ -102,26 +102,8 @@ impl Tracer {
         }
     }
 
-    /// The next ones to send, in their order, and whether there are enough left for another time.
-    pub(super) fn take(&self) -> (Vec<Finished>, bool) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.len().min(self.batch);
-        let taken = waiting.drain(..count).collect();
-        (taken, waiting.len() >= self.batch)
-    }
-
-    /// Takes back what was not sent, in front of the others.
-    pub(super) fn give_back(&self, batch: Vec<Finished>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.splice(..0, batch);
-    }
-
     pub(super) fn drop_some(&self, requests: usize) {
         self.dropped.fetch_add(u64::try_from(requests).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    pub(super) fn exported_some(&self, requests: usize) {
-        self.exported.fetch_add(u64::try_from(requests).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Requests that were traced and exported, since the start.
@@ -142,5 +124,27 @@ impl Tracer {
     /// Requests that wait to be exported.
     pub fn waiting(&self) -> usize {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// What the one who sends does.
+#[cfg(feature = "otlp")]
+impl Tracer {
+    /// The next ones to send, in their order, and whether there are enough left for another time.
+    pub(super) fn take(&self) -> (Vec<Finished>, bool) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.len().min(self.batch);
+        let taken = waiting.drain(..count).collect();
+        (taken, waiting.len() >= self.batch)
+    }
+
+    /// Takes back what was not sent, in front of the others.
+    pub(super) fn give_back(&self, batch: Vec<Finished>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.splice(..0, batch);
+    }
+
+    pub(super) fn exported_some(&self, requests: usize) {
+        self.exported.fetch_add(u64::try_from(requests).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }

@@ -200,22 +200,20 @@ impl Proxy {
     pub(crate) async fn go_over(&self, text: &str) -> Vec<String> {
         self.rewrite(text);
         let reload = self.control().reload(Cause::Signal).await;
-        match &reload.outcome {
-            Outcome::Taken { changes } => changes.clone(),
-            other => panic!("it is not taken: {other:#?}"),
-        }
+        let Outcome::Taken { changes } = &reload.outcome else {
+            panic!("it is not taken: {:#?}", reload.outcome);
+        };
+        changes.clone()
     }
 
     /// Replaces the text in its file, which is not to be taken over; says why not.
     pub(crate) async fn refuses(&self, text: &str) -> Vec<String> {
         self.rewrite(text);
         let reload = self.control().reload(Cause::Signal).await;
-        match &reload.outcome {
-            Outcome::Refused { problems } => {
-                problems.iter().map(|problem| problem.message.clone()).collect()
-            }
-            other => panic!("it is not refused: {other:#?}"),
-        }
+        let Outcome::Refused { problems } = &reload.outcome else {
+            panic!("it is not refused: {:#?}", reload.outcome);
+        };
+        problems.iter().map(|problem| problem.message.clone()).collect()
     }
 
     /// What it has seen of requests.

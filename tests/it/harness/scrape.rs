@@ -65,14 +65,14 @@ impl Scrape {
     }
 
     /// How many requests of `route` were answered with `status`.
-    pub(crate) fn requests(&self, route: &str, status: &str) -> f64 {
+    pub(crate) fn requests(&self, route: &str, status: &str) -> u64 {
         let labels = [("route", route), ("status", status)];
-        self.value("countersign_requests_total", &labels).unwrap_or_default()
+        counted(self.value("countersign_requests_total", &labels).unwrap_or_default())
     }
 
     /// All requests of all routes.
-    pub(crate) fn all_requests(&self) -> f64 {
-        self.of_name("countersign_requests_total").map(|sample| sample.value).sum()
+    pub(crate) fn all_requests(&self) -> u64 {
+        counted(self.of_name("countersign_requests_total").map(|sample| sample.value).sum())
     }
 
     pub(crate) fn of_name<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Sample> {
@@ -104,4 +104,11 @@ fn sample(line: &str) -> Sample {
         (key.to_owned(), value.trim_end_matches('"').to_owned())
     });
     Sample { name: name.to_owned(), labels: pairs.collect(), value }
+}
+
+/// A count, as a scrape has it.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole")]
+fn counted(value: f64) -> u64 {
+    assert!(value >= 0.0 && value.fract() == 0.0, "{value} is no count");
+    value as u64
 }
