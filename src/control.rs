@@ -67,6 +67,14 @@ impl Outcome {
     /// The words of all outcomes.
     pub const WORDS: [&'static str; 3] = ["unchanged", "taken", "refused"];
 
+    /// True if what was there stays because the other cannot be served by.
+    pub fn is_refused(&self) -> bool {
+        match self {
+            Self::Unchanged | Self::Taken { .. } => false,
+            Self::Refused { .. } => true,
+        }
+    }
+
     /// Its word.
     pub fn word(&self) -> &'static str {
         let [unchanged, taken, refused] = Self::WORDS;

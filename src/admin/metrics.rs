@@ -23,6 +23,7 @@ use crate::credential::devices::sight::{Census, DeviceState};
 use crate::credential::record::Recorded;
 use crate::observe::latency::shown;
 use crate::proxy::identity::Cache;
+use crate::telemetry;
 
 /// What the answer is: the text format of Prometheus, which everything that scrapes understands.
 pub(super) const TYPE: &str = CONTENT_TYPE;
@@ -106,6 +107,22 @@ impl Collector for Requests {
             "feed_dropped",
             "Requests that whoever looks at them one by one was not shown",
             std::iter::once(([], observe.recent.dropped())),
+        )?;
+        counters(
+            &mut encoder,
+            "log_dropped",
+            "Lines of the log that could not be written in time, or at all",
+            telemetry::state().map(|log| ([], log.dropped)).into_iter(),
+        )?;
+        let traces = self.0.proxy.tracer().into_iter();
+        counters(
+            &mut encoder,
+            "trace_requests",
+            "Requests whose traces were exported, or were dropped because the collector took too few",
+            traces.flat_map(|tracer| {
+                [("exported", tracer.exported()), ("dropped", tracer.dropped())]
+                    .map(|(outcome, count)| ([("outcome", outcome)], count))
+            }),
         )
     }
 }
@@ -256,6 +273,13 @@ impl Collector for Reloads {
             "config_reloads",
             "Times that the configuration was read again, by what became of it",
             counts.iter().map(|(word, count)| ([("outcome", *word)], *count)),
+        )?;
+        let refused = self.0.last_reload().is_some_and(|last| last.outcome.is_refused());
+        gauges(
+            &mut encoder,
+            "config_last_reload_successful",
+            "0 while the configuration is refused that was read last, else 1",
+            std::iter::once(([], f64::from(u8::from(!refused)))),
         )
     }
 }

@@ -27,6 +27,8 @@ pub(super) fn changes(old: &Parts, new: &Parts) -> Vec<String> {
     }
     for (name, differs) in [
         ("the admin listener", one.admin != two.admin),
+        ("log.level", one.log.level != two.log.level),
+        ("log.access", one.log.access != two.log.access),
         ("linger", one.linger != two.linger),
         ("drain", one.drain != two.drain),
         ("watch", one.watch != two.watch),

@@ -18,6 +18,7 @@ use crate::credential::cache::Unavailable;
 use crate::proxy::Route;
 use crate::proxy::identity::Cache;
 use crate::stamp::POLL_INTERVAL;
+use crate::telemetry;
 
 /// How often is looked whether the last request of what is gone is over.
 const LOOK: Duration = Duration::from_millis(100);
@@ -87,6 +88,7 @@ impl Reloader {
             admin.go_over(config.clone(), secrets, parts.known(), listeners);
         }
         self.now.store(Arc::new(Now::of(parts)));
+        telemetry::reconfigure(&parts.config.log);
         parts.targets.mark_removed();
         self.tls_stop.cancel();
         self.tls_stop = self.ground.stop.child_token();

@@ -49,10 +49,9 @@ pub(super) fn needed(old: &Config, new: &Config, confined: &Confined) -> Vec<Res
     changed("limits.idle_timeout", one.idle_timeout != two.idle_timeout);
     changed("limits.write_timeout", one.write_timeout != two.write_timeout);
     let (one, two) = (&old.log, &new.log);
-    changed("log.level", one.level != two.level);
     changed("log.format", one.format != two.format);
-    changed("log.access", one.access != two.access);
     changed("log.file", one.file != two.file);
+    changed("log.buffer", one.buffer != two.buffer);
     changed("log.request_id", one.request_id != two.request_id);
     changed("log.access_file", one.access_file != two.access_file);
     changed("trace", old.trace != new.trace);

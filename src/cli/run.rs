@@ -130,6 +130,8 @@ fn build(config: &Config, passed: Passed, signals: &mut Signals) -> Result<Optio
 /// that it was started from is gone.
 async fn reloads(hangups: &mut Hangups, control: &Control) {
     while hangups.next().await {
+        // Whoever rotates logs says so in the same way.
+        telemetry::reopen();
         control.reload(Cause::Signal).await;
     }
 }

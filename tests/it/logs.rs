@@ -30,9 +30,13 @@ async fn get(program: &Program, target: &str) {
     assert_eq!(reply.status, 200, "{}", reply.text());
 }
 
+/// The type of what says what is to change.
+const JSON: (&str, &str) = ("content-type", "application/json");
+
 async fn ask(program: &Program, method: &str, content: &str, fields: &[(&str, &str)]) -> Reply {
     let mut connection = Connection::open(program.admin()).await;
-    connection.send(method, "/api/log", fields, content.to_owned()).await
+    let fields = [JSON].iter().chain(fields).copied().collect::<Vec<_>>();
+    connection.send(method, "/api/log", &fields, content.to_owned()).await
 }
 
 async fn change(program: &Program, content: &Value) -> Value {
@@ -160,7 +164,7 @@ async fn a_renamed_file_is_followed_also_when_confined() {
             fs::rename(path, path.with_extension("2")).unwrap();
         }
         let mut connection = Connection::open(admin).await;
-        let reply = connection.send("POST", "/api/log", &[], "{\"reopen\": true}").await;
+        let reply = connection.send("POST", "/api/log", &[JSON], "{\"reopen\": true}").await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         until("both are there again", || log.exists() && access.exists()).await;
         get("/after").await;

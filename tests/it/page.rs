@@ -161,7 +161,6 @@ async fn the_page_says_what_to_use_where_scripts_are_off() {
 }
 
 #[tokio::test]
-#[ignore = "until requests are announced"]
 async fn a_request_appears_on_the_page_by_itself() {
     if !has_browser("a_request_appears_on_the_page_by_itself").await {
         return;
@@ -172,7 +171,6 @@ async fn a_request_appears_on_the_page_by_itself() {
 }
 
 #[tokio::test]
-#[ignore = "until credentials can be renewed by the admin listener"]
 async fn the_page_renews_a_credential_and_no_other_page_does() {
     if !has_browser("the_page_renews_a_credential_and_no_other_page_does").await {
         return;
@@ -189,7 +187,6 @@ async fn the_page_renews_a_credential_and_no_other_page_does() {
 }
 
 #[tokio::test]
-#[ignore = "until the configuration can be read again by the admin listener"]
 async fn the_page_tells_of_a_configuration_that_is_refused() {
     use crate::harness::program::Program;
 
