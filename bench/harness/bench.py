@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
 
 from . import fixtures
 from .errors import BenchError
@@ -94,11 +95,18 @@ class Bench:
         return self.shared["token"]
 
     def countersign(
-        self, template: str, upstream: Server, workers: int, cores: frozenset[int], routes: int = 0
+        self,
+        template: str,
+        upstream: Server,
+        workers: int,
+        cores: frozenset[int],
+        routes: int = 0,
+        more: Optional[dict[str, object]] = None,
     ) -> Server:
         """A countersign of its own. Not waited for."""
         port = free_port()
         values = {
+            **(more or {}),
             "PORT": port,
             "UPSTREAM": upstream.port,
             "WORKERS": workers,

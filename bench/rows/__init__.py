@@ -9,6 +9,7 @@ from .routes import RouteLookUp
 from .row import Row
 from .signing import LargeContent, SignedCpu
 from .start import Start
+from .watched import Watched
 
 ROWS: list[type[Row]] = [
     TokenCpu,
@@ -20,6 +21,7 @@ ROWS: list[type[Row]] = [
     Start,
     Idle,
     RouteLookUp,
+    Watched,
 ]
 
 __all__ = ["ROWS", "Row"]

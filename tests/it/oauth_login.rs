@@ -238,7 +238,7 @@ async fn without_a_login_requests_are_refused_and_whoever_runs_it_is_told_what_t
         let reply = get(&program, "/x").await;
         assert_eq!(reply.problem(502, "proxy_configuration_error"), "credential-refused");
     }
-    assert!(said(&program, "run: countersign login api"), "{:#?}", program.log());
+    until("it is told", || said(&program, "run: countersign login api")).await;
     assert_eq!(server.count(), 0, "there is nothing to ask with");
 
     // The store is the program's.
@@ -276,7 +276,7 @@ async fn a_login_that_the_server_has_ended_is_told_and_a_new_one_mends_it() {
     until("it is told", || said(&program, ended)).await;
     let reply = get(&program, "/x").await;
     assert_eq!(reply.problem(502, "proxy_configuration_error"), "credential-refused");
-    assert!(said(&program, "run: countersign login api"));
+    until("it is told", || said(&program, "run: countersign login api")).await;
     assert_eq!(server.last().get("refresh_token"), Some("canary-r1"));
     assert_eq!(server.count(), 2, "once");
     terminate(program).await;

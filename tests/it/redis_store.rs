@@ -84,7 +84,7 @@ async fn until_shared(stand_in: &StandIn, config: &str) {
     let calls = stand_in.recorder().token_calls();
     let program = Program::start(config).await;
     assert_eq!(get(&program, DEVICES).await.status, 200);
-    assert_eq!(said(&program, RESTORED), 1, "{:#?}", program.log());
+    until("it says so", || said(&program, RESTORED) == 1).await;
     assert_eq!(stand_in.recorder().token_calls(), calls);
     assert_eq!(stand_in.recorder().logins(), stand_in.recorder().token_calls());
     terminate(program).await;
@@ -112,10 +112,10 @@ async fn a_restart_logs_in_nobody_and_another_process_uses_the_same_token() {
             stand_in.switches().fail_token_calls(Failure::CloseConnection, None);
         }
         assert_eq!(get(&program, DEVICES).await.status, 200);
-        assert_eq!(said(&program, RESTORED), usize::from(round > 0));
+        until("it says so", || said(&program, RESTORED) == usize::from(round > 0)).await;
         let replica = Program::start(&config).await;
         assert_eq!(get(&replica, DEVICES).await.status, 200);
-        assert_eq!(said(&replica, RESTORED), 1);
+        until("it says so", || said(&replica, RESTORED) == 1).await;
         if round % 2 == 0 { terminate(program).await } else { kill(program).await }
     }
     assert_eq!(stand_in.recorder().token_calls(), 1);
@@ -422,7 +422,7 @@ async fn a_cluster_has_each_credential_where_it_wants() {
         for name in NAMES {
             assert_eq!(get(&program, &format!("/{name}/v3/devices")).await.status, 200);
         }
-        assert_eq!(said(&program, RESTORED), round * NAMES.len(), "{:#?}", program.log());
+        until("it says so", || said(&program, RESTORED) == round * NAMES.len()).await;
         terminate(program).await;
     }
     let counts: Vec<usize> = nodes.iter().map(|node| records(node, &[]).len()).collect();
