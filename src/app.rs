@@ -28,7 +28,7 @@ use crate::credential::secrets::Secrets;
 use crate::credential::store::Store;
 use crate::credential::store::file::Lender;
 use crate::credential::store::running::{Running as RunningStore, Task};
-use crate::handover::Offered;
+use crate::handover::{Offered, Role};
 use crate::proxy::{Identity, Proxy};
 use crate::server::bind::Socket;
 use crate::server::passed::Passed;
@@ -99,7 +99,7 @@ impl App {
         let mut listeners = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
             let tls = listener_tls(listener, &config)?;
-            let socket = match passed.take(&listener.address) {
+            let socket = match passed.take(Role::Listener, &listener.address) {
                 Some(socket) => socket,
                 None => Socket::open(&listener.address)?,
             };
@@ -109,7 +109,7 @@ impl App {
         let admin = match &config.admin {
             Some(admin) => {
                 let address = Address::Tcp(admin.address);
-                let socket = match passed.take(&address) {
+                let socket = match passed.take(Role::Admin, &address) {
                     Some(socket) => socket,
                     None => Socket::open(&address)?,
                 };
@@ -166,11 +166,11 @@ impl App {
         let config = &self.parts.config;
         let listeners = self.listeners.iter().zip(&config.listeners);
         let mut offered = listeners
-            .map(|((socket, ..), config)| socket.offer(&config.address))
+            .map(|((socket, ..), config)| socket.offer(Role::Listener, &config.address))
             .collect::<std::io::Result<Vec<_>>>()?;
         if let (Some(socket), Some(admin)) = (&self.admin, &config.admin) {
             let address = Address::Tcp(admin.address);
-            offered.push(Socket::Tcp(socket.try_clone()?).offer(&address)?);
+            offered.push(Socket::Tcp(socket.try_clone()?).offer(Role::Admin, &address)?);
         }
         Ok(offered)
     }
@@ -239,8 +239,10 @@ impl App {
                 tracker.spawn(async move {
                     let (open, close, stop, admin) = serving;
                     tokio::select! {
+                        biased;
                         () = open.cancelled() => {}
-                        () = close.cancelled() => {}
+                        // Never opened: whoever waits in the socket is another process's.
+                        () = close.cancelled() => return,
                     }
                     admin::serve(listener, admin, close, stop).await;
                 });

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,10 +17,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Admin;
 use super::answer::{Content, text, typed};
-use super::status::Status;
-use crate::observe::recent::{News, Receiver, Seen};
+use super::{Access, Admin};
+use crate::credential::secrets::Changes;
+use crate::observe::recent::{News, Receiver, Recent, Seen};
+use crate::proxy::Snapshot;
 
 /// Streams at once, so that there are always connections left for probes.
 pub(super) const MAX_STREAMS: usize = 8;
@@ -43,35 +44,97 @@ const BATCHES: usize = 8;
 const STALLED: Duration = Duration::from_secs(30);
 
 impl Admin {
-    /// A stream of what happens.
-    pub(super) fn events(self: &Arc<Self>, connection: &Connection) -> Response<Content> {
+    /// A stream of what happens, for as long as `access` stays what it is.
+    pub(super) fn events(
+        self: &Arc<Self>,
+        access: Lasting,
+        connection: &Connection,
+    ) -> Response<Content> {
         let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
             let detail = "as many are looking on as may; try again later";
             return text(StatusCode::SERVICE_UNAVAILABLE, detail);
         };
-        typed(TYPE, Content::Events(Stream::open(self, place, connection)))
+        typed(TYPE, Content::Events(Stream::open(self, access, place, connection)))
     }
 
-    /// The status as an event. Whoever asks at about the same time gets the same.
-    async fn status_event(self: &Arc<Self>) -> Option<Bytes> {
+    /// The status as events. Whoever asks at about the same time gets the same.
+    async fn status_events(self: &Arc<Self>) -> Option<Arc<Told>> {
         let last = self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((at, event)) = last
-            && at.elapsed() < STATUS_AGE
+        if let Some(told) = last
+            && told.at.elapsed() < STATUS_AGE
         {
-            return Some(event);
+            return Some(told);
         }
-        let looking =
-            self.aside(|admin| serde_json::to_string(&Status::of(&admin.sight, &admin.control)));
-        let event = event("status", &looking.await?.ok()?);
-        let sent = Some((Instant::now(), event.clone()));
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = sent;
-        Some(event)
+        let told = Arc::new(self.aside(Told::of).await?.ok()?);
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&told));
+        Some(told)
+    }
+}
+
+/// The status in two events: with what came in past intervals, and without.
+#[derive(Debug)]
+pub(super) struct Told {
+    at: Instant,
+    past: Past,
+    whole: Bytes,
+    present: Bytes,
+}
+
+/// What the past consists of: how many intervals are over, and of which routes it is.
+#[derive(Debug, Clone)]
+struct Past {
+    closed: u64,
+    routes: Weak<Snapshot>,
+}
+
+impl PartialEq for Past {
+    fn eq(&self, other: &Self) -> bool {
+        self.closed == other.closed && self.routes.ptr_eq(&other.routes)
+    }
+}
+
+impl Told {
+    fn of(admin: &Admin) -> serde_json::Result<Self> {
+        let proxy = &admin.sight.proxy;
+        // Before the look: what changes meanwhile is told once more by the next.
+        let routes = Arc::downgrade(&*proxy.snapshot.load());
+        let past = Past { closed: proxy.observe().closed(), routes };
+        let mut status = admin.status();
+        let whole = event("status", &serde_json::to_string(&status)?);
+        status.leave_out_history();
+        let present = event("status", &serde_json::to_string(&status)?);
+        Ok(Self { at: Instant::now(), past, whole, present })
+    }
+}
+
+/// How long somebody may look on who may now: until the configuration says something else of it, or
+/// the token is another one.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    over: CancellationToken,
+    token: Changes,
+}
+
+impl Lasting {
+    /// As `access` says it.
+    pub(super) fn of(access: &Access) -> Self {
+        let token = access.secrets.changes_of(access.config.token.as_slice());
+        Self { over: access.over.clone(), token }
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            () = self.over.cancelled() => {}
+            () = self.token.next() => {}
+        }
     }
 }
 
 /// The connection on which a stream is sent.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Connection {
+    /// True where there is no room but for probes.
+    pub(super) probes_only: bool,
     /// Cancelled when the program stops.
     pub(super) stop: CancellationToken,
     /// Cancels the connection itself.
@@ -88,10 +151,16 @@ pub(super) struct Stream {
 
 impl Stream {
     /// What `admin` sees from now on.
-    fn open(admin: &Arc<Admin>, place: OwnedSemaphorePermit, connection: &Connection) -> Self {
-        let queue = Arc::new(Queue::new());
-        let requests = admin.sight.proxy.observe().recent.subscribe();
-        let filling = fill(Arc::clone(admin), requests, Arc::clone(&queue), connection.clone());
+    fn open(
+        admin: &Arc<Admin>,
+        access: Lasting,
+        place: OwnedSemaphorePermit,
+        connection: &Connection,
+    ) -> Self {
+        let mut requests = admin.sight.proxy.observe().recent.subscribe();
+        let queue = Arc::new(Queue::new(requests.take_kept()));
+        let (admin, connection) = (Arc::clone(admin), connection.clone());
+        let filling = fill(admin, access, requests, Arc::clone(&queue), connection);
         let filling = AbortOnDropHandle::new(tokio::spawn(filling));
         Self { queue, _filling: filling, _place: place }
     }
@@ -102,13 +171,17 @@ impl Stream {
     }
 }
 
-/// What waits to be sent: the newest status and the newest requests.
+/// What waits to be sent: the newest status and the newest requests. What was kept from before the
+/// stream waits for its turn and is none that is missed.
 #[derive(Debug)]
 struct Queue(Mutex<Waiting>);
 
 #[derive(Debug)]
 struct Waiting {
-    status: Option<Bytes>,
+    status: Option<Arc<Told>>,
+    /// The past that was told last.
+    past: Option<Past>,
+    kept: VecDeque<Arc<Seen>>,
     requests: VecDeque<(u64, Bytes)>,
     /// Requests that there was no room for.
     missed: u64,
@@ -120,9 +193,11 @@ struct Waiting {
 }
 
 impl Queue {
-    fn new() -> Self {
+    fn new(kept: VecDeque<Arc<Seen>>) -> Self {
         Self(Mutex::new(Waiting {
             status: None,
+            past: None,
+            kept,
             requests: VecDeque::with_capacity(BATCHES),
             missed: 0,
             heartbeat: false,
@@ -184,13 +259,28 @@ impl Queue {
 }
 
 impl Waiting {
+    /// Nothing of it may be told any more.
+    fn clear(&mut self) {
+        self.status = None;
+        self.kept.clear();
+        self.requests.clear();
+        (self.missed, self.heartbeat) = (0, false);
+    }
+
     fn is_empty(&self) -> bool {
-        self.status.is_none() && self.requests.is_empty() && self.missed == 0 && !self.heartbeat
+        let requests = self.kept.len() + self.requests.len();
+        self.status.is_none() && requests == 0 && self.missed == 0 && !self.heartbeat
     }
 
     fn next(&mut self) -> Option<Bytes> {
-        if let Some(status) = self.status.take() {
-            return Some(status);
+        if let Some(told) = self.status.take() {
+            let known = self.past.as_ref() == Some(&told.past);
+            self.past = Some(told.past.clone());
+            return Some(if known { told.present.clone() } else { told.whole.clone() });
+        }
+        if !self.kept.is_empty() {
+            let some = self.kept.len().min(BATCH);
+            return Some(of_requests(self.kept.drain(..some)).1);
         }
         if self.missed > 0 {
             let missed = std::mem::take(&mut self.missed);
@@ -203,41 +293,55 @@ impl Waiting {
     }
 }
 
-/// Fills `queue` until the program stops or nobody reads.
+/// Fills `queue` until the program stops, whoever reads may not any more, or nobody does.
 async fn fill(
     admin: Arc<Admin>,
-    mut requests: Receiver,
+    mut access: Lasting,
+    requests: Receiver,
     queue: Arc<Queue>,
     connection: Connection,
 ) {
+    tokio::select! {
+        // Nothing is told from the moment on at which it may not be.
+        biased;
+        () = access.end() => queue.put(Waiting::clear),
+        () = connection.stop.cancelled() => {}
+        () = collect(&admin, requests, &queue) => connection.cut.cancel(),
+    }
+    queue.put(|waiting| waiting.ended = true);
+}
+
+/// Puts into `queue` what there is to tell, until nobody reads.
+async fn collect(admin: &Arc<Admin>, mut requests: Receiver, queue: &Queue) {
     let mut statuses = interval(STATUS_INTERVAL);
     statuses.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heartbeats = interval_at(Instant::now() + HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL);
     let mut collected = interval(COLLECT);
     collected.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut batch = Batch::default();
+    let recent = &admin.sight.proxy.observe().recent;
+    let mut batch = Batch::new(recent);
     let mut feed_ended = false;
     loop {
         tokio::select! {
-            () = connection.stop.cancelled() => break,
             _ = statuses.tick() => {
                 if queue.is_stalled() {
-                    connection.cut.cancel();
-                    break;
+                    return;
                 }
-                if let Some(status) = admin.status_event().await {
-                    queue.put(|waiting| waiting.status = Some(status));
+                if let Some(told) = admin.status_events().await {
+                    queue.put(|waiting| waiting.status = Some(told));
                 }
             }
             news = requests.next(), if !feed_ended => match news {
                 Some(news) => batch.add(news),
                 None => feed_ended = true,
             },
-            _ = collected.tick() => batch.send(&queue),
+            _ = collected.tick() => {
+                batch.add_dropped(recent);
+                batch.send(queue);
+            }
             _ = heartbeats.tick() => queue.put(|waiting| waiting.heartbeat = true),
         }
     }
-    queue.put(|waiting| waiting.ended = true);
 }
 
 /// Requests that are sent together.
@@ -245,9 +349,22 @@ async fn fill(
 struct Batch {
     seen: VecDeque<Arc<Seen>>,
     missed: u64,
+    /// How many were dropped when that was last looked at.
+    dropped: u64,
 }
 
 impl Batch {
+    fn new(recent: &Recent) -> Self {
+        Self { dropped: recent.dropped(), ..Self::default() }
+    }
+
+    /// Counts what has not even been recorded.
+    fn add_dropped(&mut self, recent: &Recent) {
+        let dropped = recent.dropped();
+        self.missed += dropped.saturating_sub(self.dropped);
+        self.dropped = dropped;
+    }
+
     fn add(&mut self, news: News) {
         match news {
             News::Missed(missed) => self.missed += missed,
@@ -266,18 +383,23 @@ impl Batch {
             let missed = std::mem::take(&mut self.missed);
             queue.put(|waiting| waiting.missed += missed);
         }
-        let mut text = String::new();
-        let mut count = 0;
-        for seen in self.seen.drain(..) {
-            if let Ok(json) = serde_json::to_string(&*seen) {
-                count += 1;
-                let _ = write!(text, "event: request\ndata: {json}\n\n");
-            }
-        }
+        let (count, requests) = of_requests(self.seen.drain(..));
         if count > 0 {
-            queue.put_requests(count, text.into());
+            queue.put_requests(count, requests);
         }
     }
+}
+
+/// Their events, and how many they are.
+fn of_requests(all: impl Iterator<Item = Arc<Seen>>) -> (u64, Bytes) {
+    let (mut text, mut count) = (String::new(), 0);
+    for seen in all {
+        if let Ok(json) = serde_json::to_string(&*seen) {
+            count += 1;
+            let _ = write!(text, "event: request\ndata: {json}\n\n");
+        }
+    }
+    (count, text.into())
 }
 
 /// One event. JSON has no line breaks outside of its texts, where they are escaped.
@@ -307,12 +429,93 @@ mod tests {
         News::Seen(Arc::new(Seen { path: path.to_owned(), ..Seen::default() }))
     }
 
+    /// A status of which `closed` intervals are over.
+    fn told(closed: u64, present: &str) -> Arc<Told> {
+        let past = Past { closed, routes: Weak::new() };
+        let (whole, present) = (event("status", "\"whole\""), event("status", present));
+        Arc::new(Told { at: Instant::now(), past, whole, present })
+    }
+
+    fn numbered(count: u64) -> VecDeque<Arc<Seen>> {
+        (0..count).map(|seq| Arc::new(Seen { seq, ..Seen::default() })).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_kept_comes_in_pieces_before_what_is_new_and_is_not_missed() {
+        let queue = Queue::new(numbered(200));
+        for number in 0..=BATCHES {
+            queue.put_requests(5, format!("batch {number}").into());
+        }
+        for piece in 0..4 {
+            let sent = take(&queue).unwrap();
+            assert_eq!(sent.matches("event: request\n").count(), BATCH);
+            assert!(sent.contains(&format!("\"seq\":{},", piece * BATCH)), "{sent}");
+        }
+        assert_eq!(take(&queue).unwrap(), "event: missed\ndata: {\"requests\":5}\n\n");
+        assert_eq!(take(&queue).unwrap(), "batch 1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_past_is_told_at_first_and_whenever_an_interval_is_over() {
+        let queue = Queue::new(VecDeque::new());
+        for (closed, sent) in [(7, "whole"), (7, "present"), (8, "whole"), (8, "present")] {
+            queue.put(|waiting| waiting.status = Some(told(closed, "\"present\"")));
+            assert_eq!(take(&queue).unwrap(), format!("event: status\ndata: \"{sent}\"\n\n"));
+        }
+        // One that was never taken has told nobody.
+        for closed in [9, 9] {
+            queue.put(|waiting| waiting.status = Some(told(closed, "\"present\"")));
+        }
+        assert!(take(&queue).unwrap().contains("whole"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_when_the_configuration_says_something_else_of_who_may_look() {
+        let admin = Arc::new(crate::admin::tests::admin(Watch::default()).await);
+        let go_over = |quit| {
+            let access = admin.access.load_full();
+            let config = crate::config::AdminConfig { quit, ..access.config.clone() };
+            admin.go_over(config, Arc::clone(&access.secrets), Vec::new(), Vec::new());
+        };
+        let connection = Connection::default();
+        let mut answer = admin.events(Lasting::of(&admin.access.load()), &connection);
+        let body = answer.body_mut();
+        assert!(body.frame().await.is_some());
+        go_over(false);
+        assert!(body.frame().await.is_some(), "it is the same");
+        assert!(body.frame().await.is_some());
+        go_over(true);
+        assert!(body.frame().await.is_none());
+        assert!(!connection.cut.is_cancelled(), "the connection is fine");
+        drop(answer);
+        let mut answer = admin.events(Lasting::of(&admin.access.load()), &connection);
+        assert!(answer.body_mut().frame().await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_even_recorded_is_missed_as_well() {
+        let admin = crate::admin::tests::admin(Watch::default()).await;
+        let recent = &admin.sight.proxy.observe().recent;
+        let drop_some = || (0..1_000).for_each(|_| recent.record(Seen::default()));
+        drop_some();
+        let (queue, mut batch) = (Queue::new(VecDeque::new()), Batch::new(recent));
+        batch.add_dropped(recent);
+        batch.send(&queue);
+        assert_eq!(take(&queue), None, "it was before the stream");
+        drop_some();
+        batch.add_dropped(recent);
+        batch.send(&queue);
+        assert_eq!(take(&queue).unwrap(), "event: missed\ndata: {\"requests\":1000}\n\n");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_reads_slowly_gets_the_newest_and_is_told_what_was_missed() {
-        let queue = Queue::new();
+        let queue = Queue::new(VecDeque::new());
         assert_eq!(take(&queue), None);
+        queue.put(|waiting| waiting.status = Some(told(0, "")));
+        assert!(take(&queue).is_some());
         for status in ["{\"a\":1}", "{\"a\":2}"] {
-            queue.put(|waiting| waiting.status = Some(event("status", status)));
+            queue.put(|waiting| waiting.status = Some(told(0, status)));
         }
         for number in 0..BATCHES + 3 {
             queue.put_requests(5, format!("batch {number}").into());
@@ -329,7 +532,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_taken_for_gone_and_who_waits_is_not() {
-        let queue = Queue::new();
+        let queue = Queue::new(VecDeque::new());
         tokio::time::advance(STALLED * 2).await;
         assert!(!queue.is_stalled(), "there was nothing to take");
         queue.put(|waiting| waiting.heartbeat = true);
@@ -346,7 +549,8 @@ mod tests {
     async fn a_connection_on_which_nobody_reads_is_cut_and_its_place_is_free_again() {
         let admin = Arc::new(crate::admin::tests::admin(Watch::default()).await);
         let (reads, hangs) = (Connection::default(), Connection::default());
-        let (mut reading, hanging) = (admin.events(&reads), admin.events(&hangs));
+        let stream = |connection| admin.events(Lasting::of(&admin.access.load()), connection);
+        let (mut reading, hanging) = (stream(&reads), stream(&hangs));
         assert_eq!(admin.streams.available_permits(), MAX_STREAMS - 2);
         let statuses = async {
             let mut statuses = 0;
@@ -369,7 +573,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_has_the_last_requests_and_counts_the_others() {
-        let (queue, mut batch) = (Queue::new(), Batch::default());
+        let (queue, mut batch) = (Queue::new(VecDeque::new()), Batch::default());
         for number in 0..BATCH + 2 {
             batch.add(seen(&format!("/{number}")));
         }

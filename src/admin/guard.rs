@@ -44,8 +44,23 @@ impl Admin {
     }
 
     /// Whether `request`, from a host that is accepted and with the token where there is one, may
-    /// change something: not if a web page of another origin sends it, nor in a form that such a
-    /// page could send without asking.
+    /// look: not if a web page of another origin sends it. That could not read the answer, but keep
+    /// places and threads busy.
+    ///
+    /// # Errors
+    /// With the reason, and what to do.
+    pub(super) fn may_look<B>(&self, request: &Request<B>) -> Result<(), &'static str> {
+        const FETCHED: &str = "a page of another site may see nothing here (Sec-Fetch-Site); open \
+                               the admin page or this address itself, or send the request without \
+                               a browser";
+        const ORIGIN: &str = "a page of another origin may see nothing here: Origin has to be the \
+                              scheme, host and port that are asked; open the admin page itself, \
+                              or send the request without Origin";
+        self.is_from_here(request, FETCHED, ORIGIN)
+    }
+
+    /// Whether it may change something: as [`Self::may_look`], and not in a form that a page could
+    /// send without asking.
     ///
     /// # Errors
     /// With the reason, and what to do.
@@ -57,23 +72,34 @@ impl Admin {
                               or send the request without Origin";
         const CONTENT: &str = "a change is sent without content, or with content of the type \
                                application/json; set Content-Type: application/json";
-        for site in request.headers().get_all("sec-fetch-site") {
-            if site != "same-origin" && site != "none" {
-                return Err(FETCHED);
-            }
-        }
-        for origin in request.headers().get_all(ORIGIN_FIELD) {
-            let own = origin.to_str().is_ok_and(|origin| self.is_own(request, origin));
-            if !own {
-                return Err(ORIGIN);
-            }
-        }
+        self.is_from_here(request, FETCHED, ORIGIN)?;
         let mut kinds = request.headers().get_all(CONTENT_TYPE).iter();
         let fits = match kinds.next() {
             Some(kind) => is_json(kind) && kinds.next().is_none(),
             None => request.body().is_end_stream() || request.body().size_hint().exact() == Some(0),
         };
         if fits { Ok(()) } else { Err(CONTENT) }
+    }
+
+    /// Refuses what a page of another site sends, with a reason for either sign of it.
+    fn is_from_here<B>(
+        &self,
+        request: &Request<B>,
+        by_site: &'static str,
+        by_origin: &'static str,
+    ) -> Result<(), &'static str> {
+        for site in request.headers().get_all("sec-fetch-site") {
+            if site != "same-origin" && site != "none" {
+                return Err(by_site);
+            }
+        }
+        for origin in request.headers().get_all(ORIGIN_FIELD) {
+            let own = origin.to_str().is_ok_and(|origin| self.is_own(request, origin));
+            if !own {
+                return Err(by_origin);
+            }
+        }
+        Ok(())
     }
 
     /// True if `origin` is where `request` goes. Behind something that ends TLS it is `https`, but

@@ -17,6 +17,7 @@ mod refresh;
 mod reload;
 mod serve;
 mod sight;
+mod stall;
 mod status;
 
 use std::net::SocketAddr;
@@ -29,12 +30,12 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use serde_json::Value;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use answer::{Content, full, json, text};
 use devices::NoPage;
 use endpoints::{Asked, Change, Look, Probe, Unmeant};
-use events::Connection;
+use events::{Connection, Lasting, Told};
 use explain::Question;
 use metrics::Metrics;
 pub use serve::serve;
@@ -63,7 +64,7 @@ pub struct Admin {
     looks: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     /// The status as it was sent last.
-    sent: Mutex<Option<(Instant, Bytes)>>,
+    sent: Mutex<Option<Arc<Told>>>,
 }
 
 /// Who may ask, as the configuration says it now.
@@ -71,6 +72,8 @@ pub struct Admin {
 struct Access {
     config: AdminConfig,
     secrets: Arc<Secrets>,
+    /// Cancelled when the configuration says something else.
+    over: CancellationToken,
 }
 
 impl Admin {
@@ -86,7 +89,8 @@ impl Admin {
         let sight = Arc::new(sight);
         let metrics = Metrics::new(&sight, &control);
         let looks = Arc::new(Semaphore::new(MAX_LOOKS));
-        let access = ArcSwap::from_pointee(Access { config, secrets });
+        let access =
+            ArcSwap::from_pointee(Access { config, secrets, over: CancellationToken::new() });
         let streams = Arc::new(Semaphore::new(events::MAX_STREAMS));
         let sent = Mutex::default();
         Self { access, bound, sight, metrics, control, watch, looks, streams, sent }
@@ -100,7 +104,13 @@ impl Admin {
         credentials: Vec<Known>,
         listeners: Vec<ListenerConfig>,
     ) {
-        self.access.store(Arc::new(Access { config, secrets }));
+        let before = self.access.load_full();
+        let same = before.config == config;
+        let over = if same { before.over.clone() } else { CancellationToken::new() };
+        self.access.store(Arc::new(Access { config, secrets, over }));
+        if !same {
+            before.over.cancel();
+        }
         self.sight.show(credentials, listeners);
     }
 
@@ -118,11 +128,23 @@ impl Admin {
             Ok(asked) => asked,
             Err(response) => return *response,
         };
+        if connection.probes_only && !matches!(asked, Asked::Probe(_)) {
+            let detail = "too many connections: only probes are answered; try again later";
+            return text(StatusCode::SERVICE_UNAVAILABLE, detail);
+        }
         match asked {
             Asked::Probe(Probe::Live) => text(StatusCode::OK, "alive"),
             Asked::Probe(Probe::Ready) => self.ready(),
             Asked::Page(asset) => asset.answer(),
-            Asked::Events => self.events(connection),
+            Asked::Events => {
+                let access = Lasting::of(&self.access.load());
+                // Once more: what changes from here on ends the stream.
+                if self.has_token(&request) && self.accepts_host(&request) {
+                    self.events(access, connection)
+                } else {
+                    needs_token()
+                }
+            }
             Asked::Look(look) => self.look_in_turn(look).await,
             Asked::Change(change) => match content::read(request.into_body()).await {
                 Ok(content) => self.change(change, content).await,
@@ -138,10 +160,7 @@ impl Admin {
             return Err(Box::new(text(StatusCode::MISDIRECTED_REQUEST, detail)));
         }
         if !endpoints::is_open(request.uri().path()) && !self.has_token(request) {
-            let mut refused = text(StatusCode::UNAUTHORIZED, "a token is needed");
-            let challenge = HeaderValue::from_static("Bearer realm=\"countersign admin\"");
-            refused.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-            return Err(Box::new(refused));
+            return Err(Box::new(needs_token()));
         }
         let config = &self.access.load().config;
         let asked = endpoints::find(request, config).map_err(|unmeant| match unmeant {
@@ -153,12 +172,16 @@ impl Admin {
                 refused
             }
         })?;
-        if matches!(asked, Asked::Change(_))
-            && let Err(why) = self.may_change(request)
-        {
-            return Err(Box::new(text(StatusCode::FORBIDDEN, why)));
+        let may = match asked {
+            // Probes say nothing, and pages may lead to this one.
+            Asked::Probe(_) | Asked::Page(_) => Ok(()),
+            Asked::Events | Asked::Look(_) => self.may_look(request),
+            Asked::Change(_) => self.may_change(request),
+        };
+        match may {
+            Ok(()) => Ok(asked),
+            Err(why) => Err(Box::new(text(StatusCode::FORBIDDEN, why))),
         }
-        Ok(asked)
     }
 
     /// Looks, as soon as there is a place for it: there may be a hundred thousand devices.
@@ -184,12 +207,12 @@ impl Admin {
 
     fn look(&self, look: &Look) -> Response<Content> {
         match look {
-            Look::Metrics => match self.metrics.scrape(self.ready().status() == StatusCode::OK) {
+            Look::Metrics => match self.metrics.scrape(self.not_ready_because().is_none()) {
                 Ok(scrape) => full(metrics::TYPE, scrape.into()),
                 Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "it failed"),
             },
             Look::Log => log::shown(),
-            Look::Status => json(&Status::of(&self.sight, &self.control)),
+            Look::Status => json(&self.status()),
             Look::Devices { credential, query } => {
                 match devices::page(&self.sight, credential, query) {
                     Ok(page) => json(&page),
@@ -242,16 +265,27 @@ impl Admin {
         }
     }
 
+    fn ready(&self) -> Response<Content> {
+        match self.not_ready_because() {
+            None => text(StatusCode::OK, "ready"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
+        }
+    }
+
+    /// The state of everything.
+    fn status(&self) -> Status {
+        Status::of(&self.sight, &self.control, self.not_ready_because())
+    }
+
     /// Ready as soon as every credential that is fetched at start is there, while all are kept
     /// fresh, until the end begins.
-    fn ready(&self) -> Response<Content> {
+    fn not_ready_because(&self) -> Option<String> {
         if self.control.is_stopping() {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping");
+            return Some("stopping".to_owned());
         }
         let down = self.watch.down();
         if !down.is_empty() {
-            let detail = format!("not kept fresh at the moment: {}", down.join(", "));
-            return text(StatusCode::SERVICE_UNAVAILABLE, &detail);
+            return Some(format!("not kept fresh at the moment: {}", down.join(", ")));
         }
         let credentials = self.sight.credentials();
         let waiting: Vec<&str> = credentials
@@ -259,13 +293,15 @@ impl Admin {
             .filter(|known| known.eager && !known.identity.cache.is_ready())
             .map(|known| known.identity.name.as_str())
             .collect();
-        if waiting.is_empty() {
-            text(StatusCode::OK, "ready")
-        } else {
-            let detail = format!("no usable credential: {}", waiting.join(", "));
-            text(StatusCode::SERVICE_UNAVAILABLE, &detail)
-        }
+        (!waiting.is_empty()).then(|| format!("no usable credential: {}", waiting.join(", ")))
     }
+}
+
+fn needs_token() -> Response<Content> {
+    let mut refused = text(StatusCode::UNAUTHORIZED, "a token is needed");
+    let challenge = HeaderValue::from_static("Bearer realm=\"countersign admin\"");
+    refused.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    refused
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ pub(super) const ASSETS: &[Asset] = assets! {
     "/page/reload.js" SCRIPT "reload.js",
     "/page/requests.js" SCRIPT "requests.js",
     "/page/routes.js" SCRIPT "routes.js",
+    "/page/verdict.js" SCRIPT "verdict.js",
 };
 
 /// Only what is of the page itself, and none of it in places where data could become code.

@@ -21,8 +21,13 @@ use crate::telemetry;
 pub(super) struct Status {
     version: &'static str,
     uptime_s: f64,
+    /// What `/readyz` says, and why it says no.
+    ready: bool,
+    not_ready_because: Option<String>,
     in_flight: usize,
     routes: Vec<Routed>,
+    /// Of requests without a route.
+    unrouted: View,
     credentials: Vec<Credential>,
     upstreams: Vec<Upstream>,
     /// The last reload of the configuration; null if there was none.
@@ -66,6 +71,8 @@ struct Credential {
     kind: String,
     source: &'static str,
     state: &'static str,
+    /// Whether requests fail for want of it; null if none do.
+    trouble: Option<Trouble>,
     /// How long the current one is still good; null if there is none or it does not end.
     expires_in_s: Option<f64>,
     /// True if there is one that may be sent.
@@ -88,6 +95,38 @@ struct Credential {
     replays: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     devices: Option<Devices>,
+}
+
+/// How many of those who need a credential do without: the one rule for whoever shows or judges it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Trouble {
+    /// Not all yet: what is there still serves, or most of the devices have theirs.
+    Some,
+    /// All of them.
+    All,
+}
+
+impl Trouble {
+    /// Of one credential for all callers.
+    fn of_one(failing: bool, usable: bool) -> Option<Self> {
+        failing.then_some(if usable { Self::Some } else { Self::All })
+    }
+
+    /// Of devices. `closed`: nobody may log in at the moment.
+    fn of_devices(counts: &Counts, closed: bool) -> Option<Self> {
+        let Counts { known, fresh, renewing, failing, refused, idle } = *counts;
+        let bad = failing + refused;
+        // Whoever is idle or waits has not failed.
+        let others = fresh + renewing + idle;
+        if (closed && fresh == 0) || (others == 0 && bad > 0) {
+            Some(Self::All)
+        } else if closed || bad * 20 > known.saturating_sub(idle) {
+            Some(Self::Some)
+        } else {
+            None
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -143,7 +182,7 @@ struct Upstream {
 
 impl Status {
     /// What `sight` sees. Looks at every device.
-    pub(super) fn of(sight: &Sight, control: &Control) -> Self {
+    pub(super) fn of(sight: &Sight, control: &Control, not_ready_because: Option<String>) -> Self {
         let now = sight.clock.now();
         let clocks = sight.clocks();
         let upstreams = clocks.into_iter().map(|(origin, clock)| Upstream {
@@ -155,8 +194,11 @@ impl Status {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             uptime_s: seconds(now.monotonic - sight.started.monotonic),
+            ready: not_ready_because.is_none(),
+            not_ready_because,
             in_flight: sight.proxy.in_flight(),
             routes: Routed::all(sight, now),
+            unrouted: sight.proxy.observe().view(sight.proxy.observe().unrouted(), now),
             credentials: sight
                 .credentials()
                 .iter()
@@ -171,6 +213,15 @@ impl Status {
                 waiting: tracer.waiting(),
                 failing: tracer.is_failing(),
             }),
+        }
+    }
+}
+
+impl Status {
+    /// Leaves out what came in past intervals, for who knows it already.
+    pub(super) fn leave_out_history(&mut self) {
+        for route in &mut self.routes {
+            route.seen.history = None;
         }
     }
 }
@@ -207,6 +258,7 @@ impl Credential {
             kind: known.kind.clone(),
             source: known.source,
             state: "waiting",
+            trouble: None,
             expires_in_s: None,
             usable: false,
             issued_lifetime_s: None,
@@ -237,6 +289,7 @@ impl Credential {
                 let left = |end: crate::clock::Deadline| seconds(end.remaining(now));
                 credential.expires_in_s = state.expires.map(left);
                 credential.usable = state.usable;
+                credential.trouble = Trouble::of_one(state.failure.is_some(), state.usable);
                 credential.issued_lifetime_s = state.lifetime.map(seconds);
                 let share =
                     |(lifetime, left): (f64, f64)| (lifetime > 0.0).then(|| left / lifetime);
@@ -252,7 +305,9 @@ impl Credential {
                 let overview = pool.overview();
                 let counts = Counts::from(overview.census);
                 credential.usable = counts.fresh > 0;
-                credential.state = counts.state(overview.closed.is_some());
+                let closed = overview.closed.is_some();
+                credential.state = counts.state(closed);
+                credential.trouble = Trouble::of_devices(&counts, closed);
                 if let Some((closed, _)) = &overview.closed {
                     credential.error = Some(closed.error.to_string());
                     credential.error_word = Some(closed.error.word());
@@ -297,5 +352,52 @@ impl Devices {
             },
             failing: overview.failing.into_iter().map(Shown::from).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(fresh: usize, failing: usize, refused: usize, idle: usize) -> Counts {
+        let known = fresh + failing + refused + idle;
+        Counts { known, fresh, renewing: 0, failing, refused, idle }
+    }
+
+    #[test]
+    fn one_credential_is_in_trouble_while_its_last_attempt_failed() {
+        assert_eq!(Trouble::of_one(false, false), None, "nobody has needed it yet");
+        assert_eq!(Trouble::of_one(false, true), None);
+        assert_eq!(Trouble::of_one(true, true), Some(Trouble::Some), "the one from before serves");
+        assert_eq!(Trouble::of_one(true, false), Some(Trouble::All));
+    }
+
+    #[test]
+    fn devices_are_in_trouble_by_how_many_of_them_do_without() {
+        let of = |counts: Counts| Trouble::of_devices(&counts, false);
+        assert_eq!(of(counts(0, 10, 0, 0)), Some(Trouble::All), "10 of 10 failing");
+        assert_eq!(of(counts(0, 0, 10, 0)), Some(Trouble::All), "10 of 10 refused");
+        assert_eq!(of(counts(0, 0, 1, 9)), Some(Trouble::Some), "nobody asks for the others");
+        assert_eq!(of(counts(9_999, 0, 1, 0)), None, "1 of 10,000");
+        assert_eq!(of(counts(19, 1, 0, 0)), None, "one in twenty");
+        assert_eq!(of(counts(18, 1, 0, 50)), Some(Trouble::Some), "one in nineteen");
+        assert_eq!(of(counts(10, 0, 0, 3)), None);
+        assert_eq!(of(counts(0, 0, 0, 0)), None, "an empty file");
+        let waits = Counts { renewing: 1, known: 2, ..counts(0, 1, 0, 0) };
+        assert_eq!(of(waits), Some(Trouble::Some), "one waits for its login");
+    }
+
+    #[test]
+    fn a_closed_gate_is_trouble_for_all_if_nobody_has_a_token() {
+        let of = |counts: Counts| Trouble::of_devices(&counts, true);
+        assert_eq!(of(counts(10, 0, 0, 0)), Some(Trouble::Some), "those with a token are served");
+        assert_eq!(of(counts(0, 0, 0, 10)), Some(Trouble::All));
+        assert_eq!(of(counts(0, 3, 0, 7)), Some(Trouble::All));
+    }
+
+    #[test]
+    fn trouble_is_told_in_a_word() {
+        let words = serde_json::to_string(&[None, Some(Trouble::Some), Some(Trouble::All)]);
+        assert_eq!(words.unwrap(), r#"[null,"some","all"]"#);
     }
 }

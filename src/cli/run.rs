@@ -67,12 +67,20 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
         running.open();
         tell_where(&config, &running);
         notifier.ready();
-        let handed = tokio::select! {
-            _ = signals.next() => false,
-            () = reloads(&mut hangups, running.control()) => false,
-            () = running.control().asked_to_quit() => false,
-            () = upgrade.serve(&offered, &lender) => true,
-            () = signs_of_life(&notifier, &running) => false,
+        let handed = {
+            let mut serving = std::pin::pin!(async {
+                tokio::select! {
+                    () = upgrade.serve(&offered, &lender) => true,
+                    () = signs_of_life(&notifier, &running) => false,
+                }
+            });
+            let handed = tokio::select! {
+                _ = signals.next() => false,
+                () = reloads(&mut hangups, running.control()) => false,
+                () = running.control().asked_to_quit() => false,
+                handed = &mut serving => handed,
+            };
+            handed || upgrade.decide(serving, &mut signals).await
         };
         // A new process that has the sockets serves in any case.
         let handed = upgrade.close(handed);
@@ -226,6 +234,24 @@ impl Upgrade {
         match &self.giver {
             Some(giver) => giver.serve(offered, lender).await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// If a new process is about to take over, `serving` goes on until it does, or is given up:
+    /// nobody else accepts meanwhile. True if it has taken over. A second signal does not wait.
+    async fn decide(&self, serving: impl Future<Output = bool>, signals: &mut Signals) -> bool {
+        let Some(giver) = self.giver.as_ref().filter(|giver| giver.is_asked()) else {
+            return false;
+        };
+        tracing::info!(
+            at_most_s = handover::LIMIT.as_secs(),
+            "told to stop while a new process is about to take over; serving until it does"
+        );
+        tokio::select! {
+            biased;
+            handed = serving => handed,
+            () = giver.given_up() => false,
+            _ = signals.next() => false,
         }
     }
 

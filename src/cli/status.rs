@@ -17,6 +17,9 @@ use super::table::{CUT, Cell, table, terminal_width, visible};
 /// How often it is asked again.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// The share of a route's requests that an API may refuse before somebody has to look.
+const MANY: f64 = 0.05;
+
 /// What is shown, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct Status {
@@ -40,6 +43,7 @@ struct Told {
     version: String,
     uptime_s: f64,
     in_flight: u64,
+    not_ready_because: Option<String>,
     credentials: Vec<Credential>,
     routes: Vec<Route>,
     reload: Option<Reload>,
@@ -51,6 +55,8 @@ struct Told {
 struct Credential {
     name: String,
     state: String,
+    /// "some" or "all" of those who need it do without.
+    trouble: Option<String>,
     expires_in_s: Option<f64>,
     next_attempt_in_s: Option<f64>,
     failures: u64,
@@ -69,7 +75,6 @@ struct Renewal {
 #[serde(default)]
 struct Devices {
     counts: Counts,
-    gate: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,6 +94,7 @@ struct Route {
     in_flight: Option<u64>,
     rate_per_s: Option<f64>,
     error_share: Option<f64>,
+    refused_share: Option<f64>,
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
 }
@@ -141,7 +147,7 @@ impl Status {
             )
         };
         let told: Told = serde_json::from_slice(&answer.content).map_err(|_| unknown())?;
-        let well = !told.credentials.iter().any(Credential::is_in_trouble);
+        let well = told.is_well();
         if !self.json {
             return Ok((page(&told, terminal_width()), well));
         }
@@ -205,19 +211,16 @@ fn control(sequence: &str) -> Result<(), Failure> {
     written.map_err(|error| Failure::runtime(&error))
 }
 
-impl Credential {
-    /// Its requests fail, or will. One of many devices is none of it: only if nobody may log in, or
-    /// none has what it needs.
-    fn is_in_trouble(&self) -> bool {
-        match &self.devices {
-            None => matches!(self.state.as_str(), "failing" | "refused"),
-            Some(devices) => {
-                let Counts { fresh, failing, refused, .. } = devices.counts;
-                devices.gate.is_some() || (fresh == 0 && failing + refused > 0)
-            }
-        }
+impl Told {
+    /// True if nobody has to look: requests get credentials, and upstreams take them.
+    fn is_well(&self) -> bool {
+        self.not_ready_because.is_none()
+            && self.credentials.iter().all(|credential| credential.trouble.is_none())
+            && !self.routes.iter().any(Route::is_refused)
     }
+}
 
+impl Credential {
     fn row(&self) -> [Cell; 7] {
         let style = match self.state.as_str() {
             "fresh" => GOOD,
@@ -248,17 +251,24 @@ impl Credential {
 }
 
 impl Route {
-    fn row(&self) -> [Cell; 7] {
+    /// The API refuses more than one request in twenty, as its alert says.
+    fn is_refused(&self) -> bool {
+        self.refused_share.is_some_and(|share| share > MANY)
+    }
+
+    fn row(&self) -> [Cell; 8] {
         let tenths = |value: Option<f64>| value.map(|value| format!("{value:.1}"));
         let or_none = |text: Option<String>| text.map_or_else(Cell::none, Cell::number);
         let ms = |value: Option<f64>| or_none(tenths(value).map(|value| format!("{value} ms")));
-        let errors = self.error_share.map(|share| format!("{:.1} %", share * 100.0));
-        let errors = or_none(errors);
-        let failing = self.error_share.is_some_and(|share| share > 0.0);
+        let share = |share: Option<f64>| {
+            let cell = or_none(share.map(|share| format!("{:.1} %", share * 100.0)));
+            if share.is_some_and(|share| share > 0.0) { cell.in_style(BAD) } else { cell }
+        };
         [
             Cell::text(&self.name),
             or_none(tenths(self.rate_per_s).map(|rate| format!("{rate}/s"))),
-            if failing { errors.in_style(BAD) } else { errors },
+            share(self.error_share),
+            share(self.refused_share),
             ms(self.p50_ms),
             ms(self.p99_ms),
             or_none(self.in_flight.map(|count| count.to_string())),
@@ -284,6 +294,9 @@ fn page(told: &Told, width: Option<usize>) -> String {
     let up = duration(told.uptime_s).unwrap_or_default();
     let mut text =
         format!("countersign {}, up {up}, {} in flight\n", visible(&told.version), told.in_flight);
+    if let Some(why) = &told.not_ready_because {
+        let _ = writeln!(text, "{}", styled(BAD, format!("not ready: {}", visible(why))));
+    }
     if let Some(Log { level }) = &told.log {
         let _ = writeln!(text, "log level {}", visible(level));
     }
@@ -312,7 +325,7 @@ fn page(told: &Told, width: Option<usize>) -> String {
         }
     }
     if !told.routes.is_empty() {
-        let head = ["ROUTE", "RATE", "ERRORS", "P50", "P99", "IN FLIGHT", "UPSTREAM"];
+        let head = ["ROUTE", "RATE", "ERRORS", "REFUSED", "P50", "P99", "IN FLIGHT", "UPSTREAM"];
         let rows: Vec<_> = told.routes.iter().map(Route::row).collect();
         let _ = write!(text, "\n{}", table(head, &rows, width));
     }
@@ -325,7 +338,7 @@ mod tests {
 
     fn lines(status: serde_json::Value) -> (Vec<String>, bool) {
         let told: Told = serde_json::from_value(status).unwrap();
-        let well = !told.credentials.iter().any(Credential::is_in_trouble);
+        let well = told.is_well();
         let text = anstream::adapter::strip_str(&page(&told, None)).to_string();
         (text.lines().map(str::to_owned).collect(), well)
     }
@@ -341,12 +354,12 @@ mod tests {
                     "last_renewal": { "ago_s": 600.0, "took_s": 0.2 },
                 },
                 {
-                    "name": "mail", "state": "refused", "failures": 3, "error": "it said\u{1b}[2J no",
+                    "name": "mail", "state": "refused", "trouble": "all", "failures": 3, "error": "it said\u{1b}[2J no",
                 },
             ],
             "routes": [{
                 "name": "all", "upstream": "https://api.example.com", "rate_per_s": 12.34,
-                "error_share": 0.015, "p50_ms": 3.0, "p99_ms": null, "in_flight": 1,
+                "error_share": 0.015, "refused_share": 0.25, "p50_ms": 3.0, "p99_ms": null, "in_flight": 1,
             }],
             "reload": { "ago_s": 90.0, "outcome": "taken", "changes": [], "problems": [] },
             "log": { "level": "info", "access": "off" },
@@ -360,8 +373,8 @@ mod tests {
             "plant       fresh     50 min      40 min    10 min ago         -",
             "mail        refused        -           -             -         3  it said\u{fffd}[2J no",
             "",
-            "ROUTE    RATE  ERRORS     P50  P99  IN FLIGHT  UPSTREAM",
-            "all    12.3/s   1.5 %  3.0 ms    -          1  https://api.example.com",
+            "ROUTE    RATE  ERRORS  REFUSED     P50  P99  IN FLIGHT  UPSTREAM",
+            "all    12.3/s   1.5 %   25.0 %  3.0 ms    -          1  https://api.example.com",
         ];
         assert_eq!(lines, expected);
         assert!(!well);
@@ -381,20 +394,25 @@ mod tests {
     }
 
     #[test]
-    fn one_device_of_many_is_no_trouble_and_a_closed_gate_is() {
-        let of = |counts: serde_json::Value, gate: serde_json::Value| {
-            let devices = serde_json::json!({ "counts": counts, "gate": gate });
-            let credential =
-                serde_json::json!({ "name": "plant", "state": "refused", "devices": devices });
-            lines(serde_json::json!({ "credentials": [credential] })).1
+    fn all_is_well_unless_the_program_says_trouble_or_not_ready_or_apis_refuse_much() {
+        let well = |status: serde_json::Value| lines(status).1;
+        let of = |trouble: serde_json::Value| {
+            let counts = serde_json::json!({ "known": 900, "fresh": 800, "refused": 1 });
+            let credential = serde_json::json!({
+                "name": "plant", "state": "refused", "trouble": trouble,
+                "devices": { "counts": counts },
+            });
+            well(serde_json::json!({ "credentials": [credential] }))
         };
-        let null = serde_json::Value::Null;
-        let many = serde_json::json!({ "known": 900, "fresh": 800, "failing": 3, "refused": 1 });
-        assert!(of(many.clone(), null.clone()));
-        assert!(!of(many, serde_json::json!({ "closed_for_s": 30.0 })));
-        let none = serde_json::json!({ "known": 2, "fresh": 0, "failing": 0, "refused": 2 });
-        assert!(!of(none, null.clone()));
-        let idle = serde_json::json!({ "known": 2, "fresh": 0, "failing": 0, "refused": 0 });
-        assert!(of(idle, null));
+        assert!(of(serde_json::Value::Null), "one device of many");
+        assert!(!of("some".into()) && !of("all".into()));
+        let refuses = |share: serde_json::Value| {
+            let route = serde_json::json!({ "name": "all", "refused_share": share });
+            well(serde_json::json!({ "routes": [route] }))
+        };
+        assert!(refuses(serde_json::Value::Null) && refuses(0.05.into()));
+        assert!(!refuses(0.051.into()) && !refuses(1.0.into()));
+        let (lines, well) = lines(serde_json::json!({ "not_ready_because": "stopping" }));
+        assert_eq!((lines[1].as_str(), well), ("not ready: stopping", false));
     }
 }

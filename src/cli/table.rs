@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use anstyle::Style;
 
 use super::output::{STRONG, styled};
+use crate::telemetry::harmful::is_harmful;
 
 /// What is between two columns.
 const GAP: usize = 2;
@@ -123,11 +124,7 @@ fn cut(text: &str, width: usize) -> String {
 
 /// `text` without characters that a terminal would obey, or that turn what follows around.
 pub(super) fn visible(text: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_harmful(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// How wide the terminal is that standard output goes to; `None` if it goes elsewhere.
@@ -188,5 +185,8 @@ mod tests {
     #[test]
     fn what_turns_text_around_is_shown_as_a_sign_of_its_own() {
         assert_eq!(visible("a\u{202e}b\u{7}c\u{9b}d"), "a\u{fffd}b\u{fffd}c\u{fffd}d");
+        for harmful in ['\u{61c}', '\u{2028}', '\u{2029}', '\u{feff}'] {
+            assert_eq!(visible(&format!("a{harmful}b")), "a\u{fffd}b");
+        }
     }
 }

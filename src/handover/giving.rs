@@ -4,15 +4,15 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::taking::Predecessor;
 use super::wire::{ENDING, GOING_ON, HELLO, Kind, SERVING, send};
-use super::{HandoverError, LIMIT, Offered};
+use super::{HandoverError, LIMIT, Offered, Role};
 use crate::config::Address;
 use crate::credential::store::file::Lender;
 use crate::server::bind::Socket;
@@ -25,8 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Giver {
     listener: UnixListener,
     path: PathBuf,
-    /// A new process has the sockets: what it has got is not to be removed.
-    handing: AtomicBool,
+    stage: watch::Sender<Stage>,
+}
+
+/// How far a new process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// There is none.
+    Alone,
+    /// It has asked, and has nothing yet.
+    Asked,
+    /// It has sockets, or some of them: what it has got is not to be removed.
+    Handing,
 }
 
 /// What came of an upgrade that was asked for.
@@ -56,7 +66,8 @@ impl Giver {
             }
         };
         listener.set_nonblocking(true).map_err(refused)?;
-        Ok(Self { listener, path: path.to_owned(), handing: AtomicBool::new(false) })
+        let (stage, _) = watch::channel(Stage::Alone);
+        Ok(Self { listener, path: path.to_owned(), stage })
     }
 
     /// Hands `offered` to whoever asks and may; returns once a new process serves.
@@ -98,31 +109,35 @@ impl Giver {
             _ => return nothing("the process that asked is not this version's"),
         }
         tracing::info!("a new process asks for the listening sockets");
-        let lent = store.lend().await;
-        let Ok(mut stream) = self.send(stream, offered, lent.as_ref().err().copied()).await else {
-            store.take_back().await;
-            return nothing("the sockets could not be handed over");
-        };
-        if let Err(why) = lent {
-            return nothing(why);
+        self.stage.send_replace(Stage::Asked);
+        let came = self.hand_to(stream, offered, store).await;
+        if matches!(came, Came::Nothing(_)) {
+            self.stage.send_replace(Stage::Alone);
         }
-        self.handing.store(true, Ordering::Relaxed);
-        let mut said = [0];
-        let came = match timeout(LIMIT, stream.read_exact(&mut said)).await {
-            Ok(Ok(_)) if said == [SERVING] => {
-                // Whether it is heard or not: the new one serves.
-                let _ = timeout(PATIENCE, stream.write_all(&[ENDING])).await;
-                tracing::info!("a new process serves; this one ends");
-                return Came::Over;
-            }
-            Ok(_) => nothing("the new process has ended"),
-            Err(_) => {
-                let _ = timeout(PATIENCE, stream.write_all(&[GOING_ON])).await;
-                nothing("the new process took too long")
-            }
+        came
+    }
+
+    /// Lends the store and hands everything over.
+    async fn hand_to(
+        &self,
+        stream: tokio::net::UnixStream,
+        offered: &[Offered],
+        store: &Lender,
+    ) -> Came {
+        if let Err(why) = store.lend().await {
+            // It ends in any case.
+            let _ = self.send(stream, offered, Some(why)).await;
+            return Came::Nothing(why.to_owned());
+        }
+        // Before the first is sent: it may get some of them only.
+        self.stage.send_replace(Stage::Handing);
+        let came = match self.send(stream, offered, None).await {
+            Ok(stream) => wait_for(stream).await,
+            Err(error) => Came::Nothing(format!("the sockets could not be handed over: {error}")),
         };
-        self.handing.store(false, Ordering::Relaxed);
-        store.take_back().await;
+        if matches!(came, Came::Nothing(_)) {
+            store.take_back().await;
+        }
         came
     }
 
@@ -136,8 +151,12 @@ impl Giver {
         let stream = stream.into_std()?;
         let listener = self.listener.try_clone()?;
         let mut sockets = Vec::with_capacity(offered.len());
-        for Offered { address, removes_path, socket } in offered {
-            let kind = if *removes_path { Kind::SocketAndPath } else { Kind::Socket };
+        for Offered { role, address, removes_path, socket } in offered {
+            let kind = match role {
+                Role::Admin => Kind::Admin,
+                Role::Listener if *removes_path => Kind::SocketAndPath,
+                Role::Listener => Kind::Socket,
+            };
             sockets.push((kind, address.clone(), socket.try_clone()?));
         }
         let sending = tokio::task::spawn_blocking(move || -> io::Result<UnixStream> {
@@ -158,15 +177,44 @@ impl Giver {
         tokio::net::UnixStream::from_std(stream)
     }
 
+    /// True from when a new process has asked until it is clear what comes of it.
+    pub fn is_asked(&self) -> bool {
+        *self.stage.borrow() != Stage::Alone
+    }
+
     /// True while a new process has the sockets.
     pub fn is_handing(&self) -> bool {
-        self.handing.load(Ordering::Relaxed)
+        *self.stage.borrow() == Stage::Handing
+    }
+
+    /// Waits until no new process is about to take over, while [`serve`](Self::serve) goes on.
+    pub async fn given_up(&self) {
+        // It ends with this.
+        let _ = self.stage.subscribe().wait_for(|stage| *stage == Stage::Alone).await;
     }
 
     /// Closes the socket, and removes its path unless another process has it by now.
     pub fn close(self, handed: bool) {
         if !handed {
             let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Waits for what the new process says.
+async fn wait_for(mut stream: tokio::net::UnixStream) -> Came {
+    let mut said = [0];
+    match timeout(LIMIT, stream.read_exact(&mut said)).await {
+        Ok(Ok(_)) if said == [SERVING] => {
+            // Whether it is heard or not: the new one serves.
+            let _ = timeout(PATIENCE, stream.write_all(&[ENDING])).await;
+            tracing::info!("a new process serves; this one ends");
+            Came::Over
+        }
+        Ok(_) => Came::Nothing("the new process has ended".to_owned()),
+        Err(_) => {
+            let _ = timeout(PATIENCE, stream.write_all(&[GOING_ON])).await;
+            Came::Nothing("the new process took too long".to_owned())
         }
     }
 }

@@ -28,9 +28,20 @@ pub use none::{Giver, Predecessor, ask};
 #[cfg(target_os = "linux")]
 pub use taking::{Predecessor, ask};
 
+/// What a listening socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Requests that are passed on.
+    Listener,
+    /// `[admin]`.
+    Admin,
+}
+
 /// A listening socket to be handed over.
 #[derive(Debug)]
 pub struct Offered {
+    /// What it is for.
+    pub role: Role,
     /// Its address, as the configuration says it.
     pub address: String,
     /// The path of a Unix socket is to be removed by whoever has it last.

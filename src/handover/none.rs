@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{HandoverError, Offered};
 use crate::credential::store::file::Lender;
-use crate::server::bind::Socket;
+use crate::server::passed::Inherited;
 
 /// The old process: none here.
 #[derive(Debug)]
@@ -39,6 +39,14 @@ impl Giver {
     }
 
     /// Never so.
+    pub fn is_asked(&self) -> bool {
+        false
+    }
+
+    /// It is so at once.
+    pub async fn given_up(&self) {}
+
+    /// Never so.
     pub fn is_handing(&self) -> bool {
         false
     }
@@ -49,7 +57,7 @@ impl Giver {
 
 impl Predecessor {
     /// None.
-    pub fn sockets(&mut self) -> Vec<(String, Socket)> {
+    pub fn sockets(&mut self) -> Vec<Inherited> {
         Vec::new()
     }
 

@@ -7,13 +7,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::HandoverError;
 use super::giving::is_ours;
 use super::wire::{GOING_ON, HELLO, Kind, SERVING, receive};
+use super::{HandoverError, Role};
 use crate::server::bind::Socket;
+use crate::server::passed::Inherited;
 
 /// How long the old process may take: it lets a login that is under way end first.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to be there for another one that asks.
+const CONNECTING: Duration = Duration::from_secs(10);
 /// How long it may take to say that it ends.
 const LAST_WORD: Duration = Duration::from_secs(5);
 /// More sockets than a configuration has listeners.
@@ -23,7 +26,7 @@ const MOST: usize = 1024;
 #[derive(Debug)]
 pub struct Predecessor {
     stream: UnixStream,
-    sockets: Vec<(String, Socket)>,
+    sockets: Vec<Inherited>,
     listener: Option<UnixListener>,
 }
 
@@ -32,7 +35,9 @@ pub struct Predecessor {
 /// # Errors
 /// When there is one that cannot be believed or does not want to.
 pub fn ask(path: &Path) -> Result<Option<Predecessor>, HandoverError> {
-    let stream = match UnixStream::connect(path) {
+    // First: what others can put there is not even connected to.
+    private(path)?;
+    let stream = match connect(path, CONNECTING) {
         Ok(stream) => stream,
         Err(error)
             if matches!(
@@ -44,7 +49,6 @@ pub fn ask(path: &Path) -> Result<Option<Predecessor>, HandoverError> {
         }
         Err(error) => return Err(HandoverError::Socket(path.to_owned(), error)),
     };
-    private(path)?;
     let peer = rustix::net::sockopt::socket_peercred(&stream);
     if !peer.is_ok_and(|peer| is_ours(peer.uid.as_raw())) {
         return Err(HandoverError::Stranger(path.to_owned()));
@@ -53,7 +57,26 @@ pub fn ask(path: &Path) -> Result<Option<Predecessor>, HandoverError> {
     Ok(Some(Predecessor { stream, sockets, listener: Some(listener) }))
 }
 
-type Taken = (Vec<(String, Socket)>, UnixListener);
+/// Connects within a time limit: a process that has stopped takes nobody from a queue that is full.
+fn connect(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // It is that of connecting as well (socket(7)).
+    socket.set_write_timeout(Some(limit))?;
+    let address = SockAddr::unix(path)?;
+    loop {
+        match socket.connect(&address) {
+            Ok(()) => return Ok(socket.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody answers there"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+type Taken = (Vec<Inherited>, UnixListener);
 
 fn take(mut stream: &UnixStream) -> Result<Taken, HandoverError> {
     let broken = HandoverError::Broken;
@@ -64,12 +87,13 @@ fn take(mut stream: &UnixStream) -> Result<Taken, HandoverError> {
     let odd = || broken(io::Error::new(io::ErrorKind::InvalidData, "it says something else"));
     while sockets.len() < MOST {
         let frame = receive(stream).map_err(broken)?;
-        let (socket, removes_path) = match (frame.kind, frame.socket) {
+        let (role, socket, removes_path) = match (frame.kind, frame.socket) {
             (Kind::Refused, _) => return Err(HandoverError::Refused(frame.text)),
             (Kind::Upgrade, Some(socket)) => return Ok((sockets, UnixListener::from(socket))),
-            (Kind::Socket, Some(socket)) => (socket, false),
-            (Kind::SocketAndPath, Some(socket)) => (socket, true),
-            (Kind::Socket | Kind::SocketAndPath | Kind::Upgrade, None) => return Err(odd()),
+            (Kind::Socket, Some(socket)) => (Role::Listener, socket, false),
+            (Kind::SocketAndPath, Some(socket)) => (Role::Listener, socket, true),
+            (Kind::Admin, Some(socket)) => (Role::Admin, socket, false),
+            (_, None) => return Err(odd()),
         };
         let socket = match frame.text.strip_prefix("unix:") {
             Some(path) => {
@@ -78,14 +102,14 @@ fn take(mut stream: &UnixStream) -> Result<Taken, HandoverError> {
             }
             None => Socket::Tcp(TcpListener::from(socket)),
         };
-        sockets.push((frame.text, socket));
+        sockets.push(Inherited { role, address: frame.text, socket });
     }
     Err(odd())
 }
 
 impl Predecessor {
     /// The listening sockets, by their addresses in its configuration.
-    pub fn sockets(&mut self) -> Vec<(String, Socket)> {
+    pub fn sockets(&mut self) -> Vec<Inherited> {
         std::mem::take(&mut self.sockets)
     }
 
@@ -99,9 +123,9 @@ impl Predecessor {
         // An answer may be there that was not asked for; if it cannot be told, it is gone.
         let _ = self.stream.write_all(&[SERVING]);
         let mut said = [0];
-        match self.stream.read(&mut said) {
-            Ok(1) if said == [GOING_ON] => Err(HandoverError::GivenUp),
-            Ok(_) | Err(_) => Ok(()),
+        match self.stream.read_exact(&mut said) {
+            Ok(()) if said == [GOING_ON] => Err(HandoverError::GivenUp),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -123,4 +147,41 @@ pub(super) fn private(path: &Path) -> Result<(), HandoverError> {
         return Err(HandoverError::Directory(directory.to_owned()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_takes_nobody_from_its_queue_is_not_waited_for_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let stopped = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        stopped.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        stopped.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            assert!(waiting.len() < 8, "the queue is never full");
+            match connect(&path, Duration::from_millis(50)) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        assert!(!waiting.is_empty());
+    }
+
+    #[test]
+    fn whoever_listens_where_others_can_write_is_not_even_connected_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(ask(&path), Err(HandoverError::Directory(_))));
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
 }

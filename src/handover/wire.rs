@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -29,6 +30,8 @@ const HEAD: usize = 3;
 pub(super) enum Kind {
     /// A listening socket; the text is its address.
     Socket,
+    /// The same, of the admin listener.
+    Admin,
     /// The same, whose path is to be removed by whoever has it last.
     SocketAndPath,
     /// The socket at which the next upgrade is asked for. Nothing follows.
@@ -38,11 +41,13 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Socket, Self::SocketAndPath, Self::Upgrade, Self::Refused];
+    const ALL: [Self; 5] =
+        [Self::Socket, Self::Admin, Self::SocketAndPath, Self::Upgrade, Self::Refused];
 
     fn letter(self) -> u8 {
         match self {
             Self::Socket => b'S',
+            Self::Admin => b'A',
             Self::SocketAndPath => b'P',
             Self::Upgrade => b'U',
             Self::Refused => b'R',
@@ -78,7 +83,8 @@ pub(super) fn send(
     if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
         return Err(io::Error::other("there is no room for a socket"));
     }
-    let sent = sendmsg(stream, &[IoSlice::new(&frame)], &mut control, SendFlags::NOSIGNAL)?;
+    let frames = [IoSlice::new(&frame)];
+    let sent = retry_on_intr(|| sendmsg(stream, &frames, &mut control, SendFlags::NOSIGNAL))?;
     stream.write_all(frame.get(sent..).unwrap_or_default())
 }
 
@@ -91,7 +97,9 @@ pub(super) fn receive(stream: &UnixStream) -> io::Result<Frame> {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let rest = frame.get_mut(read..).unwrap_or_default();
         let mut rest = [IoSliceMut::new(rest)];
-        let message = recvmsg(stream, &mut rest, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        // Where there is a time limit a signal interrupts it, whatever its handler says.
+        let message =
+            retry_on_intr(|| recvmsg(stream, &mut rest, &mut control, RecvFlags::CMSG_CLOEXEC))?;
         if message.bytes == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -3,8 +3,8 @@
 //!
 //! Data-plane threads only count here, in places of their own where that pays ([`route`]); whoever
 //! looks does the work: the admin listener reads, and one task of the control plane closes an
-//! interval every ten seconds ([`Observe::run`]). Nothing here keeps a value of a request beyond
-//! [`recent`], and that only as long as somebody looks.
+//! interval every ten seconds ([`Observe::run`]). Nothing here keeps a value of a request but
+//! [`recent`], and that for at most [`recent::HEEDED`] and an interval after somebody has looked.
 
 pub mod latency;
 pub mod recent;
@@ -83,7 +83,7 @@ impl Observe {
         Self {
             in_flight: Padded::default(),
             unrouted: Arc::new(RouteMetrics::new(NO_ROUTE.to_owned())),
-            recent: Recent::new(now.monotonic),
+            recent: Recent::new(now),
             routes: Mutex::default(),
             intervals: Mutex::new(Intervals::new(now)),
         }
@@ -147,6 +147,13 @@ impl Observe {
         for route in all {
             route.window().close(closed, || route.totals());
         }
+        drop(intervals);
+        self.recent.forget(now.monotonic);
+    }
+
+    /// How many intervals are over.
+    pub fn closed(&self) -> u64 {
+        self.intervals().current()
     }
 
     /// What there is to see of `route`.

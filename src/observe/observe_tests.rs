@@ -19,7 +19,13 @@ fn start() -> Now {
 fn request(route: &RouteMetrics, status: u16, ms: u64) {
     route.began();
     let took = Duration::from_millis(ms);
-    route.ended(Ended { status, took, is_error: status >= 500, upstream_error: None });
+    route.ended(Ended {
+        status,
+        took,
+        is_error: status >= 500,
+        is_refused: status == 401,
+        upstream_error: None,
+    });
 }
 
 fn requests(route: &RouteMetrics, count: usize, status: u16, ms: u64) {
@@ -56,13 +62,36 @@ fn a_route_without_requests_shows_nothing_and_keeps_nothing() {
         in_flight: 0,
         requests: 0,
         errors: 0,
+        refused: 0,
         rate_per_s: 0.0,
         error_share: None,
+        refused_share: None,
         p50_ms: None,
         p99_ms: None,
-        history: Vec::new(),
+        history: Some(Vec::new()),
     };
     assert_eq!(view, nothing);
+}
+
+#[test]
+fn what_the_upstream_refuses_is_a_share_of_the_last_minute() {
+    let began = start();
+    let observe = Observe::new(began);
+    let route = observe.route("api");
+    requests(&route, 3, 401, 1);
+    requests(&route, 1, 200, 1);
+    let view = observe.view(&route, at(began, 5.0));
+    assert_eq!((view.refused, view.refused_share, view.error_share), (3, Some(0.75), Some(0.0)));
+    observe.close(at(began, 10.0));
+    requests(&route, 4, 200, 1);
+    let view = observe.view(&route, at(began, 15.0));
+    assert_eq!((view.refused, view.refused_share), (3, Some(0.375)));
+    for number in 2..=7 {
+        observe.close(at(began, f64::from(number) * 10.0));
+    }
+    requests(&route, 1, 200, 1);
+    let view = observe.view(&route, at(began, 75.0));
+    assert_eq!((view.refused, view.refused_share), (3, Some(0.0)), "the total stays");
 }
 
 #[test]
@@ -79,18 +108,18 @@ fn intervals_hold_what_ended_in_them_and_the_oldest_of_sixty_makes_room() {
     requests(&route, 1, 200, 1);
     let view = observe.view(&route, at(began, 35.0));
     assert_eq!((view.requests, view.errors, view.in_flight), (8, 1, 0));
-    let times: Vec<u64> = view.history.iter().map(|past| past.at_s - NOON).collect();
+    let history = view.history.unwrap();
+    let times: Vec<u64> = history.iter().map(|past| past.at_s - NOON).collect();
     assert_eq!(times, [0, 10, 20]);
-    let counts: Vec<(u64, u64)> =
-        view.history.iter().map(|past| (past.requests, past.errors)).collect();
+    let counts: Vec<(u64, u64)> = history.iter().map(|past| (past.requests, past.errors)).collect();
     assert_eq!(counts, [(5, 1), (0, 0), (2, 0)]);
-    assert_eq!((view.history[0].p50_ms, view.history[0].p99_ms), (Some(8.944), Some(894.427)));
-    assert_eq!(view.history[1].p50_ms, None);
+    assert_eq!((history[0].p50_ms, history[0].p99_ms), (Some(8.944), Some(894.427)));
+    assert_eq!(history[1].p50_ms, None);
 
     for number in 4..=62 {
         observe.close(at(began, f64::from(number) * 10.0));
     }
-    let history = observe.view(&route, at(began, 620.0)).history;
+    let history = observe.view(&route, at(began, 620.0)).history.unwrap();
     assert_eq!(history.len(), 60);
     assert_eq!((history[0].at_s - NOON, history[0].requests), (20, 2));
     assert_eq!((history[1].at_s - NOON, history[1].requests), (30, 1));
@@ -98,7 +127,11 @@ fn intervals_hold_what_ended_in_them_and_the_oldest_of_sixty_makes_room() {
     observe.close(at(began, 630.0));
     observe.close(at(began, 640.0));
     let view = observe.view(&route, at(began, 640.0));
-    assert_eq!((view.requests, view.history), (8, Vec::new()), "ten minutes without a request");
+    assert_eq!(
+        (view.requests, view.history),
+        (8, Some(Vec::new())),
+        "ten minutes without a request"
+    );
 }
 
 #[test]
@@ -166,7 +199,7 @@ async fn intervals_end_every_ten_seconds_until_told_to_stop() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     request(&route, 200, 1);
     tokio::time::sleep(Duration::from_secs(31)).await;
-    let history = observe.view(&route, clock.now()).history;
+    let history = observe.view(&route, clock.now()).history.unwrap();
     let counts: Vec<u64> = history.iter().map(|past| past.requests).collect();
     assert_eq!(counts, [1, 0, 0], "one of the two does it");
     stop.cancel();

@@ -1,17 +1,20 @@
 //! The last requests, one by one, for whoever looks at the moment.
 //!
 //! While nobody has looked for [`HEEDED`], nothing is recorded, and a request costs one load of a
-//! number. Data-plane threads hand entries over without waiting: what finds the queue full is dropped
-//! and counted. A task of the control plane takes them from there.
+//! number; what was kept is forgotten then. Data-plane threads hand entries over without waiting:
+//! what finds the queue full is dropped and counted. A task of the control plane takes them from
+//! there.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::Instant;
+
+use crate::clock::Now;
 
 /// How many of the last are kept.
 pub const KEPT: usize = 200;
@@ -25,6 +28,8 @@ const LONGEST_PATH: usize = 512;
 /// One request that has ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Seen {
+    /// Greater than that of every request that was seen before, also of those before a restart.
+    pub seq: u64,
     /// When it came, in milliseconds since 1970.
     pub at_ms: u64,
     /// Its method; empty, as the path is, for a request that could not be read.
@@ -68,8 +73,15 @@ pub struct Recent {
     /// The other end; whose it is passes on what comes.
     queued: tokio::sync::Mutex<mpsc::Receiver<Seen>>,
     dropped: AtomicU64,
-    kept: Mutex<VecDeque<Arc<Seen>>>,
+    kept: Mutex<Kept>,
     news: broadcast::Sender<Arc<Seen>>,
+}
+
+/// The last, and the number of the next.
+#[derive(Debug)]
+struct Kept {
+    seen: VecDeque<Arc<Seen>>,
+    next: u64,
 }
 
 /// The end of the queue.
@@ -110,7 +122,12 @@ impl Watch {
 }
 
 impl Recent {
-    pub(super) fn new(from: Instant) -> Self {
+    pub(super) fn new(from: Now) -> Self {
+        // So many microseconds have more room than requests that can be told in them: the numbers
+        // go on growing when the program starts anew.
+        let next = from.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let kept = Kept { seen: VecDeque::new(), next: u64::try_from(next).unwrap_or_default() };
+        let from = from.monotonic;
         let (queue, queued) = mpsc::channel(QUEUE);
         let (news, _) = broadcast::channel(KEPT);
         let watch = Watch { from, until_ms: AtomicU64::new(0), receivers: Mutex::new(0) };
@@ -119,7 +136,7 @@ impl Recent {
             queue,
             queued: tokio::sync::Mutex::new(queued),
             dropped: AtomicU64::new(0),
-            kept: Mutex::default(),
+            kept: Mutex::new(kept),
             news,
         }
     }
@@ -147,11 +164,20 @@ impl Recent {
 
     /// What was recorded lately, the oldest first, and everything from now on.
     pub fn subscribe(&self) -> Receiver {
+        self.forget(Instant::now());
         self.watch.begin();
         let kept = self.kept();
         // Under the lock: nothing comes twice, and nothing is missed.
         let news = self.news.subscribe();
-        Receiver { kept: kept.clone(), news, watch: Arc::clone(&self.watch) }
+        Receiver { kept: kept.seen.clone(), news, watch: Arc::clone(&self.watch) }
+    }
+
+    /// Forgets what was kept, if `now` nobody has looked for [`HEEDED`].
+    pub(super) fn forget(&self, now: Instant) {
+        let mut kept = self.kept();
+        if !self.is_watched(now) {
+            kept.seen = VecDeque::new();
+        }
     }
 
     /// The end of the queue, once nobody else has it.
@@ -161,19 +187,21 @@ impl Recent {
 
     /// Passes on what comes.
     pub(super) async fn pump(&self, queued: &mut Queued<'_>) {
-        while let Some(seen) = queued.recv().await {
-            let seen = Arc::new(seen);
+        while let Some(mut seen) = queued.recv().await {
             let mut kept = self.kept();
-            if kept.len() >= KEPT {
-                kept.pop_front();
+            seen.seq = kept.next;
+            kept.next += 1;
+            let seen = Arc::new(seen);
+            if kept.seen.len() >= KEPT {
+                kept.seen.pop_front();
             }
-            kept.push_back(Arc::clone(&seen));
+            kept.seen.push_back(Arc::clone(&seen));
             // There may be nobody just now.
             let _ = self.news.send(seen);
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Seen>>> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -196,6 +224,11 @@ pub enum News {
 }
 
 impl Receiver {
+    /// What was recorded before there was this, the oldest first; [`Self::next`] tells the rest then.
+    pub fn take_kept(&mut self) -> VecDeque<Arc<Seen>> {
+        std::mem::take(&mut self.kept)
+    }
+
     /// The next; `None` once there will be none. May be given up while it waits.
     pub async fn next(&mut self) -> Option<News> {
         if let Some(kept) = self.kept.pop_front() {

@@ -5,7 +5,7 @@ fn seen(number: u64) -> Seen {
 }
 
 fn recent() -> Recent {
-    Recent::new(Instant::now())
+    Recent::new(crate::clock::Clock::system().now())
 }
 
 /// Passes on what is queued.
@@ -84,6 +84,53 @@ async fn the_last_two_hundred_are_kept() {
     assert_eq!(recent.dropped(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_kept_is_forgotten_half_a_minute_after_the_last_look() {
+    let recent = recent();
+    let looking = recent.subscribe();
+    recent.record(seen(1));
+    pump(&recent).await;
+    recent.forget(Instant::now());
+    drop(looking);
+    tokio::time::advance(HEEDED).await;
+    recent.forget(Instant::now());
+    assert_eq!(recent.subscribe().take_kept().len(), 1, "whoever comes back so soon sees it");
+    tokio::time::advance(HEEDED + Duration::from_millis(2)).await;
+    assert_eq!(recent.subscribe().take_kept().len(), 0, "it is no news any more");
+
+    recent.record(seen(2));
+    pump(&recent).await;
+    assert_eq!(recent.kept().seen.len(), 1);
+    tokio::time::advance(HEEDED + Duration::from_millis(2)).await;
+    recent.forget(Instant::now());
+    assert_eq!(recent.kept().seen.capacity(), 0, "also if nobody comes back");
+}
+
+#[tokio::test]
+async fn numbers_grow_also_over_a_restart() {
+    let mut last = 0;
+    for _ in 0..2 {
+        let recent = recent();
+        let mut receiver = recent.subscribe();
+        for number in 0..10 {
+            recent.record(seen(number));
+        }
+        pump(&recent).await;
+        for _ in 0..10 {
+            let Some(News::Seen(seen)) = receiver.next().await else { panic!("it is missing") };
+            assert!(seen.seq > last, "{} after {last}", seen.seq);
+            // Exact in a page as well.
+            assert!(seen.seq < 1 << 53);
+            last = seen.seq;
+        }
+        // As long as the start of a program takes at least.
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_micros(100) {
+            std::hint::spin_loop();
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_finds_the_queue_full_is_dropped_and_counted() {
     let recent = recent();
@@ -122,7 +169,7 @@ fn a_long_path_is_told_in_part() {
 fn an_entry_is_written_with_the_names_that_the_page_reads() {
     let written = serde_json::to_value(Seen { whose: "ours", status: 502, ..seen(7) }).unwrap();
     let expected = serde_json::json!({
-        "at_ms": 7, "method": "", "path": "/7", "route": "", "identity": "", "status": 502,
+        "seq": 0, "at_ms": 7, "method": "", "path": "/7", "route": "", "identity": "", "status": 502,
         "whose": "ours", "reason": "", "request_id": "", "wait_us": 0, "sign_us": 0,
         "upstream_us": 0, "total_us": 0, "bytes": 0,
     });

@@ -54,6 +54,7 @@ struct Part {
     latencies: Latencies,
     sum_us: AtomicU64,
     errors: AtomicU64,
+    refused: AtomicU64,
 }
 
 /// An error of an upstream; small, because every exchange has room for one.
@@ -77,6 +78,9 @@ pub struct Ended {
     pub took: Duration,
     /// True if it was an error of ours or of the upstream's.
     pub is_error: bool,
+    /// True if the upstream answered that it does not accept the credential: 401 or 403 to a request
+    /// that had one.
+    pub is_refused: bool,
     /// What the upstream did wrong.
     pub upstream_error: Option<UpstreamError>,
 }
@@ -88,11 +92,13 @@ pub struct Totals {
     pub latencies: latency::Counts,
     /// Errors of ours and of the upstream's.
     pub errors: u64,
+    /// Those that the upstream refused.
+    pub refused: u64,
 }
 
 impl Default for Totals {
     fn default() -> Self {
-        Self { latencies: latency::NONE, errors: 0 }
+        Self { latencies: latency::NONE, errors: 0, refused: 0 }
     }
 }
 
@@ -137,6 +143,9 @@ impl RouteMetrics {
         if ended.is_error {
             part.errors.fetch_add(1, Ordering::Relaxed);
         }
+        if ended.is_refused {
+            part.refused.fetch_add(1, Ordering::Relaxed);
+        }
         if let Some(error) = ended.upstream_error {
             self.upstream_failed(error);
         }
@@ -173,6 +182,7 @@ impl RouteMetrics {
         for part in parts {
             part.latencies.add_to(&mut totals.latencies);
             totals.errors += part.errors.load(Ordering::Relaxed);
+            totals.refused += part.refused.load(Ordering::Relaxed);
         }
         Some(totals)
     }
@@ -223,7 +233,13 @@ mod tests {
 
     fn ended(status: u16) -> Ended {
         let took = Duration::from_millis(3);
-        Ended { status, took, is_error: status >= 500, upstream_error: None }
+        Ended {
+            status,
+            took,
+            is_error: status >= 500,
+            is_refused: status == 401,
+            upstream_error: None,
+        }
     }
 
     #[test]
@@ -240,18 +256,19 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..6 {
                 scope.spawn(|| {
-                    for status in [200, 200, 502] {
+                    for status in [200, 200, 502, 401] {
                         route.began();
                         route.ended(ended(status));
                     }
                 });
             }
         });
-        let statuses = [("200".to_owned(), 12), ("502".to_owned(), 6)];
+        let statuses =
+            [("200", 12), ("401", 6), ("502", 6)].map(|(word, count)| (word.to_owned(), count));
         assert_eq!(route.statuses(), statuses);
         let totals = route.totals().unwrap();
-        assert_eq!((totals.requests(), totals.errors, route.in_flight()), (18, 6, 0));
-        assert_eq!(route.sum(), Duration::from_millis(54));
+        assert_eq!((totals.requests(), totals.errors, totals.refused), (24, 6, 6));
+        assert_eq!((route.in_flight(), route.sum()), (0, Duration::from_millis(72)));
     }
 
     #[test]

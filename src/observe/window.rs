@@ -50,6 +50,11 @@ impl Intervals {
         self.current - 1
     }
 
+    /// The number of the one that is under way.
+    pub(super) fn current(&self) -> u64 {
+        self.current
+    }
+
     /// The numbers of those remembered, and when they began.
     fn remembered(&self) -> impl Iterator<Item = (u64, u64)> {
         let count = u64::try_from(self.past.len()).unwrap_or_default();
@@ -63,6 +68,7 @@ struct Interval {
     number: u64,
     requests: u64,
     errors: u64,
+    refused: u64,
     p50_us: u64,
     p99_us: u64,
     /// What its quantiles come from, bucket by bucket, as long as it is of the last minute.
@@ -87,17 +93,22 @@ pub struct View {
     pub requests: u64,
     /// Those of them that were errors of ours or of the upstream's.
     pub errors: u64,
+    /// Those of them that the upstream answered with 401 or 403 although they had a credential.
+    pub refused: u64,
     /// Requests per second, in the last ten seconds.
     pub rate_per_s: f64,
     /// Errors among requests, in the last minute; null without requests.
     pub error_share: Option<f64>,
+    /// Those refused by the upstream among requests, in the last minute; null without requests.
+    pub refused_share: Option<f64>,
     /// Half of the requests of the last minute took at most so long, in milliseconds.
     pub p50_ms: Option<f64>,
     /// All but a hundredth.
     pub p99_ms: Option<f64>,
     /// The last intervals of ten seconds that are over, the oldest first; empty if nothing came in
-    /// any of them.
-    pub history: Vec<Past>,
+    /// any of them. None where whoever is told knows it already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<Past>>,
 }
 
 /// An interval that is over.
@@ -142,6 +153,7 @@ impl Window {
             number,
             requests,
             errors: since.errors,
+            refused: since.refused,
             p50_us: quantile(&since.latencies, 0.5).unwrap_or_default(),
             p99_us: quantile(&since.latencies, 0.99).unwrap_or_default(),
             latencies: counted.collect(),
@@ -157,6 +169,7 @@ impl Window {
             *count = count.saturating_sub(*before);
         }
         since.errors = since.errors.saturating_sub(before.errors);
+        since.refused = since.refused.saturating_sub(before.refused);
         since
     }
 
@@ -174,6 +187,7 @@ impl Window {
         let first = intervals.current.saturating_sub(OF_A_MINUTE);
         for interval in self.intervals.iter().filter(|interval| interval.number >= first) {
             minute.errors += interval.errors;
+            minute.refused += interval.refused;
             for (bucket, count) in &interval.latencies {
                 if let Some(sum) = minute.latencies.get_mut(usize::from(*bucket)) {
                     *sum += count;
@@ -187,11 +201,13 @@ impl Window {
             in_flight,
             requests: totals.requests(),
             errors: totals.errors,
+            refused: totals.refused,
             rate_per_s: intervals.rate(now, under_way, last),
             error_share: share(minute.errors, minute.requests()),
+            refused_share: share(minute.refused, minute.requests()),
             p50_ms: quantile_ms(&minute.latencies, 0.5),
             p99_ms: quantile_ms(&minute.latencies, 0.99),
-            history: self.history(intervals),
+            history: Some(self.history(intervals)),
         }
     }
 

@@ -38,6 +38,8 @@ pub struct Exchange {
     /// 0 until there is an answer.
     status: u16,
     whose: Whose,
+    /// True if the upstream answered a request with a credential as if it had none that is good.
+    refused: bool,
     /// What the upstream did wrong.
     upstream_error: Option<UpstreamError>,
     /// True once all of the answer has passed.
@@ -99,6 +101,7 @@ impl Exchange {
             id,
             status: 0,
             whose: Whose::Nobodys,
+            refused: false,
             upstream_error: None,
             ended: false,
             line,
@@ -106,10 +109,16 @@ impl Exchange {
         }
     }
 
-    /// The same, noted for a trace if `tracer` wants that of a request with this `head`.
+    /// The same, noted for a trace if `tracer` wants that of a request with this `head`, which came
+    /// by TLS if it is `secure`.
     #[must_use]
-    pub(super) fn traced(mut self, tracer: Option<&Arc<Tracer>>, head: Option<&Parts>) -> Self {
-        self.traced = Traced::begin(tracer, head, self.started);
+    pub(super) fn traced(
+        mut self,
+        tracer: Option<&Arc<Tracer>>,
+        head: Option<&Parts>,
+        secure: bool,
+    ) -> Self {
+        self.traced = Traced::begin(tracer, head, secure, self.started);
         if let (Some(line), Some(traced)) = (&mut self.line, &self.traced) {
             line.trace = Some(traced.spans().trace());
         }
@@ -174,11 +183,14 @@ impl Exchange {
         if status.is_client_error() || status.is_server_error() {
             self.whose = Whose::Upstreams;
         }
+        self.refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            && self.route.as_ref().is_some_and(|route| !route.identities.is_empty());
     }
 
     /// There is an answer of ours instead.
     pub(super) fn failed(&mut self, error: &ProxyError, verdict: &Verdict) {
         self.status = verdict.status.as_u16();
+        self.refused = false;
         self.note(|spans| {
             spans.status(verdict.status.as_u16());
             spans.because(verdict.word);
@@ -249,7 +261,7 @@ impl Drop for Exchange {
             if !self.ended {
                 traced.spans().broke_off();
             }
-            traced.end(self.route.as_deref(), self.id());
+            traced.end(self.id());
         }
         if let Some(mut line) = self.line.take() {
             if !self.ended && line.reason.is_empty() {
@@ -274,6 +286,7 @@ impl Exchange {
                 took
             },
             is_error: self.status >= 500 || self.upstream_error.is_some(),
+            is_refused: self.refused,
             upstream_error: self.upstream_error,
         };
         if let Some(route) = &self.route {
@@ -310,6 +323,8 @@ impl Exchange {
 
     fn seen(&self, line: Line, took: Duration) -> Seen {
         Seen {
+            // Whoever passes it on numbers it.
+            seq: 0,
             at_ms: line.at_ms,
             path: told(&line.path).to_owned(),
             method: line.method,

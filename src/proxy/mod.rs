@@ -286,7 +286,7 @@ impl Proxy {
         let id = field.map(|field| RequestId::of(head.map(|head| &head.headers), field));
         let client = ends.and_then(|ends| ends.client.as_deref());
         let begun = Exchange::begin(&self.observe, &self.clock, head, client, id);
-        begun.traced(self.tracer.as_ref(), head)
+        begun.traced(self.tracer.as_ref(), head, ends.is_some_and(|ends| ends.secure))
     }
 
     /// Requests in flight.

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::config::Address;
-use crate::handover::Offered;
+use crate::handover::{Offered, Role};
 use crate::proxy::guard::Ends;
 
 /// The groups of the system (group(5)).
@@ -66,11 +66,11 @@ impl Socket {
         }
     }
 
-    /// The same socket once more, to be handed to another process at `address`.
+    /// The same socket once more, to be handed to another process as that of `role` at `address`.
     ///
     /// # Errors
     /// When the system has no file descriptor left.
-    pub fn offer(&self, address: &Address) -> io::Result<Offered> {
+    pub fn offer(&self, role: Role, address: &Address) -> io::Result<Offered> {
         #[cfg(unix)]
         let (socket, removes_path) = match self {
             Self::Tcp(socket) => (socket.try_clone()?.into(), false),
@@ -79,6 +79,7 @@ impl Socket {
         #[cfg(not(unix))]
         let removes_path = false;
         Ok(Offered {
+            role,
             address: address.to_string(),
             removes_path,
             #[cfg(unix)]

@@ -32,7 +32,7 @@ use crate::http1::{Case, Spelling};
 use crate::proxy::Proxy;
 use crate::proxy::guard::{Ends, Gate};
 use crate::proxy::upstream::Pools;
-use bind::{Accepted, Socket};
+use bind::{Accepted, Bound, Socket};
 use tls::ListenerTls;
 use worker::Workers;
 
@@ -253,11 +253,25 @@ impl Dealer {
                 return;
             }
         };
-        let Doors { open, close: stop, handed } = doors;
+        let Doors { open, close, handed } = doors;
         tokio::select! {
-            () = open.cancelled() => {}
-            () = stop.cancelled() => {}
+            biased;
+            () = open.cancelled() => self.accept_from(&bound, &settings, &close).await,
+            // Never opened: whoever waits in the socket is another process's.
+            () = close.cancelled() => {}
         }
+        if !handed.is_cancelled() {
+            bound.close();
+        }
+    }
+
+    /// Accepts until told to stop.
+    async fn accept_from(
+        &self,
+        bound: &Bound,
+        settings: &Arc<ArcSwap<Settings>>,
+        stop: &CancellationToken,
+    ) {
         let mut complaints = Complaints::default();
         loop {
             if self.connections.available_permits() == 0 {
@@ -301,12 +315,9 @@ impl Dealer {
             self.deal(Connection {
                 accepted,
                 ends,
-                settings: Arc::clone(&settings),
+                settings: Arc::clone(settings),
                 _slots: Slots { _total: permit, _stranger: stranger, _peer: peer },
             });
-        }
-        if !handed.is_cancelled() {
-            bound.close();
         }
     }
 

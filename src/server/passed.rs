@@ -6,14 +6,26 @@ use std::io;
 
 use super::bind::Socket;
 use crate::config::Address;
+use crate::handover::Role;
 
 /// Sockets that were passed and not taken yet.
 #[derive(Debug, Default)]
 pub struct Passed {
     /// By the service manager: all are to be used.
     managed: Vec<Socket>,
-    /// By the process before this one, with the addresses in its configuration.
-    inherited: Vec<(String, Socket)>,
+    /// By the process before this one.
+    inherited: Vec<Inherited>,
+}
+
+/// A socket of the process before this one.
+#[derive(Debug)]
+pub struct Inherited {
+    /// What it was for: an address alone does not tell, where the system chooses the port.
+    pub role: Role,
+    /// Its address in the configuration of that process.
+    pub address: String,
+    /// The socket.
+    pub socket: Socket,
 }
 
 /// A socket that was passed and is of no use.
@@ -55,19 +67,22 @@ impl Passed {
         Ok(Self::default())
     }
 
-    /// The one at `address`, if it was passed.
-    pub fn take(&mut self, address: &Address) -> Option<Socket> {
+    /// The one at `address`, if it was passed; of the process before this one only if it was for
+    /// the same.
+    pub fn take(&mut self, role: Role, address: &Address) -> Option<Socket> {
         if let Some(found) = self.managed.iter().position(|socket| socket.is_at(address)) {
             return Some(self.managed.swap_remove(found));
         }
         let address = address.to_string();
-        let found = self.inherited.iter().position(|(of, _)| *of == address)?;
-        Some(self.inherited.remove(found).1)
+        let is_it = |it: &Inherited| it.role == role && it.address == address;
+        let found = self.inherited.iter().position(is_it)?;
+        // The others stay in their order.
+        Some(self.inherited.remove(found).socket)
     }
 
     /// Adds those of the process before this one. What is not taken of these is served no more.
     #[must_use]
-    pub fn and_of(self, inherited: Vec<(String, Socket)>) -> Self {
+    pub fn and_of(self, inherited: Vec<Inherited>) -> Self {
         Self { inherited, ..self }
     }
 
@@ -76,7 +91,7 @@ impl Passed {
     /// # Errors
     /// With one that was not: somebody expects to be served there.
     pub fn finish(self) -> Result<(), PassedError> {
-        for (address, _) in &self.inherited {
+        for Inherited { address, .. } in &self.inherited {
             tracing::info!(%address, "no listener has this address any more");
         }
         let Some(left) = self.managed.first() else { return Ok(()) };
@@ -96,4 +111,28 @@ fn of_unix(passed: &mut listenfd::ListenFd, index: usize) -> io::Result<Option<S
     let Some(socket) = passed.take_unix_listener(index)? else { return Ok(None) };
     socket.set_nonblocking(true)?;
     Ok(Some(Socket::Unix(socket, None)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_listener_never_gets_a_socket_of_callers_nor_they_its() {
+        let address = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let roles = [Role::Listener, Role::Listener, Role::Admin];
+        let (mut ports, mut inherited) = (Vec::new(), Vec::new());
+        for role in roles {
+            let socket = Socket::open(&address).unwrap();
+            ports.push(socket.tcp_address());
+            inherited.push(Inherited { role, address: address.to_string(), socket });
+        }
+        let mut passed = Passed::default().and_of(inherited);
+        let mut take = |role| passed.take(role, &address).and_then(|it| it.tcp_address());
+        assert_eq!(take(Role::Listener), ports[0], "in their order");
+        assert_eq!(take(Role::Admin), ports[2], "with one listener fewer than before");
+        assert_eq!(take(Role::Admin), None);
+        assert_eq!(take(Role::Listener), ports[1]);
+        passed.finish().unwrap();
+    }
 }

@@ -4,13 +4,14 @@
 //! changed while it runs is asked for by functions: [`reopen`], [`change`], [`state`].
 
 mod access;
+pub mod harmful;
 mod levels;
 mod outlet;
 mod sink;
 pub mod trace;
 
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -49,6 +50,47 @@ struct Change {
     configured: Setting,
     /// Until when, if it ends by itself, and what ends it.
     end: Option<(Instant, AbortHandle)>,
+    /// Which change this is: what was to end a former one must not end another.
+    number: u64,
+}
+
+impl Change {
+    /// It gives way to another, or to what is configured.
+    fn over(&mut self) -> u64 {
+        if let Some((_, task)) = self.end.take() {
+            task.abort();
+        }
+        self.number += 1;
+        self.number
+    }
+}
+
+impl Logs {
+    fn lock(&self) -> MutexGuard<'_, Change> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what the configuration says again.
+    fn turn_back(&self, mut change: MutexGuard<'_, Change>) {
+        change.over();
+        let configured = change.configured;
+        let turned = self.levels.get() != configured;
+        if turned {
+            self.levels.set(configured);
+        }
+        drop(change);
+        if turned {
+            tracing::warn!(now = %configured, "what is logged is as configured again");
+        }
+    }
+
+    /// The time of the change with this number is over, if another has not come meanwhile.
+    fn expire(&self, number: u64) {
+        let change = self.lock();
+        if change.number == number {
+            self.turn_back(change);
+        }
+    }
 }
 
 /// Why there is no log to write to.
@@ -105,7 +147,7 @@ pub fn init(config: &LogConfig) -> Result<(), NoLog> {
     if !sinks.iter().any(|sink| Arc::ptr_eq(sink, &access_sink)) {
         sinks.push(access_sink);
     }
-    let change = Mutex::new(Change { configured, end: None });
+    let change = Mutex::new(Change { configured, end: None, number: 0 });
     // A second call, as in tests, leaves the first in place.
     if LOGS.set(Logs { levels, sinks, change }).is_ok() {
         let _ = tracing::subscriber::set_global_default(subscriber);
@@ -126,6 +168,26 @@ fn sinks() -> &'static [Arc<Sink>] {
     LOGS.get().map_or(&[], |logs| &logs.sinks)
 }
 
+/// From now on panics are lines of the log, once there is one: standard error may be a pipe that
+/// nobody empties. They say where, and not why, which may have a value in it that is secret.
+pub fn log_panics() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if LOGS.get().is_none() {
+            otherwise(panic);
+            return;
+        }
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        tracing::error!(place, thread = name, "a panic, which is a mistake in countersign");
+        if name == "main" {
+            // It may be the last that is heard of it.
+            finish();
+        }
+    }));
+}
+
 /// Waits a moment for the lines that are not written yet.
 pub fn finish() {
     for sink in sinks() {
@@ -144,7 +206,7 @@ pub fn reopen() {
 /// What is written at the moment; `None` if nobody has called [`init`].
 pub fn state() -> Option<State> {
     let logs = LOGS.get()?;
-    let change = logs.change.lock().unwrap_or_else(PoisonError::into_inner);
+    let change = logs.lock();
     let left = change.end.as_ref().map(|(end, _)| end.duration_since(Instant::now()));
     let Setting { level, access } = logs.levels.get();
     Some(State {
@@ -172,10 +234,8 @@ pub struct State {
 /// process); what is `None` stays as it is. Must be called within a runtime, which turns it back.
 pub fn change(level: Option<Level>, access: Option<AccessLog>, time: Option<Duration>) {
     let Some(logs) = LOGS.get() else { return };
-    let mut change = logs.change.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, task)) = change.end.take() {
-        task.abort();
-    }
+    let mut change = logs.lock();
+    let number = change.over();
     let before = logs.levels.get();
     let setting =
         Setting { level: level.unwrap_or(before.level), access: access.unwrap_or(before.access) };
@@ -183,7 +243,9 @@ pub fn change(level: Option<Level>, access: Option<AccessLog>, time: Option<Dura
     change.end = time.filter(|_| setting != change.configured).map(|time| {
         let task = tokio::spawn(async move {
             tokio::time::sleep(time).await;
-            turn_back();
+            if let Some(logs) = LOGS.get() {
+                logs.expire(number);
+            }
         });
         (Instant::now() + time, task.abort_handle())
     });
@@ -199,16 +261,8 @@ pub fn change(level: Option<Level>, access: Option<AccessLog>, time: Option<Dura
 
 /// Writes what the configuration says again.
 pub fn turn_back() {
-    let Some(logs) = LOGS.get() else { return };
-    let mut change = logs.change.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, task)) = change.end.take() {
-        task.abort();
-    }
-    let configured = change.configured;
-    drop(change);
-    if logs.levels.get() != configured {
-        logs.levels.set(configured);
-        tracing::warn!(now = %configured, "what is logged is as configured again");
+    if let Some(logs) = LOGS.get() {
+        logs.turn_back(logs.lock());
     }
 }
 
@@ -217,9 +271,61 @@ pub fn turn_back() {
 pub fn reconfigure(config: &LogConfig) {
     let Some(logs) = LOGS.get() else { return };
     let configured = Setting { level: config.level, access: config.access };
-    let mut change = logs.change.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut change = logs.lock();
     if std::mem::replace(&mut change.configured, configured) != configured {
-        drop(change);
-        turn_back();
+        logs.turn_back(change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_to_end_a_change_does_not_end_the_next() {
+        let configured = Setting { level: Level::Info, access: AccessLog::Off };
+        let levels = Arc::new(Levels::new(configured));
+        let change = Mutex::new(Change { configured, end: None, number: 0 });
+        let logs = Logs { levels, sinks: Vec::new(), change };
+        let first = logs.lock().over();
+        // Its time is over, and its task was about to take the lock, when there is another.
+        let second = logs.lock().over();
+        let debug = Setting { level: Level::Debug, access: AccessLog::Off };
+        logs.levels.set(debug);
+        logs.expire(first);
+        assert_eq!(logs.levels.get(), debug);
+        logs.expire(second);
+        assert_eq!(logs.levels.get(), configured);
+    }
+
+    /// In a process of its own, which has its own log and its own hook.
+    #[test]
+    fn a_panic_is_a_line_with_its_place_and_without_its_words() {
+        const TEST: &str =
+            "telemetry::tests::a_panic_is_a_line_with_its_place_and_without_its_words";
+        const CHILD: &str = "COUNTERSIGN_TEST_PANIC";
+        if std::env::var_os(CHILD).is_some() {
+            init(&LogConfig {
+                level: Level::Info,
+                format: LogFormat::Json,
+                access: AccessLog::Off,
+                file: None,
+                access_file: None,
+                buffer: 1 << 16,
+                request_id: None,
+            })
+            .unwrap();
+            log_panics();
+            assert!(std::panic::catch_unwind(|| panic!("canary")).is_err());
+            return;
+        }
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let ended =
+            command.args(["--exact", TEST, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.success(), "{said}");
+        let line = said.lines().find(|line| line.contains("a panic, which is a mistake"));
+        assert!(line.is_some_and(|line| line.contains("src/telemetry/mod.rs:")), "{said}");
+        assert!(!said.contains("canary"), "{said}");
     }
 }

@@ -18,7 +18,7 @@ const FULL: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Outlet {
     target: LogTarget,
-    /// `None`: standard error or output.
+    /// What is written to; `None`: standard error or output, where a system has no descriptors.
     file: Option<File>,
     looked_at: Option<Instant>,
     /// The last write ended within a line.
@@ -36,9 +36,13 @@ pub(super) struct Lost {
 
 impl Outlet {
     /// # Errors
-    /// When the file cannot be opened.
+    /// When it cannot be opened.
     pub(super) fn open(target: LogTarget) -> io::Result<Self> {
-        let file = if let LogTarget::File(path) = &target { Some(open(path)?) } else { None };
+        let file = match &target {
+            LogTarget::File(path) => Some(open(path)?),
+            LogTarget::Stdout => own(&io::stdout())?,
+            LogTarget::Stderr => own(&io::stderr())?,
+        };
         Ok(Self { target, file, looked_at: None, within_line: false, astray: false })
     }
 
@@ -119,24 +123,77 @@ impl Outlet {
             (None, LogTarget::Stdout) => {
                 let mut stdout = io::stdout().lock();
                 let written = stdout.write(bytes)?;
-                stdout.flush()?;
-                Ok(written)
+                match stdout.flush() {
+                    // What it keeps goes with the next write; it was taken.
+                    Err(error) if !is_passing(&error) => Err(error),
+                    Ok(()) | Err(_) => Ok(written),
+                }
             }
             (None, LogTarget::Stderr | LogTarget::File(_)) => io::stderr().lock().write(bytes),
         }
     }
 }
 
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// A descriptor of one's own for a standard stream. That of the library has a buffer, of which
+/// nobody can tell what was written when a pipe is full, and a lock, for which everybody who says
+/// something would wait meanwhile.
+#[cfg(unix)]
+fn own(stream: &impl std::os::fd::AsFd) -> io::Result<Option<File>> {
+    Ok(Some(File::from(stream.as_fd().try_clone_to_owned()?)))
+}
+
+#[cfg(not(unix))]
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
+fn own<S>(_: &S) -> io::Result<Option<File>> {
+    Ok(None)
+}
+
 fn count(lines: &[u8]) -> usize {
     memchr::memchr_iter(b'\n', lines).count()
 }
 
+#[cfg(not(unix))]
 fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Opens a file without waiting for anybody: a named pipe would be opened once there is a reader.
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use rustix::fs::OFlags;
+
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC).bits();
     let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
-    options.open(path)
+    options.create(true).append(true).mode(0o640).custom_flags(flags.cast_signed());
+    match options.open(path) {
+        Ok(file) if can_be_appended_to(&file.metadata()?) => Ok(file),
+        Ok(_) => Err(no_file()),
+        // A pipe that nobody reads, or a socket.
+        Err(error) => match std::fs::metadata(path) {
+            Ok(found) if !found.is_dir() && !can_be_appended_to(&found) => Err(no_file()),
+            Ok(_) | Err(_) => Err(error),
+        },
+    }
+}
+
+/// Files and, such as `/dev/null`, character devices.
+#[cfg(unix)]
+fn can_be_appended_to(found: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    found.is_file() || found.file_type().is_char_device()
+}
+
+#[cfg(unix)]
+fn no_file() -> io::Error {
+    let why = "it is neither a file nor a character device; lines go to a pipe by standard error, \
+               or by access_file = \"-\", standard output";
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
 /// True if `path` still leads to `file`.
@@ -179,5 +236,22 @@ mod tests {
         outlet.write(b"three\n").unwrap();
         assert_eq!(std::fs::read_to_string(&moved).unwrap(), "one\ntwo\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_a_file_is_refused_at_once_whether_it_is_read_or_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        let mkfifo = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(mkfifo.success());
+        let refused = || {
+            let error = Outlet::open(LogTarget::File(path.clone())).unwrap_err();
+            assert!(error.to_string().starts_with("it is neither a file nor"), "{error}");
+        };
+        refused();
+        let reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        refused();
+        drop(reader);
+        assert!(Outlet::open(LogTarget::File("/dev/null".into())).is_ok());
     }
 }

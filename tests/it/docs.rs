@@ -51,6 +51,26 @@ fn every_link_leads_to_a_file_and_a_heading_that_are_there() {
     assert!(looked_at > 200 && anchored > 100, "{looked_at} links, {anchored} to headings");
 }
 
+/// mdBook turns them into links to pages that it does not make.
+#[test]
+fn no_page_of_the_book_links_to_a_page_outside_of_it() {
+    let (mut looked_at, mut outside) = (0, Vec::new());
+    for page in Page::all().iter().filter(|page| page.path.starts_with("docs")) {
+        for (line, target) in page.links() {
+            let (file, _) = target.split_once('#').unwrap_or((&target, ""));
+            if target.contains("://") || !file.ends_with(".md") {
+                continue;
+            }
+            looked_at += 1;
+            if !plain(&page.path.parent().unwrap().join(file)).starts_with("docs") {
+                outside.push(format!("{}:{line}: {target}", page.path.display()));
+            }
+        }
+    }
+    assert!(outside.is_empty(), "name these instead:\n{}", outside.join("\n"));
+    assert!(looked_at > 100, "{looked_at}");
+}
+
 #[test]
 fn the_summary_of_the_book_lists_every_page_once() {
     let listed: Vec<PathBuf> = Page::read("docs/SUMMARY.md")

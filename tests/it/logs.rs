@@ -187,8 +187,13 @@ struct Running(std::process::Child);
 
 impl Running {
     fn start(config: &Path) -> Self {
+        Self::start_with(config, std::process::Stdio::inherit())
+    }
+
+    fn start_with(config: &Path, stdout: std::process::Stdio) -> Self {
         let mut command = Command::new(crate::harness::program::BINARY);
-        command.args(["run", "--config"]).arg(config).stdin(std::process::Stdio::null());
+        command.args(["run", "--config"]).arg(config);
+        command.stdin(std::process::Stdio::null()).stdout(stdout);
         Self(command.spawn().unwrap())
     }
 }
@@ -344,4 +349,74 @@ async fn not_everybody_may_change_what_is_logged() {
     assert_eq!(ask(&program, "GET", "", &[token]).await.json()["level"], "info", "nothing changed");
     let same = [token, ("sec-fetch-site", "same-origin")];
     assert_eq!(ask(&program, "POST", debug, &same).await.json()["level"], "debug");
+}
+
+/// Whoever shares a pipe may have made it so that a write does not wait, as event loops do.
+#[tokio::test]
+async fn a_slow_reader_gets_every_line_once_also_by_a_pipe_that_does_not_wait() {
+    let upstream = Upstream::fine().await;
+    let directory = private_directory();
+    let [pipe, general] = ["pipe", "log"].map(|name| directory.path().join(name));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let open = || {
+        // O_NONBLOCK
+        let mut end = fs::OpenOptions::new();
+        end.read(true).write(true).custom_flags(0o4000).open(&pipe).unwrap()
+    };
+    let (mut end, theirs) = (open(), open());
+    let port = free_port();
+    let log = format!(
+        "file = {}\naccess = \"json\"\naccess_file = \"-\"\nbuffer = \"1MiB\"",
+        quoted(general.to_str().unwrap())
+    );
+    let text = format!(
+        "sandbox = \"off\"\n{}\n[[listen]]\naddress = \"127.0.0.1:{port}\"\n",
+        config(&log, &upstream)
+    );
+    let path = directory.path().join("countersign.toml");
+    fs::write(&path, text).unwrap();
+    let running = Running::start_with(&path, theirs.into());
+    until_in(&general, "admin listening").await;
+    let mut connection = Connection::open(([127, 0, 0, 1], port).into()).await;
+    let lengthy = "x".repeat(4000);
+    for number in 0..100 {
+        let target = format!("/{number}/{lengthy}");
+        assert_eq!(connection.send("GET", &target, &[], "").await.status, 200);
+    }
+    // Less at a time than a line has.
+    let (mut text, mut some) = (Vec::new(), [0; 1000]);
+    until("the last line", || {
+        for _ in 0..20 {
+            let count = end.read(&mut some).unwrap_or(0);
+            text.extend_from_slice(&some[..count]);
+        }
+        text.ends_with(b"\n") && text.windows(4).any(|window| window == b"\"/99")
+    })
+    .await;
+    let lines = String::from_utf8(text).unwrap();
+    let numbers: Vec<usize> = lines
+        .lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("torn: {line}"));
+            line["path"].as_str().unwrap().split('/').nth(1).unwrap().parse().unwrap()
+        })
+        .collect();
+    assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    drop(running);
+}
+
+#[tokio::test]
+async fn a_pipe_in_place_of_a_file_ends_the_start_with_a_word() {
+    let upstream = Upstream::fine().await;
+    let directory = private_directory();
+    let [pipe, path] = ["pipe", "countersign.toml"].map(|name| directory.path().join(name));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::write(&path, config(&access_file(&pipe), &upstream)).unwrap();
+    let mut command = tokio::process::Command::new(crate::harness::program::BINARY);
+    command.args(["run", "--config"]).arg(&path).kill_on_drop(true);
+    let ended = tokio::time::timeout(crate::harness::PATIENCE, command.output());
+    let ended = ended.await.expect("it waits for a reader").unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(!ended.status.success());
+    assert!(said.contains("neither a file nor a character device"), "{said}");
 }

@@ -131,13 +131,20 @@ async fn a_request_is_a_tree_of_spans_below_that_of_its_caller() {
     let spans = collector.until(2, 1).await;
     let request = server(&spans);
     assert_eq!(request["parent"], "00f067aa0ba902b7");
-    assert_eq!(request["name"], "GET all");
-    assert_eq!(request["resource"], json!({ "service.name": "gateway-7" }));
+    assert_eq!(request["name"], "GET /");
+    let mut resource = request["resource"].clone();
+    let instance = resource.as_object_mut().unwrap().remove("service.instance.id").unwrap();
+    assert_eq!(instance.as_str().unwrap().len(), 36, "a UUID: {instance}");
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = json!({ "service.name": "gateway-7", "service.version": version });
+    assert_eq!(resource, expected);
     assert_eq!(request["scope"], "countersign");
     let expected = json!({
         "http.request.method": "GET",
+        "url.scheme": "http",
         "url.path": "/orders",
-        "http.route": "all",
+        "http.route": "/",
+        "countersign.route": "all",
         "http.response.status_code": 200,
         "countersign.request_id": "order-17",
     });
@@ -159,6 +166,7 @@ async fn a_request_is_a_tree_of_spans_below_that_of_its_caller() {
         "http.request.method": "GET",
         "server.address": "127.0.0.1",
         "server.port": upstream.address().port(),
+        "url.full": format!("{}/orders", upstream.url()),
         "http.response.status_code": 200,
     });
     assert_eq!(spans[3]["attributes"], expected);
@@ -206,13 +214,16 @@ async fn what_is_not_sampled_is_not_exported_and_said_to_be_so() {
         &[("tracestate", "a=b")],
     ] {
         let (parent, state) = told_with(fields).await;
-        assert!(parent.starts_with("00-") && parent.ends_with("-00"), "{parent}");
+        assert!(parent.starts_with("00-") && parent.ends_with("-02"), "{parent}");
         assert_eq!((parent.len(), state.as_str()), (55, ""), "{parent}");
         assert!(!parent.contains(TRACE), "a new one");
     }
+    // That a caller's trace is random is passed on, what is not known of its flags is not.
+    let random = UNSAMPLED.replace("b7-00", "b7-02");
+    assert_eq!(told_with(&[("traceparent", &random)]).await.0, random);
     // The one who has decided otherwise is the only one exported.
-    let (parent, _) = told_with(&[("traceparent", SAMPLED)]).await;
-    assert!(parent.ends_with("-01") && !parent.contains("00f067aa0ba902b7"), "{parent}");
+    let (parent, _) = told_with(&[("traceparent", &SAMPLED.replace("b7-01", "b7-ff"))]).await;
+    assert!(parent.ends_with("-03") && !parent.contains("00f067aa0ba902b7"), "{parent}");
     let spans = collector.until(3, 1).await;
     assert_eq!(server(&spans)["trace"], TRACE);
     let traces: Vec<_> = spans.iter().filter(|span| span["trace"] != TRACE).collect();
@@ -277,7 +288,8 @@ async fn failures_are_called_what_they_are_called_elsewhere() {
         let is_it = |span: &&Value| {
             let server = span["kind"] == 2;
             let attributes = &span["attributes"];
-            server && attributes["url.path"] == path && attributes["http.request.method"] == method
+            let there = if path.is_empty() { Value::Null } else { json!(path) };
+            server && attributes["url.path"] == there && attributes["http.request.method"] == method
         };
         let server = spans.iter().find(is_it).unwrap();
         let child = |span: &&Value| span["parent"] == server["id"] && span["kind"] == kind;
@@ -293,10 +305,10 @@ async fn failures_are_called_what_they_are_called_elsewhere() {
     assert_eq!(of("/failing", "GET", 3), failed("503", 503, ERROR));
     assert_eq!(of("/closed", "GET", 2), failed("upstream-refused", 502, ERROR));
     assert_eq!(of("/closed", "GET", 3), failed("upstream-refused", 0, ERROR));
-    assert_eq!(of("/nowhere", "GET", 2), failed("no-route", 404, 0));
-    assert_eq!(of("/nowhere", "GET", 3), None);
+    assert_eq!(of("", "GET", 2), failed("no-route", 404, 0));
+    assert_eq!(of("", "GET", 3), None);
     assert_eq!(of("/failing", "_OTHER", 2), failed("503", 503, ERROR));
-    let other = spans.iter().find(|span| span["name"] == "HTTP failing").unwrap();
+    let other = spans.iter().find(|span| span["name"] == "HTTP /failing").unwrap();
     assert_eq!(other["attributes"]["http.request.method_original"], "FROB");
     assert!(spans.iter().all(|span| span["name"] != "wait"), "there is nothing to wait for");
 }
@@ -343,7 +355,7 @@ async fn devices_are_told_only_if_that_is_wanted() {
         let config = format!(
             "[credential.each]\nkind = \"bearer\"\ndevices = {}\n\
              [[route]]\nname = \"p\"\npath = \"/p\"\nupstream = {}\ncredential = \"each\"\n\
-             identity = {{ path_segment = 1 }}\n{}",
+             methods = [\"GET\"]\nidentity = {{ path_segment = 1 }}\n{}",
             quoted(file.to_str().unwrap()),
             quoted(&upstream.url()),
             trace(&collector, &format!("devices = {devices}")),
@@ -351,10 +363,24 @@ async fn devices_are_told_only_if_that_is_wanted() {
         let proxy = Proxy::start(&config).await;
         assert_eq!(proxy.get("/p/gw-canary/x").await.status, 200);
         assert_eq!(proxy.get("/p/gw-unknown/x").await.status, 403);
-        let spans = collector.until(2, 2).await;
+        // Some are refused before there is a route, which says what of the path is the device.
+        let path = "/p/gw-canary/x";
+        for (method, path, field, status) in [
+            ("GET", path, ("host", "evil.example"), 421),
+            ("GET", path, ("origin", "http://evil.example"), 403),
+            ("TRACE", path, ("x-any", "x"), 405),
+            ("PATCH", path, ("x-any", "x"), 405),
+            ("GET", "/wrong/gw-canary/x", ("x-any", "x"), 404),
+        ] {
+            let reply = proxy.send(method, path, &[field], "").await;
+            assert_eq!(reply.status, status, "{method} {path} {field:?}: {}", reply.text());
+        }
+        let spans = collector.until(2, 7).await;
         let raw = collector.raw().await;
         assert!(!contains(&raw, "canary-token"));
         let attributes = &server(&spans)["attributes"];
+        let sent = spans.iter().find(|span| span["kind"] == 3).unwrap();
+        assert_eq!(sent["attributes"]["url.full"], format!("{}/x", upstream.url()));
         if devices {
             assert_eq!(attributes["countersign.device"], "gw-canary");
             assert_eq!(attributes["url.path"], "/p/gw-canary/x");
@@ -500,6 +526,47 @@ async fn a_collector_is_asked_again_only_if_it_may_answer_otherwise() {
     collector.answers(&json!([slow, slow, slow])).await;
     proxy.get("/last").await;
     tokio::time::timeout(PATIENCE, proxy.stop()).await.expect("it ends");
+}
+
+/// What it rejects is not exported, and its words are said once, without what they should not hold.
+#[tokio::test]
+async fn spans_that_a_collector_rejects_are_not_counted_as_exported() {
+    let test = "spans_that_a_collector_rejects_are_not_counted_as_exported";
+    if !has(test, MODULES).await {
+        return;
+    }
+    let (collector, upstream) = (Collector::start().await, Upstream::fine().await);
+    let more =
+        format!("batch = 1\nheaders = {{ Authorization = {} }}", secret("Bearer canary-collector"));
+    let config = format!(
+        "{}{}[admin]\naddress = \"127.0.0.1:0\"\n",
+        route(&upstream.url(), "", ""),
+        trace(&collector, &more)
+    );
+    let program = Program::start(&config).await;
+    let message = "quota of canary-collector\u{1b}[2J is used up";
+    let rejecting = json!({ "rejected": 2, "message": message });
+    collector.answers(&json!([rejecting, rejecting])).await;
+    let mut connection = Connection::open(program.address()).await;
+    for count in 1..=3 {
+        assert_eq!(connection.send("GET", "/x", &[], "").await.status, 200);
+        collector.until(2, count).await;
+    }
+    let give_up_at = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let mut admin = Connection::open(program.admin()).await;
+        let now = admin.send("GET", "/api/status", &[], "").await.json()["trace"].clone();
+        if now["exported"] == 1 {
+            assert_eq!(now["dropped"], 2, "{now}");
+            break;
+        }
+        assert!(tokio::time::Instant::now() < give_up_at, "{now}");
+    }
+    let log = program.log();
+    let said: Vec<_> = log.iter().filter(|line| line.get("rejected").is_some()).collect();
+    assert_eq!(said.len(), 1, "once, and not each time: {said:#?}");
+    assert_eq!((&said[0]["level"], &said[0]["rejected"]), (&json!("WARN"), &json!(2)));
+    assert_eq!(said[0]["says"], "quota of ***\u{fffd}[2J is used up");
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
     otlp_collector.py [PORT]
 
 Prints its port. POST /v1/traces is the collector; GET /seen is what it has seen, as JSON; POST
-/answers sets, as a JSON list of {status, headers, after}, how the next exports are answered.
+/answers sets, as a JSON list of {status, headers, after, rejected, message}, how the next exports are
+answered.
 """
 
 import json
@@ -109,7 +110,11 @@ class Collector(BaseHTTPRequestHandler):
                     "spans": list(spans(request)),
                 }
             )
-        reply = ExportTraceServiceResponse().SerializeToString()
+        reply = ExportTraceServiceResponse()
+        if "rejected" in answer:
+            reply.partial_success.rejected_spans = answer["rejected"]
+            reply.partial_success.error_message = answer["message"]
+        reply = reply.SerializeToString()
         self.answer(status, reply, "application/x-protobuf", answer.get("headers", {}).items())
 
 

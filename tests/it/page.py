@@ -14,6 +14,8 @@ from playwright.sync_api import expect, sync_playwright
 
 PATIENCE_MS = 30_000
 TOP = pathlib.Path(__file__).resolve().parents[2]
+# Of today for as long as the test runs, and the same each time that it comes.
+NOW_MS = int(time.time() * 1000)
 PICTURES = TOP / "target" / "page"
 
 # Instead of what the listener streams, the test says what comes: `feed.push(kind, value)`.
@@ -24,9 +26,29 @@ const feed = { cut() { controller.close(); }, push(kind, value) {
   controller.enqueue(new TextEncoder().encode(`event: ${kind}\\ndata: ${JSON.stringify(value)}\\n\\n`));
 } };
 window.feed = feed;
-window.fetch = (url, options) => String(url).endsWith("api/events") && !window.feedIsGone
-  ? Promise.resolve(new Response(new ReadableStream({ start(c) { controller = c; feed.there = true; } })))
-  : real(url, options);
+feed.opened = 0;
+feed.open = 0;
+window.fetch = (url, options) => {
+  if (!String(url).endsWith("api/events") || window.feedIsGone) {
+    return real(url, options);
+  }
+  feed.opened += 1;
+  feed.open += 1;
+  let mine;
+  options.signal.addEventListener("abort", () => {
+    feed.open -= 1;
+    try {
+      mine.error(new DOMException("", "AbortError"));
+    } catch {
+      // It had ended.
+    }
+  });
+  return Promise.resolve(new Response(new ReadableStream({ start(c) { mine = controller = c; feed.there = true; } })));
+};
+feed.look = (seen) => {
+  Object.defineProperty(document, "hidden", { configurable: true, get: () => !seen });
+  document.dispatchEvent(new Event("visibilitychange"));
+};
 """
 
 
@@ -295,7 +317,7 @@ def scripted(browser, admin):
     expect(page.locator("#problems")).to_be_hidden()
     page.push("status", trouble())
     page.expect("#verdict-title", "^1 of 4 credentials is refused: plant$")
-    page.expect("#verdict-more", "Also in trouble: crm, gateways")
+    page.expect("#verdict-others", "2 of 4 credentials are not well: crm, gateways")
     page.push("status", problems())
     page.expect("#verdict-title", "^The configuration file has problems; the one before still serves$")
     expect(page.locator("#problems")).to_contain_text("unknown key 'upsteam' (line 14, column 1)")
@@ -348,23 +370,35 @@ def scripted(browser, admin):
     ok("filters choose")
     page.click("#requests-pause")
     page.expect("#link-text", "^paused$")
-    page.push("request", {**requests()[0], "path": "/later"})
-    page.expect("#requests-note", "^Paused, 1 newer request")
+    later = {**requests()[0], "path": "/later", "seq": 99}
+    page.evaluate("window.drawn = 0; new MutationObserver(() => { window.drawn += 1; })"
+                  ".observe(document.querySelector('#requests-body'), { childList: true, subtree: true, characterData: true })")
+    # What comes again after the connection was lost is nothing new.
+    page.push("request", later, later, *requests())
+    page.expect("#requests-note", "^Paused, 1 newer request ")
+    assert page.evaluate("window.drawn") == 0
     expect(rows).to_have_count(5)
     page.click("#requests-pause")
     expect(rows).to_have_count(6)
     expect(rows.first).to_contain_text("/later")
     ok("it can be paused, and nothing is lost")
+    # After a new start of the program it counts from the start again.
+    page.push("request", {**later, "at_ms": later["at_ms"] + 5, "path": "/another"}, later)
+    expect(rows).to_have_count(7)
+    expect(rows.first.locator("time")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d\.\d{3}$"))
+    page.push("request", {**requests()[0], "at_ms": 1_700_000_000_123, "seq": 100})
+    expect(rows.first.locator("time")).to_have_text(re.compile(r"^2023-11-1\d \d\d:\d\d:\d\d\.123$"))
+    ok("what comes twice is there once, and another day is said")
     page.push("missed", {"requests": 12})
     page.expect("#requests-note", "12 came faster")
     page.evaluate(
         "(one) => { for (let i = 0; i < 300; i += 1) window.feed.push('request', { ...one, path: `/many/${i}` }); }",
-        requests()[0],
+        {**requests()[0], "seq": None},
     )
     page.expect("#requests-body tr", "/many/299")
     expect(rows).to_have_count(200)
     ok("no more than 200 are kept")
-    hostile = {**requests()[0], "path": "/<img src=x onerror=alert(1)>", "identity": "<b>x</b>", "reason": "</td><script>"}
+    hostile = {**requests()[0], "seq": 101, "path": "/<img src=x onerror=alert(1)>", "identity": "<b>x</b>", "reason": "</td><script>"}
     page.push("request", hostile)
     expect(rows.first).to_contain_text("<img src=x onerror=alert(1)>")
     assert page.locator("#requests-body img, #requests-body b, #requests-body script").count() == 0
@@ -374,7 +408,14 @@ def scripted(browser, admin):
     page.evaluate("window.feed.cut()")
     page.expect("#link-text", "^reconnecting…$")
     page.expect("#verdict-title", "^No answer from countersign$")
-    page.expect("#verdict-more", r"What is below is .* old")
+    page.expect("#verdict-more", r"^What is below is .* old")
+    live = page.locator("#verdict-live")
+    expect(live).to_have_text(re.compile("^No answer from countersign"))
+    spoken = live.text_content()
+    # The age goes on, without being read out each time.
+    page.evaluate("window.age = document.querySelector('#verdict-more').textContent")
+    page.wait_for_function("document.querySelector('#verdict-more').textContent !== window.age")
+    assert live.text_content() == spoken
     page.picture("lost-light")
     ok("a lost connection is not called well")
     page.unroute("**/api/events")
@@ -382,6 +423,167 @@ def scripted(browser, admin):
     page.expect("#verdict-title", "credential")
     ok("it comes back by itself")
     page.close([r"ERR_FAILED"])
+
+
+def sentences(browser, admin):
+    """The first sentence is true of what is there, and by the worst of it."""
+    page = Page(browser, admin, scripted=True)
+    title, state = "#verdict-title", "#verdict"
+
+    def told(status, wanted, shown, detail="", never="^never$"):
+        page.push("status", status)
+        page.expect(title, wanted)
+        expect(page.locator(state)).to_have_attribute("data-state", shown)
+        said = page.locator(".verdict-words").inner_text()
+        assert re.search(detail, said), said
+        assert not re.search(never, said), said
+        mark = {"refused": "✕ ", "failing": "! "}.get(shown, "")
+        assert page.title() == f"{mark}{page.locator(title).text_content()} – countersign", page.title()
+
+    told(fleet(failing=10), "^10 of 10 devices fail to log in: gateways$", "refused", "10 devices fail", "go on|some")
+    told(fleet(refused=4, failing=6), "^10 of 10 devices fail to log in or are refused: gateways$", "refused", "", "go on")
+    told(fleet(refused=1, idle=9), "^1 of 10 devices is refused: gateways$", "failing", "9 other devices are idle", "go on")
+    expect(card(page, "gateways")).to_have_attribute("data-state", "failing")
+    told(fleet(refused=1, fresh=9_999), "^The only credential is fresh$", "fresh")
+    expect(card(page, "gateways")).to_have_attribute("data-state", "fresh")
+    expect(card(page, "gateways").locator("[data-part=counts]")).to_have_text("10,000: 1 refused, 9,999 fresh")
+    told(fleet(refused=10, fresh=90), "^10 of 100 devices are refused: gateways$", "failing", "All other devices go on")
+    told(fleet(refused=10, fresh=80, idle=10), "^10 of 100 ", "failing", "80 other devices go on, 10 are idle")
+    gated = fleet(fresh=3, failing=7)
+    gated["credentials"][0]["devices"]["gate"] = {"closed_for_s": 41.5, "error": "429 Too Many Requests"}
+    told(gated, "^The login gate of gateways is closed: 3 of 10 devices have a usable token$", "failing", "those with a usable token go on")
+    ok("what is said of a fleet is so")
+
+    refused = fine()
+    refused["routes"][0].update(refused=300, refused_share=1.0, credentials=["key"])
+    told(refused, r"^The API refuses requests of route twinzo signed with key \(100 % of the last minute: 401/403\)$", "refused", "All 3 credentials are fresh")
+    cell = page.locator("#routes-body tr").first.locator("[data-part=refused]")
+    expect(cell).to_have_text("▲ 100 %")
+    expect(cell).to_have_attribute("title", "300 of 91,233 since the start")
+    refused["routes"][0].update(refused_share=0.06)
+    told(refused, r"\(6 % of the last minute: 401/403\)$", "failing")
+    refused["routes"][0].update(refused_share=0.04)
+    told(refused, "^All 3 credentials are fresh$", "fresh")
+    ok("an API that refuses is told of")
+
+    all_of_it = trouble()
+    all_of_it["reload"] = problems()["reload"]
+    all_of_it["routes"][0]["error_share"] = 0.3
+    told(all_of_it, "^1 of 4 credentials is refused: plant$", "refused", "")
+    said = page.locator("#verdict-others").inner_text()
+    for part in [
+        "2 of 4 credentials are not well: crm, gateways", "configuration file has problems",
+        "Requests fail on route twinzo (30 % of the last minute)", "API refuses requests of route key signed with alerts",
+        "Not ready, /readyz answers 503: no usable credential: plant", "No route is there for 0.4 requests per second",
+    ]:
+        assert part in said, (part, said)
+    nothing_fetched = {**problems(), "credentials": []}
+    told(nothing_fetched, "^The configuration file has problems", "failing", "No credentials are configured", "Credentials are well")
+    ok("one trouble does not hide the others")
+
+    told({**fine(), "ready": False, "not_ready_because": "stopping"}, "^countersign is stopping", "failing")
+    stale = {**fine(), "ready": False, "not_ready_because": "not kept fresh at the moment: plant"}
+    told(stale, "^Not ready, /readyz answers 503: not kept fresh at the moment: plant$", "failing")
+    ok("what is not ready is told")
+    page.close()
+
+
+def many(browser, admin):
+    """Two hundred routes: those in trouble and those with traffic are found."""
+    for width in [1280, 375]:
+        page = Page(browser, admin, width=width, scripted=True)
+        idle = {"rate_per_s": 0.0, "in_flight": 0, "error_share": None, "refused_share": None, "history": []}
+        status = fine()
+        status["routes"] = [route(f"quiet-{at:03}", 0, **idle) for at in range(185)]
+        status["routes"] += [route(f"busy-{at:02}", 9, rate_per_s=float(at + 1)) for at in range(14)]
+        status["routes"].append(route("broken", 9, rate_per_s=0.2, error_share=0.5))
+        status["unrouted"] = {**status["unrouted"], "requests": 71, "rate_per_s": 3.0, "error_share": 1.0}
+        page.push("status", status)
+        rows = page.locator("#routes-body tr")
+        expect(rows).to_have_count(16)
+        names = [one.strip() for one in rows.locator(".name").all_text_contents()]
+        assert names == ["broken", *[f"busy-{at:02}" for at in range(13, -1, -1)], "no route"], names
+        expect(page.locator("#routes-quiet summary")).to_have_text("185 quiet routes")
+        expect(page.locator("#rate")).to_have_text("108")
+        box = page.locator("#requests").bounding_box()
+        assert box["y"] < 2_500, box
+        page.fits()
+        page.picture(f"many-{width}")
+        # A little more is no reason for another order.
+        for one in status["routes"]:
+            one["rate_per_s"] *= 1.4 if one["name"] == "busy-08" else 1.0
+        # What is not told again is as it was.
+        drawn = rows.first.locator("svg").get_attribute("aria-label")
+        for one in status["routes"]:
+            del one["history"]
+        page.push("status", status)
+        page.expect("#rate", "^112$")
+        assert [one.strip() for one in rows.locator(".name").all_text_contents()] == names
+        assert rows.first.locator("svg").get_attribute("aria-label") == drawn and "requests" in drawn
+        page.fill("#routes-text", "quiet-017")
+        expect(rows).to_have_count(1)
+        expect(page.locator("#routes-quiet")).to_be_hidden()
+        page.fill("#routes-text", "nothing like it")
+        page.expect("#routes-none", "None of 200 routes fits")
+        page.fill("#routes-text", "")
+        page.locator("#routes-quiet summary").click()
+        expect(page.locator("#routes-quiet-body tr")).to_have_count(185)
+        page.fits()
+        page.close()
+        ok(f"many routes at {width} pixels")
+
+
+def unseen(browser, admin):
+    """A page that nobody sees holds no connection, and goes on when it is seen."""
+    page = Page(browser, admin, scripted=True)
+    page.push("status", fine())
+    page.push("request", *requests())
+    page.expect("#link-text", "^live$")
+    page.evaluate("window.feed.look(false)")
+    page.expect("#link-text", "^paused while hidden$")
+    page.wait_for_function("window.feed.open === 0")
+    assert page.title() == "Paused while hidden – countersign"
+    page.evaluate("window.feed.look(true)")
+    page.wait_for_function("window.feed.open === 1")
+    page.push("status", fine())
+    page.push("request", *requests())
+    page.expect("#link-text", "^live$")
+    page.expect("#requests-note", "some may be missing from .* while this page was hidden")
+    expect(page.locator("#requests-body tr")).to_have_count(5)
+    assert page.title() == "All 3 credentials are fresh – countersign"
+    # However often.
+    page.evaluate("for (let i = 0; i < 9; i += 1) { window.feed.look(false); window.feed.look(true); }")
+    page.wait_for_function("window.feed.open === 1")
+    assert page.evaluate("window.feed.opened") == 11
+    ok("a page that nobody sees holds no connection")
+    page.close()
+
+
+def broken(browser, admin):
+    """Where showing fails, the page says so, and the rest goes on."""
+    page = Page(browser, admin, scripted=True)
+    page.push("status", fine())
+    expect(page.locator("#broken")).to_be_hidden()
+    page.push("status", {**fine(), "uptime_s": 7200.0, "routes": "none"})
+    page.expect("#broken", "^This page failed at .*the routes")
+    page.expect("#version", "^0.1.0$")
+    page.push("status", fine())
+    expect(page.locator("#broken")).to_be_hidden()
+    for at_ms in [None, "soon", 1e300, -1e300]:
+        page.push("request", {**requests()[0], "at_ms": at_ms, "seq": None})
+    expect(page.locator("#requests-body tr")).to_have_count(4)
+    odd = fine()
+    odd["credentials"][0].update(next_attempt_in_s=1e300, last_renewal={"ago_s": 1e300, "took_s": 0.1})
+    page.push("status", {**odd, "version": "0.1.1"})
+    page.expect("#version", "^0.1.1$")
+    expect(page.locator("#broken")).to_be_hidden()
+    page.evaluate("window.feed.push('request', null)")
+    page.expect("#broken", "event request")
+    page.push("request", requests()[0])
+    expect(page.locator("#broken")).to_be_hidden()
+    page.expect("#link-text", "^live$")
+    ok("where it fails, the page says so and goes on")
+    page.close(["TypeError"])
 
 
 def bare(browser, admin):
@@ -454,7 +656,7 @@ def credential(name, **more):
         "expires_in_s": 2520.4, "issued_lifetime_s": 3600, "lifetime_left_share": 0.7,
         "renew_in_s": 2100.0, "next_attempt_in_s": 2100.0, "failures": 0, "error": None,
         "error_word": None, "last_renewal": {"ago_s": 1080.2, "took_s": 0.083},
-        "clock_skew_s": 0.0, "replays": 0, **more,
+        "clock_skew_s": 0.0, "replays": 0, "trouble": None, **more,
     }
 
 
@@ -473,29 +675,30 @@ def route(name, requests, errors=0, **more):
     return {
         "name": name, "host": None, "path": f"/{name}", "upstream": f"https://{name}.example.com/v3",
         "methods": [], "credentials": ["plant"], "identity": None, "in_flight": 2, "requests": 91233,
-        "errors": 12, "rate_per_s": 42.3, "error_share": 0.031 if errors else 0.0, "p50_ms": 9.2,
+        "errors": 12, "refused": 3, "refused_share": 0.0, "rate_per_s": 42.3, "error_share": 0.031 if errors else 0.0, "p50_ms": 9.2,
         "p99_ms": 84.0, "history": history, **more,
     }
 
 
 def fine():
     fixed = credential("alerts", kind="devo-token", source="fixed", **{**NONE, "last_renewal": None})
-    idle = {"rate_per_s": 0.0, "error_share": None, "p50_ms": None, "p99_ms": None, "history": []}
+    idle = {"rate_per_s": 0.0, "in_flight": 0, "error_share": None, "refused_share": None, "p50_ms": None, "p99_ms": None, "history": []}
     quiet = route("crm", 0, methods=["GET", "POST"], host="crm.example.com", credentials=["crm"], identity="X-Device", **{**idle})
     return {
-        "version": "0.1.0", "uptime_s": 93784.2, "in_flight": 3, "upstreams": [], "log": None,
+        "version": "0.1.0", "ready": True, "not_ready_because": None, "uptime_s": 93784.2, "in_flight": 3, "upstreams": [], "log": None,
         "reload": {"at_s": time.time(), "ago_s": 620.0, "cause": "signal", "outcome": "taken", "changes": ["route crm: added"], "problems": []},
         "credentials": [credential("plant"), fixed, credential("crm", kind="oauth2", source="oauth", clock_skew_s=-42.5, replays=3)],
         "routes": [route("twinzo", 420), quiet],
+        "unrouted": {"in_flight": 0, "requests": 0, "errors": 0, "rate_per_s": 0.0, "error_share": None, "p50_ms": None, "p99_ms": None},
     }
 
 
 def trouble():
     status = fine()
     refused = "the token endpoint refused the login: it answered 401 Unauthorized; check the login and password"
-    plant = credential("plant", **{**NONE, "state": "refused", "usable": False, "next_attempt_in_s": 713.2,
+    plant = credential("plant", **{**NONE, "state": "refused", "usable": False, "trouble": "all", "next_attempt_in_s": 713.2,
                                    "failures": 3, "error": refused, "error_word": "refused"})
-    crm = credential("crm", kind="oauth2", source="oauth", state="failing", renew_in_s=None,
+    crm = credential("crm", kind="oauth2", source="oauth", state="failing", trouble="some", renew_in_s=None,
                      next_attempt_in_s=22.1, failures=4, error_word="unreachable", expires_in_s=302.0,
                      lifetime_left_share=0.084,
                      error="the token endpoint crm.example.com cannot be reached: connection refused")
@@ -505,7 +708,7 @@ def trouble():
         for at in range(3)
     ]
     busy = "the token endpoint answered 429 Too Many Requests"
-    fleet = credential("gateways", **{**NONE, "state": "failing", "error": busy, "error_word": "unavailable"})
+    fleet = credential("gateways", **{**NONE, "state": "failing", "trouble": "some", "error": busy, "error_word": "unavailable"})
     fleet["devices"] = {
         "counts": {"known": 100_000, "fresh": 99_120, "renewing": 120, "failing": 2, "refused": 2, "idle": 756},
         "login_queue": 41, "logins_in_flight": 8, "max_concurrent_logins": 8, "max_logins_per_second": 50.0,
@@ -515,7 +718,25 @@ def trouble():
     }
     status["credentials"] = [plant, status["credentials"][1], crm, fleet]
     status["routes"][0] = route("twinzo", 420, 40)
+    status["routes"].append(route("key", 30, credentials=["alerts"], refused=812, refused_share=1.0, rate_per_s=3.1))
+    status["unrouted"] = {**status["unrouted"], "requests": 71, "rate_per_s": 0.4}
+    status["ready"], status["not_ready_because"] = False, "no usable credential: plant"
     return status
+
+
+def fleet(known=0, **counts):
+    """A status with nothing but a credential for devices."""
+    known = known or sum(counts.values())
+    bad, busy = counts.get("refused", 0) + counts.get("failing", 0), known - counts.get("idle", 0)
+    trouble = "all" if bad == known else "some" if bad * 20 > busy else None
+    state = next(one for one in ["refused", "failing", "renewing", "fresh", "idle"] if counts.get(one))
+    one = credential("gateways", **{**NONE, "state": state, "trouble": trouble, "usable": counts.get("fresh", 0) > 0})
+    one["devices"] = {
+        "counts": {"known": known, **{word: 0 for word in ["fresh", "renewing", "failing", "refused", "idle"]}, **counts},
+        "login_queue": 0, "logins_in_flight": 0, "max_concurrent_logins": 8, "max_logins_per_second": 50.0,
+        "gate": None, "renewals": {"within_1m": 0, "within_5m": 0, "within_15m": 0, "soonest": []}, "failing": [],
+    }
+    return {**fine(), "credentials": [one]}
 
 
 def problems():
@@ -533,9 +754,11 @@ def problems():
 
 
 def requests():
+    seqs = iter(range(1, 100))
+
     def one(path, **more):
         return {
-            "at_ms": 1_700_000_000_123, "method": "GET", "path": path, "route": "twinzo", "identity": "",
+            "seq": next(seqs), "at_ms": NOW_MS, "method": "GET", "path": path, "route": "twinzo", "identity": "",
             "status": 200, "whose": "", "reason": "", "request_id": "01JD067A6680FE05A1B2C3D4E5",
             "wait_us": 1200, "sign_us": 12, "upstream_us": 85_000, "total_us": 87_000, "bytes": 512, **more,
         }
@@ -551,7 +774,7 @@ def requests():
 
 CASES = {
     case.__name__: case
-    for case in [states, explained, login, keyboard, everywhere, scripted, bare, live, renew, reloaded]
+    for case in [states, explained, login, keyboard, everywhere, scripted, sentences, many, unseen, broken, bare, live, renew, reloaded]
 }
 
 

@@ -1,8 +1,7 @@
 //! The page of the admin listener, in a browser that somebody else has made.
 
-use std::time::Duration;
-
 use serde_json::Value;
+use tokio::net::TcpListener;
 
 use crate::harness::{Proxy, Upstream, plant, python, quoted, route, secret, skip, twinzo, until};
 
@@ -39,13 +38,16 @@ const CANARY: &str = "canary-of-the-page";
 /// A credential in each state that there is.
 struct States {
     proxy: Proxy,
-    _stand_ins: [countersign::mock::StandIn; 2],
+    _fine: countersign::mock::StandIn,
+    /// A token endpoint that takes connections and never answers, for as long as the test looks.
+    _slow: TcpListener,
 }
 
 impl States {
     async fn new() -> Self {
-        let (fine, slow) = (twinzo().await, twinzo().await);
-        slow.switches().set_token_latency(Duration::from_secs(9));
+        let fine = twinzo().await;
+        let slow = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let slow_url = format!("http://{}", slow.local_addr().unwrap());
         let closed = Upstream::fine().await.url();
         let device = |name: &str, url: &str, password: &str, more: &str| {
             format!(
@@ -58,11 +60,12 @@ impl States {
                 quoted(&fine.url()),
             )
         };
+        let patient = "[credential.slow.refresh]\ntimeout = \"10m\"\n";
         let lazy = "[credential.lazy.refresh]\neager = false\n";
         let text = device("plant", &fine.url(), "demo-password", "")
             + &device("wrong", &fine.url(), CANARY, "")
             + &device("gone", &closed, CANARY, "")
-            + &device("slow", &slow.url(), "demo-password", "")
+            + &device("slow", &slow_url, "demo-password", patient)
             + &device("lazy", &fine.url(), "demo-password", lazy)
             + &format!(
                 "[credential.key]\nkind = \"hmac\"\nkey = {}\n\
@@ -82,7 +85,7 @@ impl States {
                 && state("slow").renewing
         })
         .await;
-        Self { proxy, _stand_ins: [fine, slow] }
+        Self { proxy, _fine: fine, _slow: slow }
     }
 }
 
@@ -148,7 +151,45 @@ async fn the_page_shows_what_the_listener_says_and_takes_none_of_it_for_markup()
     }
     let proxy = quiet().await;
     let seen = run("scripted", &[&admin_url(&proxy)]).await;
-    assert_eq!(seen.len(), 9, "{seen:?}");
+    assert_eq!(seen.len(), 10, "{seen:?}");
+}
+
+#[tokio::test]
+async fn the_first_sentence_of_the_page_is_true_and_by_the_worst_there_is() {
+    if !has_browser("the_first_sentence_of_the_page_is_true_and_by_the_worst_there_is").await {
+        return;
+    }
+    let proxy = quiet().await;
+    let seen = run("sentences", &[&admin_url(&proxy)]).await;
+    assert_eq!(seen.len(), 4, "{seen:?}");
+}
+
+#[tokio::test]
+async fn the_page_stays_of_use_with_two_hundred_routes() {
+    if !has_browser("the_page_stays_of_use_with_two_hundred_routes").await {
+        return;
+    }
+    let proxy = quiet().await;
+    let seen = run("many", &[&admin_url(&proxy)]).await;
+    assert_eq!(seen.len(), 2, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_page_that_nobody_sees_holds_no_connection() {
+    if !has_browser("a_page_that_nobody_sees_holds_no_connection").await {
+        return;
+    }
+    let proxy = quiet().await;
+    assert_eq!(run("unseen", &[&admin_url(&proxy)]).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_that_fails_to_show_something_says_so_and_goes_on() {
+    if !has_browser("a_page_that_fails_to_show_something_says_so_and_goes_on").await {
+        return;
+    }
+    let proxy = quiet().await;
+    assert_eq!(run("broken", &[&admin_url(&proxy)]).await.len(), 1);
 }
 
 #[tokio::test]

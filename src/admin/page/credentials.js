@@ -5,10 +5,10 @@ import { Failed, send } from "./api.js";
 import { Devices } from "./devices.js";
 import { attribute, by, el, keyed, parts, show, text } from "./dom.js";
 import { icon, lifetime, updateLifetime } from "./draw.js";
-import { count, countdown, duration, number, percent, signed, when } from "./format.js";
-import { effect, isDown, isTroubled, matter, sentence } from "./head.js";
+import { count, countdown, duration, number, percent, sentence, signed, when } from "./format.js";
+import { effect, isDown, isTroubled, matter, shownAs, troubleOf } from "./verdict.js";
 
-const RANK = { refused: 0, failing: 1 };
+const RANK = { all: 0, some: 1 };
 
 function fact(name, part, words) {
   return el("div", { "data-part": `${part}-row` }, el("dt", {}, words), el("dd", { "data-part": name }));
@@ -85,11 +85,12 @@ function update(card, credential, status) {
   const p = card.parts;
   const troubled = isTroubled(credential);
   const renewable = credential.source !== "fixed";
-  if (card.dataset.state !== credential.state) {
-    card.dataset.state = credential.state;
-    p.icon.replaceChildren(icon(credential.state));
-    text(p.state, credential.state);
+  const shown = shownAs(credential);
+  if (card.dataset.state !== shown.state) {
+    card.dataset.state = shown.state;
+    p.icon.replaceChildren(icon(shown.state));
   }
+  text(p.state, shown.words);
   card.classList.toggle("troubled", troubled);
   text(p.kind, `${credential.kind}${renewable ? ` · ${credential.source}` : ""}`);
 
@@ -191,14 +192,16 @@ export function updateCredentials(status) {
   const all = status.credentials ?? [];
   const sorted = all
     .map((credential, index) => ({ credential, index }))
-    .sort((a, b) => (RANK[a.credential.state] ?? 2) - (RANK[b.credential.state] ?? 2) || a.index - b.index)
+    .sort((a, b) => (RANK[troubleOf(a.credential)] ?? 2) - (RANK[troubleOf(b.credential)] ?? 2)
+      || (b.credential.state === "refused") - (a.credential.state === "refused") || a.index - b.index)
     .map(({ credential }) => credential);
   keyed(by("credentials-list"), sorted, (credential) => `${credential.name}\n${Boolean(credential.devices)}`, make,
     (card, credential) => update(card, credential, status));
   show(by("credentials-none"), all.length === 0);
   const counts = new Map();
-  for (const { state } of all) {
-    counts.set(state, (counts.get(state) ?? 0) + 1);
+  for (const one of all) {
+    const { words } = shownAs(one);
+    counts.set(words, (counts.get(words) ?? 0) + 1);
   }
   text(by("credentials-note"), [...counts].map(([state, number]) => `${number} ${state}`).join(" · "));
 }

@@ -66,7 +66,8 @@ export function history() {
 /** Requests upwards, errors downwards from the same line, p99 as a line below. */
 export function updateHistory(node, points) {
   const all = (points ?? []).slice(-SPAN);
-  const key = JSON.stringify(all);
+  // A history is drawn when another interval is over, not with every look.
+  const key = `${all.length} ${all.at(-1)?.at_s}`;
   if (node.drawn === key) {
     return;
   }

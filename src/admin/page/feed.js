@@ -34,7 +34,7 @@ export class Parser {
         }
       }
       if (data.length > 0) {
-        this.handle(kind, JSON.parse(data.join("\n")));
+        this.handle(kind, data.join("\n"));
       }
     }
   }
@@ -42,11 +42,24 @@ export class Parser {
 
 /** Follows what happens, for as long as the page is there or until `stop`. */
 export class Feed {
-  /** `handlers`: `state(word)`, and one function for each kind of event. */
+  /**
+   * `handlers`: `state(word)`, one function for each kind of event, and `broken(what, error)`, which
+   * is told what one of them failed with; `error` is null when it works.
+   */
   constructor(handlers) {
     this.handlers = handlers;
     this.attempts = 0;
     this.running = false;
+  }
+
+  /** Hands over what came. A mistake in showing it does not end the stream. */
+  handle(kind, data) {
+    try {
+      this.handlers[kind]?.(typeof data === "string" ? JSON.parse(data) : data);
+      this.handlers.broken(`event ${kind}`, null);
+    } catch (error) {
+      this.handlers.broken(`event ${kind}`, error);
+    }
   }
 
   start() {
@@ -59,22 +72,27 @@ export class Feed {
 
   stop() {
     this.running = false;
+    // What still ends of this run is nothing to the next.
     this.abort?.abort();
+    this.abort = null;
     clearTimeout(this.timer);
   }
 
   async follow() {
-    this.abort = new AbortController();
+    const abort = this.abort = new AbortController();
     try {
-      await this.stream(this.abort);
-      this.again();
+      await this.stream(abort);
+      this.again(abort);
     } catch (error) {
+      if (this.abort !== abort) {
+        return;
+      }
       if (error instanceof Failed && error.status === 401) {
         this.running = false;
       } else if (error instanceof Failed && error.status === 503) {
-        await this.poll();
+        await this.poll(abort);
       } else {
-        this.again();
+        this.again(abort);
       }
     }
   }
@@ -91,12 +109,12 @@ export class Feed {
       if (!answer.ok || !answer.body) {
         throw new Failed(answer.status, (await answer.text()).trim());
       }
-      const parser = new Parser((kind, value) => {
+      const parser = new Parser((kind, data) => {
         if (kind === "status") {
           this.attempts = 0;
           this.handlers.state("live");
         }
-        this.handlers[kind]?.(value);
+        this.handle(kind, data);
       });
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       for (;;) {
@@ -113,8 +131,8 @@ export class Feed {
     }
   }
 
-  again() {
-    if (!this.running) {
+  again(abort) {
+    if (!this.running || this.abort !== abort) {
       return;
     }
     this.handlers.state("reconnecting");
@@ -125,18 +143,22 @@ export class Feed {
   }
 
   /** The status alone, and another attempt to follow each time. */
-  async poll() {
+  async poll(abort) {
     try {
-      this.handlers.status(await read("api/status"));
+      const status = await read("api/status");
+      if (this.abort !== abort) {
+        return;
+      }
+      this.handle("status", status);
       this.handlers.state("polling");
       if (this.running) {
         this.timer = setTimeout(() => this.follow(), POLL_MS);
       }
     } catch (error) {
-      if (error instanceof Failed && error.status === 401) {
+      if (this.abort === abort && error instanceof Failed && error.status === 401) {
         this.running = false;
       } else {
-        this.again();
+        this.again(abort);
       }
     }
   }

@@ -105,9 +105,32 @@ export function exact(date) {
   return `${day} ${clock(date)}`;
 }
 
+/** The time of day, and the date where it is not today. */
+export function clockOrDate(date, fine = false) {
+  const today = new Date().toDateString() === date.toDateString();
+  return today ? clock(date, fine) : `${exact(date).slice(0, 10)} ${clock(date, fine)}`;
+}
+
+/** A date that can be shown, whatever number came. */
+export function dateOf(ms) {
+  const furthest = 8.64e15;
+  const number = Number(ms);
+  return new Date(Number.isNaN(number) ? 0 : Math.max(-furthest, Math.min(furthest, number)));
+}
+
+/** The same with a capital letter, unless a name begins it, and an end. */
+export function sentence(words) {
+  if (!words) {
+    return "";
+  }
+  const named = /^[\w-]+: /.test(words) || words.startsWith("countersign ");
+  const first = named ? words : words[0].toUpperCase() + words.slice(1);
+  return /[.!?…]$/.test(first) ? first : `${first}.`;
+}
+
 /** Puts into `node`, a time element, how long ago or ahead something is, and exactly when. */
 export function when(node, seconds, words) {
-  const date = new Date(Date.now() + seconds * 1000);
+  const date = dateOf(Date.now() + seconds * 1000);
   // To the second, so that it does not change with every look.
   date.setMilliseconds(0);
   attribute(node, "datetime", date.toISOString());

@@ -2,13 +2,13 @@
 
 import { Failed, send } from "./api.js";
 import { attribute, by, el, keyed, show, text } from "./dom.js";
-import { count, exact } from "./format.js";
+import { clockOrDate, count, dateOf, exact } from "./format.js";
 
 const CAUSES = { signal: "on a signal", file: "because the file changed", admin: "when asked here" };
 const OUTCOMES = { unchanged: "no change", taken: "taken over", refused: "refused" };
 
 function ago(reload) {
-  return typeof reload.ago_s === "number" ? new Date(Date.now() - reload.ago_s * 1000) : null;
+  return typeof reload.ago_s === "number" ? dateOf(Date.now() - reload.ago_s * 1000) : null;
 }
 
 function problem(item) {
@@ -33,7 +33,7 @@ export function updateReload(status) {
     return;
   }
   const at = ago(reload);
-  const time = at ? at.toTimeString().slice(0, 8) : "";
+  const time = at ? clockOrDate(at) : "";
   text(by("last-reload"), `${OUTCOMES[reload.outcome] ?? reload.outcome} at ${time}, ${CAUSES[reload.cause] ?? reload.cause ?? ""}`.replace(/, $/, ""));
   attribute(by("last-reload"), "title", [at ? exact(at) : "", ...(reload.changes ?? [])].filter(Boolean).join("\n"));
   const problems = reload.problems ?? [];

@@ -3,10 +3,14 @@
 import { WHOSE } from "./advice.js";
 import { attribute, by, el, keyed, show, text } from "./dom.js";
 import { spent } from "./draw.js";
-import { clock, count, exact, milliseconds, number } from "./format.js";
+import { clock, clockOrDate, count, dateOf, exact, milliseconds, number } from "./format.js";
 
 /** The most that are kept. */
 const KEPT = 200;
+/** How many are remembered to have come. After the connection was lost, the last 200 come again. */
+const REMEMBERED = 1_000;
+/** How often it is counted what comes meanwhile, while nothing is shown. */
+const NOTE_MS = 250;
 
 const seen = [];
 const waiting = [];
@@ -15,7 +19,12 @@ let passed = 0;
 let missed = 0;
 let serial = 0;
 let drawing = false;
+let noting = false;
+let gap = "";
+let hiddenAt = null;
+const come = new Set();
 let pauseChanged = () => {};
+let guard = (what, change) => change();
 let routes = [];
 
 const filters = () => ({
@@ -47,14 +56,14 @@ function cell(label, attributes, ...children) {
 }
 
 function make(one) {
-  const at = new Date(one.at_ms);
-  const time = el("time", { datetime: at.toISOString(), title: exact(at) }, clock(at, true));
+  const at = dateOf(one.at_ms);
+  const time = el("time", { datetime: at.toISOString(), title: exact(at) }, clockOrDate(at, true));
   const whose = one.whose ? [el("span", { class: "whose" }, WHOSE[one.whose] ?? one.whose)] : ["–"];
   if (one.reason) {
     whose.push(el("span", { class: "reason" }, one.reason));
   }
   const status = String(one.status);
-  return el(
+  const row = el(
     "tr", { class: one.whose ? "failed" : null },
     cell("Time", { class: "time" }, time),
     cell("Status", { class: `status s${status[0]}` }, el("span", {}, status)),
@@ -66,6 +75,21 @@ function make(one) {
     cell("Total", { class: "number" }, milliseconds((one.total_us ?? 0) / 1000)),
     cell("Request ID", { class: "path id", title: one.request_id || null }, one.request_id || "–"),
   );
+  row.day = today();
+  row.time = time;
+  return row;
+}
+
+function today() {
+  return new Date().toDateString();
+}
+
+/** What was today is not any more after midnight. */
+function update(row, one) {
+  if (row.day !== today()) {
+    row.day = today();
+    text(row.time, clockOrDate(dateOf(one.at_ms), true));
+  }
 }
 
 function draw() {
@@ -73,28 +97,45 @@ function draw() {
   choices();
   const wanted = filters();
   const shown = seen.filter((one) => fits(one, wanted));
-  keyed(by("requests-body"), shown, (one) => one.serial, make, () => {});
+  keyed(by("requests-body"), shown, (one) => one.serial, make, update);
   show(by("requests-scroll"), shown.length > 0);
   show(by("requests-none"), shown.length === 0);
   text(by("requests-none"), seen.length > 0
     ? `None of the last ${count(seen.length, "request", "requests")} fits these filters.`
     : "No request yet. One that goes through countersign appears here at once.");
-  const words = [`${number(shown.length)} of the last ${number(seen.length)} shown`];
+  note(shown.length);
+}
+
+let shownLast = 0;
+
+function note(shown = shownLast) {
+  noting = false;
+  shownLast = shown;
+  const words = [`${number(shown)} of the last ${number(seen.length)} shown`];
   if (paused) {
     words.unshift(passed > 0 ? `Paused, ${count(passed, "newer request", "newer requests")}` : "Paused");
   }
   if (missed > 0) {
     words.push(`${count(missed, "came", "came")} faster than they could be shown`);
   }
-  text(by("requests-note"), seen.length > 0 || paused
+  if (gap) {
+    words.push(gap);
+  }
+  text(by("requests-note"), seen.length > 0 || paused || gap
     ? words.join(" · ")
-    : "At most 200, from when this page was opened; paths are shown without their query");
+    : "Recorded while somebody looks, at most 200; paths are shown without their query");
 }
 
+/** While it is paused, nothing is drawn but how many there are. */
 function drawSoon() {
-  if (!drawing) {
+  if (paused) {
+    if (!noting) {
+      noting = true;
+      setTimeout(note, NOTE_MS);
+    }
+  } else if (!drawing) {
     drawing = true;
-    requestAnimationFrame(draw);
+    requestAnimationFrame(() => guard("the last requests", draw));
   }
 }
 
@@ -103,8 +144,41 @@ function add(list, one) {
   list.length = Math.min(list.length, KEPT);
 }
 
+/** True if it is there already. A program that was started anew counts from the start again. */
+function isKnown(one) {
+  if (typeof one.seq !== "number") {
+    return false;
+  }
+  const key = `${one.seq} ${one.at_ms}`;
+  if (come.has(key)) {
+    return true;
+  }
+  come.add(key);
+  if (come.size > REMEMBERED) {
+    come.delete(come.values().next().value);
+  }
+  return false;
+}
+
+/** The page is looked at no more; what comes meanwhile may not be told. */
+export function hiding() {
+  hiddenAt = new Date();
+}
+
+/** It is looked at again. */
+export function resumed() {
+  if (hiddenAt !== null) {
+    gap = `some may be missing from ${clockOrDate(hiddenAt)} to ${clock(new Date())}, while this page was hidden`;
+  }
+  hiddenAt = null;
+  drawSoon();
+}
+
 /** One more. */
 export function addRequest(one) {
+  if (isKnown(one)) {
+    return;
+  }
   serial += 1;
   add(paused ? waiting : seen, { ...one, serial });
   if (paused) {
@@ -143,9 +217,13 @@ export function isPaused() {
   return paused;
 }
 
-/** Connects what can be pressed and chosen; `changed` is called when it is paused or goes on. */
-export function startRequests(changed) {
+/**
+ * Connects what can be pressed and chosen; `changed` is called when it is paused or goes on, and
+ * `guarded` draws and says so if that fails.
+ */
+export function startRequests(changed, guarded) {
   pauseChanged = changed;
+  guard = guarded;
   for (const id of ["filter-route", "filter-status", "filter-whose", "filter-text"]) {
     by(id).addEventListener("input", draw);
   }
@@ -167,6 +245,7 @@ export function startRequests(changed) {
     waiting.length = 0;
     passed = 0;
     missed = 0;
+    gap = "";
     draw();
   });
   draw();

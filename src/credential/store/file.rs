@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redb::{Database, DatabaseError, ReadableDatabase as _, TableDefinition};
@@ -15,9 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::StoreError;
 use super::running::Running;
 use super::seal::Place;
+use super::{Claimed, LENT, PATIENCE, StoreError};
 
 /// Sealed records by place.
 pub(super) const RECORDS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("records");
@@ -28,6 +28,10 @@ const QUEUE: usize = 256;
 const ENDING: Duration = Duration::from_secs(20);
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(10);
+/// How long the process that had the file may take to end after it was given up.
+const ITS_END: Duration = Duration::from_mins(1);
+/// How long it is before somebody asks again for what that process still has.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What can be asked of the task.
 pub(crate) enum Command {
@@ -52,6 +56,14 @@ pub struct FileStore {
 struct Lending {
     lent: AtomicBool,
     busy: AtomicUsize,
+    /// When another process has last had it: it may hold what is newer than anything here.
+    returned: Mutex<Option<Instant>>,
+}
+
+impl Lending {
+    fn returned(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Somebody fetches, and will save what comes of it: until this is dropped the file is not lent.
@@ -84,7 +96,7 @@ impl Lender {
         let give_up_at = Instant::now() + ENDING;
         while store.lending.busy.load(Ordering::Acquire) > 0 {
             if Instant::now() >= give_up_at {
-                self.take_back().await;
+                store.lending.lent.store(false, Ordering::Release);
                 return Err("a login is under way that does not end; try again");
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -96,11 +108,14 @@ impl Lender {
         Ok(())
     }
 
-    /// Takes it back: nothing came of it.
+    /// Takes it back: nothing came of it. From now on whoever claims a place sees what is there:
+    /// the other process may have renewed it.
     pub async fn take_back(&self) {
         if let Some(store) = &self.0 {
-            store.lending.lent.store(false, Ordering::Release);
+            *store.lending.returned() = Some(Instant::now());
+            // First: whoever finds it here again reads after this.
             let _ = store.commands.send(Command::TakeBack).await;
+            store.lending.lent.store(false, Ordering::Release);
         }
     }
 }
@@ -123,8 +138,30 @@ impl FileStore {
     }
 
     /// True while another process has the file.
-    pub(super) fn is_lent(&self) -> bool {
+    fn is_lent(&self) -> bool {
         self.lending.lent.load(Ordering::Acquire)
+    }
+
+    /// The file is for one process at a time. One that had it for a while may have renewed what is
+    /// at `place`, so that what is known of it here leads nowhere.
+    pub(super) async fn claim(&self, place: Place) -> Result<Claimed, StoreError> {
+        let lent = Claimed::Held { record: None, left: LENT };
+        if self.is_lent() {
+            return Ok(lent);
+        }
+        let Some(returned) = *self.lending.returned() else { return Ok(Claimed::Unshared) };
+        let read = tokio::time::timeout(PATIENCE / 2, self.read(place)).await;
+        if self.is_lent() {
+            return Ok(lent);
+        }
+        match read.unwrap_or(Err(StoreError::Timeout)) {
+            Ok(record) => Ok(Claimed::Granted { fence: 0, record }),
+            // Its lock ends with it.
+            Err(_) if returned.elapsed() < ITS_END => {
+                Ok(Claimed::Held { record: None, left: AGAIN })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Somebody begins to fetch.

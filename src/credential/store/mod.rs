@@ -251,10 +251,7 @@ impl Durable {
     async fn claim(&self, place: Place, lease: Duration) -> Result<Claimed, StoreError> {
         let claim = async {
             match &self.backend {
-                Backend::File(file) if file.is_lent() => {
-                    Ok(Claimed::Held { record: None, left: LENT })
-                }
-                Backend::File(_) => Ok(Claimed::Unshared),
+                Backend::File(file) => file.claim(place).await,
                 Backend::Redis(redis) => redis.claim(place, lease).await,
                 #[cfg(test)]
                 Backend::Shared(shared) => shared.claim(place, lease),

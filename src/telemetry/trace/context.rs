@@ -10,6 +10,11 @@ pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The length of a `traceparent` of version 00.
 const LENGTH: usize = 55;
 
+/// The flag of a trace that is kept.
+pub const SAMPLED: u8 = 1;
+/// The flag of a trace whose identifier is random (Trace Context, level 2).
+pub const RANDOM: u8 = 2;
+
 /// What a trace is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceId([u8; 16]);
@@ -71,8 +76,8 @@ pub struct TraceContext {
     pub trace: TraceId,
     /// The span that what follows is part of.
     pub parent: SpanId,
-    /// True if whoever began it keeps it.
-    pub sampled: bool,
+    /// What its flags say, of those that are known.
+    pub flags: u8,
 }
 
 impl TraceContext {
@@ -96,14 +101,19 @@ impl TraceContext {
         (fits && there).then_some(Self {
             trace: TraceId(trace),
             parent: SpanId(parent),
-            sampled: flags & 1 == 1,
+            flags: flags & (SAMPLED | RANDOM),
         })
+    }
+
+    /// True if whoever began it keeps it.
+    pub fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
     }
 
     /// As a `traceparent`.
     pub fn value(&self) -> HeaderValue {
-        let Self { trace, parent, sampled } = self;
-        let text = format!("00-{trace}-{parent}-{:02x}", u8::from(*sampled));
+        let Self { trace, parent, flags } = self;
+        let text = format!("00-{trace}-{parent}-{flags:02x}");
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 }
@@ -122,20 +132,23 @@ fn lower_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 mod tests {
     use super::*;
 
-    const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    const TRACED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
     fn what_the_specification_calls_valid_is_read_and_written_alike() {
-        let context = TraceContext::parse(SAMPLED).unwrap();
-        assert!(context.sampled);
+        let context = TraceContext::parse(TRACED).unwrap();
+        assert!(context.is_sampled());
         assert_eq!(context.trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(context.parent.to_string(), "00f067aa0ba902b7");
-        assert_eq!(context.value(), SAMPLED);
-        let unsampled = SAMPLED.replace("b7-01", "b7-00");
-        assert!(!TraceContext::parse(&unsampled).unwrap().sampled);
-        // Flags that are not known, and a later version.
-        assert!(!TraceContext::parse(&SAMPLED.replace("b7-01", "b7-fe")).unwrap().sampled);
-        let later = format!("{}-what-the-future-will-be-like", SAMPLED.replace("00-4b", "cc-4b"));
+        assert_eq!(context.value(), TRACED);
+        let unsampled = TRACED.replace("b7-01", "b7-00");
+        assert!(!TraceContext::parse(&unsampled).unwrap().is_sampled());
+        // Flags that are not known are left out; that the trace is random is passed on.
+        let flags = TraceContext::parse(&TRACED.replace("b7-01", "b7-fe")).unwrap();
+        assert!(!flags.is_sampled());
+        assert_eq!(flags.value(), TRACED.replace("b7-01", "b7-02"));
+        // A later version.
+        let later = format!("{}-what-the-future-will-be-like", TRACED.replace("00-4b", "cc-4b"));
         assert_eq!(TraceContext::parse(&later), Some(context));
     }
 
@@ -144,24 +157,24 @@ mod tests {
         for wrong in [
             "",
             "00",
-            &SAMPLED[..54],
-            &format!("{SAMPLED}-"),
-            &format!("{SAMPLED}0"),
-            &SAMPLED.replace("00-4b", "cc-4b").replace("b7-01", "b7-01x"),
-            &SAMPLED.replace("00-4b", "ff-4b"),
-            &SAMPLED.to_uppercase(),
-            &SAMPLED.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
-            &SAMPLED.replace("00f067aa0ba902b7", &"0".repeat(16)),
-            &SAMPLED.replace("00f0", "00é"),
-            &SAMPLED.replace('-', "."),
-            &SAMPLED.replace("36-00", "3-600"),
+            &TRACED[..54],
+            &format!("{TRACED}-"),
+            &format!("{TRACED}0"),
+            &TRACED.replace("00-4b", "cc-4b").replace("b7-01", "b7-01x"),
+            &TRACED.replace("00-4b", "ff-4b"),
+            &TRACED.to_uppercase(),
+            &TRACED.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
+            &TRACED.replace("00f067aa0ba902b7", &"0".repeat(16)),
+            &TRACED.replace("00f0", "00é"),
+            &TRACED.replace('-', "."),
+            &TRACED.replace("36-00", "3-600"),
         ] {
             assert_eq!(TraceContext::parse(wrong), None, "{wrong}");
         }
         let mut twice = HeaderMap::new();
-        twice.append(TRACEPARENT, HeaderValue::from_static(SAMPLED));
+        twice.append(TRACEPARENT, HeaderValue::from_static(TRACED));
         assert!(TraceContext::of(&twice).is_some());
-        twice.append(TRACEPARENT, HeaderValue::from_static(SAMPLED));
+        twice.append(TRACEPARENT, HeaderValue::from_static(TRACED));
         assert_eq!(TraceContext::of(&twice), None);
     }
 

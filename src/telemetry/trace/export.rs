@@ -20,6 +20,7 @@ use crate::credential::FetchError;
 use crate::credential::http::{TokenAnswer, TokenClient, TokenRequest};
 use crate::credential::secrets::Secrets;
 use crate::permissions::Check;
+use crate::telemetry::harmful::is_harmful;
 use crate::tls::{RenewedTls, TlsError};
 
 /// How often a batch is sent again, if the collector may take it another time.
@@ -32,6 +33,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const REPORT: Duration = Duration::from_secs(60);
 /// How long what is left may take at the end.
 const LAST: Duration = Duration::from_secs(5);
+/// How many characters of a collector's words are repeated.
+const MOST_WORDS: usize = 200;
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
 /// The one who sends.
@@ -41,8 +44,43 @@ pub struct Exporter {
     tracer: Arc<Tracer>,
     secrets: Arc<Secrets>,
     client: TokenClient,
+    /// What this process is called among those of the same service.
+    instance: String,
     /// What was dropped when that was said last, and when it was.
     said: (u64, Option<Instant>),
+    /// Why it failed when that was said last.
+    why: Why,
+    /// When the collector's own words were repeated last.
+    repeated: Option<Instant>,
+}
+
+/// The reason that was said last, and when.
+#[derive(Debug, Default)]
+struct Why(Option<(String, Instant)>);
+
+impl Why {
+    /// True for the first failure since it `worked`, and for another reason than the one that was
+    /// said, but that once in a while only: two may alternate.
+    fn is_worth_saying(&mut self, why: &str, worked: bool, now: Instant) -> bool {
+        let known = self.0.as_ref().is_some_and(|(before, at)| {
+            let lately = now.saturating_duration_since(*at) < REPORT;
+            before == why || lately
+        });
+        let worth = worked || !known;
+        if worth {
+            self.0 = Some((why.to_owned(), now));
+        }
+        worth
+    }
+}
+
+/// What a collector says of a batch that it has taken.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Taken {
+    /// Spans that it has not taken.
+    rejected: u64,
+    /// Its words; may be empty.
+    message: String,
 }
 
 /// Why a batch was not taken.
@@ -69,7 +107,16 @@ impl Exporter {
         let tls =
             if secure { Some(Arc::new(RenewedTls::new(config.tls.clone(), check)?)) } else { None };
         let client = TokenClient::new(tls, config.timeout / 2, clock).keeping(1);
-        Ok(Self { config: config.clone(), tracer, secrets, client, said: (0, None) })
+        Ok(Self {
+            config: config.clone(),
+            tracer,
+            secrets,
+            client,
+            instance: random_uuid(),
+            said: (0, None),
+            why: Why::default(),
+            repeated: None,
+        })
     }
 
     /// Sends what comes until told to stop, and then what is left, within a bound.
@@ -94,8 +141,8 @@ impl Exporter {
                 break;
             }
             let count = batch.len();
-            if let Ok(Ok(())) = timeout_at(last, self.send(&batch)).await {
-                self.tracer.exported_some(count);
+            if let Ok(Ok(taken)) = timeout_at(last, self.send(&batch)).await {
+                self.took(count, &taken);
             } else {
                 self.tracer.drop_some(count + self.tracer.waiting());
                 break;
@@ -119,8 +166,8 @@ impl Exporter {
                 }
             };
             let wanted = match sent {
-                Ok(()) => {
-                    self.tracer.exported_some(batch.len());
+                Ok(taken) => {
+                    self.took(batch.len(), &taken);
                     self.works();
                     return Some(());
                 }
@@ -151,12 +198,53 @@ impl Exporter {
         Some(())
     }
 
-    /// Says once that it does not work.
+    /// Says once that it does not work, and again, once in a while, when it is for another reason.
     fn fails(&mut self, why: &str) {
-        if !self.tracer.failing.swap(true, Ordering::Relaxed) {
+        let worked = !self.tracer.failing.swap(true, Ordering::Relaxed);
+        if self.why.is_worth_saying(why, worked, Instant::now()) {
             let endpoint = self.config.endpoint.to_string();
             tracing::warn!(endpoint, why, "traces cannot be exported; requests go on");
         }
+    }
+
+    /// Counts a batch of so many requests, and repeats what the collector says of it, once in a
+    /// while.
+    fn took(&mut self, requests: usize, taken: &Taken) {
+        // How many requests the rejected spans are of is not said.
+        let dropped = usize::try_from(taken.rejected).unwrap_or(usize::MAX).min(requests);
+        self.tracer.drop_some(dropped);
+        self.tracer.exported_some(requests - dropped);
+        // It would be said as more than can be exported.
+        self.said.0 += u64::try_from(dropped).unwrap_or(u64::MAX);
+        let now = Instant::now();
+        let quiet = self.repeated.is_some_and(|at| now.duration_since(at) < REPORT);
+        if *taken == Taken::default() || quiet {
+            return;
+        }
+        self.repeated = Some(now);
+        let endpoint = self.config.endpoint.to_string();
+        let says = self.repeatable(&taken.message);
+        if taken.rejected > 0 {
+            let rejected = taken.rejected;
+            tracing::warn!(endpoint, rejected, says, "the collector rejects some of the spans");
+        } else {
+            tracing::warn!(endpoint, says, "the collector took the spans and warns of something");
+        }
+    }
+
+    /// The begin of somebody else's words, without what a terminal would obey, and without what the
+    /// collector was sent to know us by.
+    fn repeatable(&self, message: &str) -> String {
+        let mut message = message.to_owned();
+        for (_, reference) in &self.config.headers {
+            let Some(secret) = self.secrets.get(reference) else { continue };
+            for part in secret.expose().split_whitespace().filter(|part| part.len() >= 8) {
+                message = message.replace(part, "***");
+            }
+            message = message.replace(secret.expose(), "***");
+        }
+        let visible = message.chars().map(|c| if is_harmful(c) { '\u{fffd}' } else { c });
+        visible.take(MOST_WORDS).collect()
     }
 
     fn works(&mut self) {
@@ -173,8 +261,8 @@ impl Exporter {
         self.said = (dropped, Some(now));
     }
 
-    async fn send(&self, batch: &[Finished]) -> Result<(), Failure> {
-        let content = message::request(&self.config.service_name, batch);
+    async fn send(&self, batch: &[Finished]) -> Result<Taken, Failure> {
+        let content = message::request(&self.config.service_name, &self.instance, batch);
         let request = TokenRequest {
             method: Method::POST,
             url: self.config.endpoint.clone(),
@@ -208,16 +296,13 @@ impl Exporter {
 }
 
 /// What the protocol says of answers (OTLP 1.x, "OTLP/HTTP Response").
-fn judge(answer: &TokenAnswer) -> Result<(), Failure> {
+fn judge(answer: &TokenAnswer) -> Result<Taken, Failure> {
     let status = answer.status;
     if status.is_success() {
         let read = ExportTraceServiceResponse::decode(answer.content.as_slice());
-        let rejected = read.ok().and_then(|read| read.partial_success);
-        let rejected = rejected.map_or(0, |partial| partial.rejected_spans);
-        if rejected > 0 {
-            tracing::debug!(rejected, "the collector took some of the spans only");
-        }
-        return Ok(());
+        let partial = read.ok().and_then(|read| read.partial_success).unwrap_or_default();
+        let rejected = u64::try_from(partial.rejected_spans).unwrap_or_default();
+        return Ok(Taken { rejected, message: partial.error_message });
     }
     let why = format!("it answered {status}");
     let passing = [
@@ -233,6 +318,17 @@ fn judge(answer: &TokenAnswer) -> Result<(), Failure> {
     })
 }
 
+/// Version 4 of RFC 9562.
+fn random_uuid() -> String {
+    let bits = fastrand::u128(..);
+    let versioned = bits & !(0xf << 76) | 4 << 76;
+    let mut id = format!("{:032x}", versioned & !(0b11 << 62) | 0b10 << 62);
+    for at in [20, 16, 12, 8] {
+        id.insert(at, '-');
+    }
+    id
+}
+
 /// The client's errors speak of token endpoints.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the others are about tokens")]
 fn reason(error: FetchError) -> String {
@@ -241,5 +337,38 @@ fn reason(error: FetchError) -> String {
         FetchError::Broken { reason, .. } | FetchError::Request(reason) => reason,
         FetchError::Reply(error) => error.to_string(),
         _ => "its answer cannot be used".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_said_again_when_it_is_another_but_not_each_time() {
+        let (mut why, begin) = (Why::default(), Instant::now());
+        let said = [
+            ("refused", true, 0, true),
+            ("refused", false, 1, false),
+            ("refused", false, 120, false),
+            ("401", false, 121, true),
+            ("503", false, 122, false),
+            ("401", false, 123, false),
+            ("503", false, 182, true),
+            ("503", true, 183, true),
+        ];
+        for (reason, worked, seconds, expected) in said {
+            let now = begin + Duration::from_secs(seconds);
+            assert_eq!(why.is_worth_saying(reason, worked, now), expected, "{reason} {seconds}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_called_by_a_uuid_of_its_own() {
+        let (one, other) = (random_uuid(), random_uuid());
+        assert_ne!(one, other);
+        let parts: Vec<usize> = one.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12], "{one}");
+        assert!(one[14..].starts_with('4') && one[19..].starts_with(['8', '9', 'a', 'b']), "{one}");
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-use super::spans::{CALLER_LEFT, Finished, Lap, Phase};
+use super::spans::{CALLER_LEFT, Finished, Lap, Phase, SaidRoute};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ExportTraceServiceRequest {
@@ -26,6 +26,8 @@ pub(super) struct ExportTraceServiceResponse {
 pub(super) struct ExportTracePartialSuccess {
     #[prost(int64, tag = "1")]
     pub(super) rejected_spans: i64,
+    #[prost(string, tag = "2")]
+    pub(super) error_message: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -132,12 +134,16 @@ enum Value {
 const REMOTE: u32 = 0x100 | 0x200;
 /// It is known whether it was: it was not.
 const LOCAL: u32 = 0x100;
-/// All that is exported is.
-const SAMPLED: u32 = 1;
 
-/// Requests as spans of `service`.
-pub(super) fn request(service: &str, requests: &[Finished]) -> Vec<u8> {
-    let resource = Resource { attributes: vec![text("service.name", service)] };
+/// Requests as spans of `service`, of which this process is the one that is called `instance`.
+pub(super) fn request(service: &str, instance: &str, requests: &[Finished]) -> Vec<u8> {
+    let resource = Resource {
+        attributes: vec![
+            text("service.name", service),
+            text("service.version", env!("CARGO_PKG_VERSION")),
+            text("service.instance.id", instance),
+        ],
+    };
     let scope = InstrumentationScope {
         name: env!("CARGO_PKG_NAME").to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -164,11 +170,13 @@ pub(super) fn request(service: &str, requests: &[Finished]) -> Vec<u8> {
 fn server(request: &Finished) -> Span {
     let said = &request.said;
     let mut attributes = method(&said.method);
+    attributes.push(text("url.scheme", said.scheme));
     if !said.path.is_empty() {
         attributes.push(text("url.path", &said.path));
     }
-    if !said.route.is_empty() {
-        attributes.push(text("http.route", &said.route));
+    if let Some(route) = &said.route {
+        attributes.push(text("http.route", &route.prefix));
+        attributes.push(text("countersign.route", &route.name));
     }
     attributes.extend(status_code(request.status));
     let failed = !request.reason.is_empty() || request.status >= 500;
@@ -185,8 +193,8 @@ fn server(request: &Finished) -> Span {
     let is_error = request.status >= 500 || broke_off;
     Span {
         parent_span_id: request.parent.map(|parent| parent.bytes().to_vec()).unwrap_or_default(),
-        name: named(&said.method, &said.route),
-        flags: SAMPLED | if request.parent.is_some() { REMOTE } else { LOCAL },
+        name: named(&said.method, said.route.as_ref().map_or("", |route| &route.prefix)),
+        flags: u32::from(request.flags) | if request.parent.is_some() { REMOTE } else { LOCAL },
         attributes,
         status: is_error.then_some(Status { code: StatusCode::Error.into() }),
         ..span(request, request.id.bytes(), SpanKind::Server, Duration::ZERO, request.took)
@@ -196,9 +204,10 @@ fn server(request: &Finished) -> Span {
 /// An attempt, as the upstream sees it.
 fn client(request: &Finished, lap: &Lap, before: i64) -> Span {
     let mut attributes = method(&request.said.method);
-    if let Some((host, port)) = &request.said.upstream {
+    if let Some(SaidRoute { upstream: (host, port), url, .. }) = &request.said.route {
         attributes.push(text("server.address", host));
         attributes.push(number("server.port", i64::from(*port)));
+        attributes.push(text("url.full", url));
     }
     attributes.extend(status_code(lap.status));
     if before > 0 {
@@ -237,7 +246,7 @@ fn span(request: &Finished, id: &[u8], kind: SpanKind, began: Duration, ended: D
         kind: kind.into(),
         start_time_unix_nano: at(began),
         end_time_unix_nano: at(ended),
-        flags: SAMPLED | LOCAL,
+        flags: u32::from(request.flags) | LOCAL,
         ..Span::default()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::context::{SpanId, TraceContext, TraceId};
+use super::context::{RANDOM, SAMPLED, SpanId, TraceContext, TraceId};
 
 /// More attempts are not sent (`authorize`); it is a bound all the same.
 const MOST_LAPS: usize = 64;
@@ -47,6 +47,8 @@ pub struct Spans {
     trace: TraceId,
     /// The caller's span.
     parent: Option<SpanId>,
+    /// What the trace's flags say.
+    flags: u8,
     /// That of the request.
     id: SpanId,
     began: (SystemTime, Instant),
@@ -70,6 +72,7 @@ impl Spans {
         Self {
             trace,
             parent: caller.map(|caller| caller.parent),
+            flags: SAMPLED | caller.map_or(RANDOM, |caller| caller.flags),
             id: SpanId::random(),
             began,
             now: Cell::new((Phase::Other, began.1, SpanId::random())),
@@ -104,7 +107,7 @@ impl Spans {
     /// The place of the next attempt in the trace, if the upstream is told: to be said before it is
     /// signed.
     pub fn for_upstream(&self, attempt: SpanId) -> Option<TraceContext> {
-        let told = TraceContext { trace: self.trace, parent: attempt, sampled: true };
+        let told = TraceContext { trace: self.trace, parent: attempt, flags: self.flags };
         self.tells_upstream.get().then_some(told)
     }
 
@@ -150,6 +153,7 @@ impl Spans {
         Finished {
             trace: self.trace,
             parent: self.parent,
+            flags: self.flags,
             id: self.id,
             began: self.began.0,
             took: at.saturating_duration_since(self.began.1),
@@ -167,14 +171,27 @@ impl Spans {
 pub struct Said {
     /// Its method.
     pub method: String,
-    /// Its path, without the query.
+    /// `http` or `https`, as its caller speaks it.
+    pub scheme: &'static str,
+    /// Its path, without the query; empty if it may not be told.
     pub path: String,
-    /// The route; empty if there is none.
-    pub route: String,
-    /// Host and port of the upstream.
-    pub upstream: Option<(String, u16)>,
+    /// The route, if there is one.
+    pub route: Option<SaidRoute>,
     /// What it is called in the log.
     pub request_id: Option<String>,
+}
+
+/// What a route says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SaidRoute {
+    /// Its name.
+    pub name: String,
+    /// The path that it begins with.
+    pub prefix: String,
+    /// Host and port of its upstream.
+    pub upstream: (String, u16),
+    /// Where the request goes: the upstream's URL, without a query and the device.
+    pub url: String,
 }
 
 /// A request that has ended.
@@ -184,6 +201,8 @@ pub struct Finished {
     pub trace: TraceId,
     /// The caller's span.
     pub parent: Option<SpanId>,
+    /// What the trace's flags say.
+    pub flags: u8,
     /// Its own span.
     pub id: SpanId,
     /// When it came.
@@ -203,12 +222,17 @@ pub struct Finished {
 }
 
 /// `path` with the segment that says the device, the one after `before` others behind the prefix,
-/// replaced.
-pub fn without_device(path: &str, prefix: usize, before: usize) -> String {
+/// replaced by something else, or left out.
+pub fn without_device(path: &str, prefix: usize, before: usize, instead: Option<&str>) -> String {
     let (kept, rest) = path.split_at_checked(prefix).unwrap_or((path, ""));
-    let segments = rest.trim_start_matches('/').split('/').enumerate();
-    let told = segments.map(|(at, segment)| if at == before { "{device}" } else { segment });
-    format!("{kept}/{}", told.collect::<Vec<_>>().join("/"))
+    let mut told = kept.to_owned();
+    for (at, segment) in rest.split('/').skip(1).enumerate() {
+        let segment = if at == before { instead } else { Some(segment) };
+        for part in segment.into_iter().flat_map(|segment| ["/", segment]) {
+            told.push_str(part);
+        }
+    }
+    told
 }
 
 #[cfg(test)]
@@ -249,9 +273,16 @@ mod tests {
 
     #[test]
     fn a_device_in_the_path_is_not_told() {
-        assert_eq!(without_device("/p/gw-1/v3/x", 2, 0), "/p/{device}/v3/x");
-        assert_eq!(without_device("/gw-1", 0, 0), "/{device}");
-        assert_eq!(without_device("/p/v3/gw-1/x", 2, 1), "/p/v3/{device}/x");
-        assert_eq!(without_device("/p/v3", 2, 1), "/p/v3");
+        for (path, prefix, before, masked, cut) in [
+            ("/p/gw-1/v3/x", 2, 0, "/p/{device}/v3/x", "/p/v3/x"),
+            ("/gw-1", 0, 0, "/{device}", ""),
+            ("/p/v3/gw-1/x", 2, 1, "/p/v3/{device}/x", "/p/v3/x"),
+            ("/p//gw-1/x", 2, 1, "/p//{device}/x", "/p//x"),
+            ("/p/v3", 2, 1, "/p/v3", "/p/v3"),
+            ("/p", 2, 0, "/p", "/p"),
+        ] {
+            assert_eq!(without_device(path, prefix, before, Some("{device}")), masked);
+            assert_eq!(without_device(path, prefix, before, None), cut);
+        }
     }
 }

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::context::{SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
+use super::context::{RANDOM, SpanId, TRACEPARENT, TRACESTATE, TraceContext, TraceId};
 use super::spans::{Finished, Said, Spans};
 use crate::clock::Clock;
 use crate::config::TraceConfig;
@@ -54,7 +54,7 @@ impl Tracer {
     pub fn begin(&self, headers: &HeaderMap, at: Instant) -> Option<Rc<Spans>> {
         let caller = TraceContext::of(headers);
         let trace = match caller {
-            Some(caller) => caller.sampled.then_some(caller.trace),
+            Some(caller) => caller.is_sampled().then_some(caller.trace),
             None => Some(TraceId::random()).filter(|trace| trace.is_in(self.sample)),
         };
         let spans = Spans::begin(caller, trace?, (self.clock.wall(), at));
@@ -79,7 +79,7 @@ impl Tracer {
             None if known => {}
             None => {
                 let (trace, parent) = (TraceId::random(), SpanId::random());
-                let kept_by_nobody = TraceContext { trace, parent, sampled: false };
+                let kept_by_nobody = TraceContext { trace, parent, flags: RANDOM };
                 headers.insert(TRACEPARENT, kept_by_nobody.value());
             }
         }
