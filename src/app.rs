@@ -208,7 +208,12 @@ impl App {
         let (open, close) = (CancellationToken::new(), stop.child_token());
         let store = store.map(Task::start);
         for Starting { part, start } in starting {
-            start(&Nursery { tracker: &tracker, watch: &watch, stop: &part.stop });
+            start(&Nursery {
+                tracker: &tracker,
+                watch: &watch,
+                stop: &part.stop,
+                runs: &part.runs,
+            });
         }
         let (control, requests) = Control::new();
         let of_secrets = stop.child_token();
@@ -235,17 +240,8 @@ impl App {
                 let (config, watch, control) = (config.clone(), watch.clone(), control.clone());
                 let admin = Arc::new(Admin::new(config, bound, sight, secrets, watch, control));
                 let listener = tokio::net::TcpListener::from_std(socket)?;
-                let serving = (open.clone(), close.clone(), stop.clone(), Arc::clone(&admin));
-                tracker.spawn(async move {
-                    let (open, close, stop, admin) = serving;
-                    tokio::select! {
-                        biased;
-                        () = open.cancelled() => {}
-                        // Never opened: whoever waits in the socket is another process's.
-                        () = close.cancelled() => return,
-                    }
-                    admin::serve(listener, admin, close, stop).await;
-                });
+                let doors = (open.clone(), close.clone());
+                tracker.spawn(serve_admin(listener, Arc::clone(&admin), doors, stop.clone()));
                 Some(admin)
             }
             _ => None,
@@ -255,6 +251,7 @@ impl App {
         let eager = parts.credentials.iter().filter(|part| part.config.refresh.eager);
         let eager = eager.map(|part| Arc::clone(&part.identity)).collect();
         let (clock, stop) = (ground.clock.clone(), stop.clone());
+        let settled = stop.child_token();
         let reloader = Reloader {
             reloading,
             parts,
@@ -269,8 +266,11 @@ impl App {
             control: control.clone(),
             secrets,
             tls_stop,
+            removed: Vec::new(),
+            ending: Vec::new(),
+            again: None,
         };
-        tracker.spawn(reloader.run(requests));
+        tracker.spawn(reloader.run(requests, open.clone(), settled.clone()));
         #[cfg(feature = "otlp")]
         if let Some(exporter) = exporter {
             tracker.spawn(exporter.run(stop.clone()));
@@ -288,10 +288,28 @@ impl App {
             tracker,
             open,
             close,
+            settled,
             stop,
             store,
         })
     }
+}
+
+/// Serves what the admin listener is asked from the moment on when the first of `doors` opens until
+/// the second closes.
+async fn serve_admin(
+    listener: tokio::net::TcpListener,
+    admin: Arc<Admin>,
+    (open, close): (CancellationToken, CancellationToken),
+    stop: CancellationToken,
+) {
+    tokio::select! {
+        biased;
+        () = open.cancelled() => {}
+        // Never opened: whoever waits in the socket is another process's.
+        () = close.cancelled() => return,
+    }
+    admin::serve(listener, admin, close, stop).await;
 }
 
 impl std::fmt::Debug for App {
@@ -332,6 +350,8 @@ pub struct Running {
     open: CancellationToken,
     /// It accepts no more.
     close: CancellationToken,
+    /// It goes over to no other configuration.
+    settled: CancellationToken,
     stop: CancellationToken,
     store: Option<RunningStore>,
 }
@@ -367,6 +387,16 @@ impl Running {
         &self.control
     }
 
+    /// How long it goes on serving after the signal to end, as configured now.
+    pub fn linger(&self) -> Duration {
+        self.now.load().linger
+    }
+
+    /// How long requests in flight may take to finish then, as configured now.
+    pub fn drain(&self) -> Duration {
+        self.now.load().drain
+    }
+
     /// True once everything that serves has said that it is there.
     pub async fn is_alive(&self) -> bool {
         self.server.is_alive().await
@@ -397,6 +427,7 @@ impl Running {
     /// Returns the number of connections that had to be cut off.
     pub async fn hand_over(mut self) -> usize {
         self.control.stop();
+        self.settled.cancel();
         self.close.cancel();
         self.server.hand_over().await;
         self.end().await
@@ -408,7 +439,8 @@ impl Running {
     /// Returns the number of connections that had to be cut off.
     pub async fn stop(self) -> usize {
         self.control.stop();
-        let linger = self.now.load().linger;
+        self.settled.cancel();
+        let linger = self.linger();
         if !linger.is_zero() {
             self.server.say_goodbye();
             tokio::time::sleep(linger).await;
@@ -417,7 +449,7 @@ impl Running {
     }
 
     async fn end(self) -> usize {
-        let drain = self.now.load().drain;
+        let drain = self.drain();
         let cut_off = self.server.stop(drain).await;
         self.stop.cancel();
         self.tracker.wait().await;

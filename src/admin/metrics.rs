@@ -102,6 +102,13 @@ impl Collector for Requests {
                 ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
             }
         }
+        let totals = all.iter().filter_map(|route| Some((route, route.totals()?)));
+        counters(
+            &mut encoder,
+            "refused_requests",
+            "Requests with a credential that the upstream answered with 401 or 403",
+            totals.map(|(route, totals)| ([("route", route.name())], totals.refused)),
+        )?;
         counters(
             &mut encoder,
             "feed_dropped",
@@ -150,6 +157,23 @@ impl Collector for Credentials {
             "credential_expiry_timestamp_seconds",
             "When the current credential ends, in seconds since 1970; 0 if there is none",
             all.iter().filter_map(|seen| Some(([("credential", seen.name)], expiry(seen)?))),
+        )?;
+        gauges(
+            &mut encoder,
+            "credential_renewal_timestamp_seconds",
+            "When the next attempt to fetch the credential is due, in seconds since 1970",
+            fetched().filter_map(|seen| {
+                let due = seen.recorded.next?.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+                Some(([("credential", seen.name)], super::sight::seconds(due)))
+            }),
+        )?;
+        gauges(
+            &mut encoder,
+            "credential_failures",
+            "Attempts to fetch the credential that failed since the last success",
+            fetched()
+                .filter(|seen| seen.census.is_none())
+                .map(|seen| ([("credential", seen.name)], f64::from(seen.recorded.failures))),
         )?;
         counters(
             &mut encoder,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::parts::Parts;
 use super::restart::pairs;
+use crate::config::{Config, LogConfig};
 
 /// What is different in `new`.
 pub(super) fn changes(old: &Parts, new: &Parts) -> Vec<String> {
@@ -19,6 +20,26 @@ pub(super) fn changes(old: &Parts, new: &Parts) -> Vec<String> {
     };
     compare("route", &named(old), &named(new), &mut changes);
     let (one, two) = (&old.config, &new.config);
+    // Each key is decided on, here or in `restart`.
+    let Config {
+        workers: _,
+        drain,
+        linger,
+        upgrade_socket: _,
+        check_permissions: _,
+        sandbox: _,
+        watch,
+        limits: _,
+        log,
+        trace: _,
+        listeners: _,
+        admin,
+        token_store: _,
+        credentials: _,
+        routes: _,
+    } = &**one;
+    let LogConfig { level, format: _, access, file: _, access_file: _, buffer: _, request_id: _ } =
+        log;
     let (pairs, _) = pairs(&one.listeners, &two.listeners);
     for (listener, pair) in two.listeners.iter().zip(pairs) {
         if pair.and_then(|pair| one.listeners.get(pair)) != Some(listener) {
@@ -26,12 +47,12 @@ pub(super) fn changes(old: &Parts, new: &Parts) -> Vec<String> {
         }
     }
     for (name, differs) in [
-        ("the admin listener", one.admin != two.admin),
-        ("log.level", one.log.level != two.log.level),
-        ("log.access", one.log.access != two.log.access),
-        ("linger", one.linger != two.linger),
-        ("drain", one.drain != two.drain),
-        ("watch", one.watch != two.watch),
+        ("the admin listener", *admin != two.admin),
+        ("log.level", *level != two.log.level),
+        ("log.access", *access != two.log.access),
+        ("linger", *linger != two.linger),
+        ("drain", *drain != two.drain),
+        ("watch", *watch != two.watch),
     ] {
         if differs {
             changes.push(format!("{name} changed"));

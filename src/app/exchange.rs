@@ -1,7 +1,7 @@
 //! The moment of going over to another configuration: what is new begins, and has what it needs;
 //! then all is exchanged; what is gone ends once its last request is over.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -13,6 +13,7 @@ use super::keepers::Nursery;
 use super::parts::Part;
 use super::reload::{Next, Place, Reloader};
 use super::restart::pairs;
+use crate::config::CredentialConfig;
 use crate::control::Refusal;
 use crate::credential::cache::Unavailable;
 use crate::proxy::Route;
@@ -22,6 +23,8 @@ use crate::telemetry;
 
 /// How often is looked whether the last request of what is gone is over.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often is looked for a credential that requests do not wait for.
+const SOON: Duration = Duration::from_millis(20);
 /// What the first attempt to fetch a credential may take beside its time limit.
 const SPARE: Duration = Duration::from_secs(1);
 
@@ -35,13 +38,14 @@ impl Reloader {
         let mut begun = Begun(Vec::new());
         for starting in starting {
             let stop = starting.part.stop.clone();
-            let (tracker, watch) = (&self.tracker, &self.watch);
-            (starting.start)(&Nursery { tracker, watch, stop: &stop });
+            let (tracker, watch, runs) = (&self.tracker, &self.watch, &starting.part.runs);
+            (starting.start)(&Nursery { tracker, watch, stop: &stop, runs });
             begun.0.push(starting.part);
         }
         let waiting = join_all(begun.0.iter().map(first)).await;
         let problems: Vec<Refusal> = waiting.into_iter().filter_map(Result::err).collect();
         if !problems.is_empty() {
+            self.ending.extend(begun.0.iter().map(Ending::of));
             return Err(problems);
         }
         begun.0.clear();
@@ -57,6 +61,7 @@ impl Reloader {
     ) {
         let before = std::mem::replace(&mut self.parts, parts);
         let parts = &self.parts;
+        parts.secrets.publish();
         let (paired, _) = pairs(&before.config.listeners, &parts.config.listeners);
         let mut places: Vec<Option<Place>> =
             std::mem::take(&mut self.places).into_iter().map(Some).collect();
@@ -81,7 +86,10 @@ impl Reloader {
             place.settings.store(Arc::new(settings));
             self.places.push(place);
         }
-        let routes = self.proxy.replace(parts.snapshot());
+        self.removed.retain(|route| route.strong_count() > 0);
+        let removed = self.proxy.replace(parts.snapshot());
+        self.removed.extend(removed.iter().map(Arc::downgrade));
+        drop(removed);
         if let (Some(admin), Some(config)) = (&self.admin, &parts.config.admin) {
             let bound = self.places.iter().map(|place| place.bound);
             let (secrets, listeners) = (Arc::clone(&parts.secrets), parts.listeners(bound));
@@ -99,23 +107,15 @@ impl Reloader {
             let mut all = self.parts.credentials.iter();
             all.any(|other| Arc::ptr_eq(&other.identity, &part.identity))
         };
-        // What is stored is the next one's from now on: two would renew it.
-        let is_taken_on = |part: &Part| {
-            let same = |other: &Part| {
-                other.config.name == part.config.name
-                    && other.config.definition == part.config.definition
+        for part in before.credentials.iter().filter(|part| !stays(part)) {
+            self.ending.push(Ending::of(part));
+            // Whatever was removed when: its requests may still need it.
+            let uses = |route: &Arc<Route>| {
+                route.identities.iter().any(|identity| Arc::ptr_eq(identity, &part.identity))
             };
-            self.ground.store.is_durable()
-                && part.identity.cache.devices().is_none()
-                && self.parts.credentials.iter().any(same)
-        };
-        let gone = before.credentials.iter().filter(|part| !stays(part));
-        let (at_once, later): (Vec<&Part>, Vec<&Part>) = gone.partition(|part| is_taken_on(part));
-        for part in at_once {
-            part.stop.cancel();
-        }
-        let gone: Vec<CancellationToken> = later.iter().map(|part| part.stop.clone()).collect();
-        if !gone.is_empty() {
+            let routes =
+                self.removed.iter().filter(|route| route.upgrade().is_some_and(|r| uses(&r)));
+            let (routes, gone) = (routes.cloned().collect(), part.stop.clone());
             let (drain, stop) = (before.config.drain, self.ground.stop.clone());
             self.tracker.spawn(retire(routes, gone, drain, stop));
         }
@@ -133,6 +133,24 @@ impl Reloader {
             let _ = other.await;
             watching.await;
         });
+    }
+}
+
+/// A credential that is gone, and may still be kept for requests in flight.
+#[derive(Debug)]
+pub(super) struct Ending {
+    config: CredentialConfig,
+    runs: Weak<()>,
+}
+
+impl Ending {
+    fn of(part: &Part) -> Self {
+        Self { config: part.config.clone(), runs: Arc::downgrade(&part.runs) }
+    }
+
+    /// What it was configured to, as long as it is kept.
+    pub(super) fn kept(&self) -> Option<&CredentialConfig> {
+        (self.runs.strong_count() > 0).then_some(&self.config)
     }
 }
 
@@ -165,8 +183,8 @@ async fn first(part: &Part) -> Result<(), Refusal> {
     let fetched = async {
         loop {
             match cache.get().await {
-                // A request would have waited less long.
-                Err(Unavailable::Waiting(_)) => tokio::task::yield_now().await,
+                // A request would have waited less long, perhaps not at all.
+                Err(Unavailable::Waiting(_)) => tokio::time::sleep(SOON).await,
                 other => return other,
             }
         }
@@ -180,16 +198,17 @@ async fn first(part: &Part) -> Result<(), Refusal> {
     Err(Refusal::new(format!("the credential '{}' cannot be fetched: {reason}", config.name)))
 }
 
-/// Ends what keeps credentials fresh once the last request of the routes that are gone is over, which
-/// may still need them, or after `drain`.
+/// Ends what keeps a credential fresh once the last request of the routes that are gone is over, which
+/// may still need it, or after `drain`. Where tokens are stored, the next one of its name may renew what
+/// is stored at the same time: either can do without, see [`needed`](super::restart::needed).
 async fn retire(
-    routes: Vec<Arc<Route>>,
-    gone: Vec<CancellationToken>,
+    routes: Vec<Weak<Route>>,
+    gone: CancellationToken,
     drain: Duration,
     stop: CancellationToken,
 ) {
     let over = async {
-        while routes.iter().any(|route| Arc::strong_count(route) > 1) {
+        while routes.iter().any(|route| route.strong_count() > 0) {
             tokio::time::sleep(LOOK).await;
         }
     };
@@ -197,7 +216,5 @@ async fn retire(
         _ = tokio::time::timeout(drain, over) => {}
         () = stop.cancelled() => {}
     }
-    for stop in gone {
-        stop.cancel();
-    }
+    gone.cancel();
 }

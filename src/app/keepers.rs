@@ -24,6 +24,8 @@ pub(super) struct Nursery<'a> {
     pub(super) tracker: &'a TaskTracker,
     pub(super) watch: &'a Watch,
     pub(super) stop: &'a CancellationToken,
+    /// Held as long as one of them runs.
+    pub(super) runs: &'a Arc<()>,
 }
 
 impl Nursery<'_> {
@@ -31,7 +33,11 @@ impl Nursery<'_> {
     pub(super) fn keep(&self, credential: &str, keeper: impl Keeper + 'static) {
         let watch = self.watch.clone();
         let kept = watch.over(keeper, credential.to_owned(), self.stop.clone());
-        self.tracker.spawn(kept);
+        let runs = Arc::clone(self.runs);
+        self.tracker.spawn(async move {
+            kept.await;
+            drop(runs);
+        });
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Part {
     pub(super) config: CredentialConfig,
     pub(super) identity: Arc<Identity>,
     pub(super) stop: CancellationToken,
+    /// Held by these tasks.
+    pub(super) runs: Arc<()>,
 }
 
 /// Everything that a configuration is put together to, but for listeners.
@@ -98,6 +100,7 @@ impl Parts {
                         config: credential.clone(),
                         identity: Arc::new(identity(credential, cache)),
                         stop: stop.child_token(),
+                        runs: Arc::default(),
                     };
                     let starts = keepers.0.drain(..);
                     starting.extend(starts.map(|start| Starting { part: part.clone(), start }));

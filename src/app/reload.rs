@@ -6,28 +6,32 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::changes::changes;
 use super::devices::tables_of;
+use super::exchange::Ending;
 use super::parts::{Ground, Parts, Starting, listener_tls};
 use super::restart::{beyond_for_devices, needed, pairs};
 use super::{Now, StartError};
 use crate::admin::Admin;
 use crate::config::problem::{Entry, Problem, Report, Severity, any_error};
-use crate::config::{Config, ListenerConfig, Loaded, document, load_with_process_environment};
+use crate::config::{
+    Config, CredentialConfig, ListenerConfig, Loaded, document, load_with_process_environment,
+};
 use crate::control::{Cause, Control, Outcome, Refusal, Reload, Request, Requests};
 use crate::credential::devices::table::Table;
 use crate::credential::keeper::Watch;
 use crate::credential::secrets::Secrets;
 use crate::notify::Notifier;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Route};
 use crate::sandbox::Confined;
 use crate::server::tls::ListenerTls;
 use crate::server::{Broom, Settings};
@@ -37,6 +41,11 @@ use crate::stamp::{POLL_INTERVAL, Stamp};
 const SETTLED: Duration = Duration::from_millis(500);
 /// How often a file is read that changes while it is read.
 const MAX_READS: usize = 5;
+/// How soon a watched file is read again that is refused for something outside of it; each time the
+/// pause is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// Where the configuration came from.
 #[derive(Debug, Default)]
@@ -88,6 +97,31 @@ pub(super) struct Reloader {
     pub(super) secrets: (CancellationToken, JoinHandle<()>),
     /// Ends those that read the files of TLS to upstreams again.
     pub(super) tls_stop: CancellationToken,
+    /// Routes that are gone, as long as a request is served by them.
+    pub(super) removed: Vec<Weak<Route>>,
+    /// Credentials that are gone, as long as something keeps them.
+    pub(super) ending: Vec<Ending>,
+    /// When a watched file is read again although it is the same, and the pause before that.
+    pub(super) again: Option<(Instant, Duration)>,
+}
+
+/// Why a configuration is not gone over to.
+struct Refused {
+    problems: Vec<Refusal>,
+    /// It may be taken over as it is once something else has changed.
+    outside: bool,
+}
+
+impl Refused {
+    /// For what the file says.
+    fn inside(problems: Vec<Refusal>) -> Self {
+        Self { problems, outside: false }
+    }
+
+    /// For something that it names.
+    fn outside(problems: Vec<Refusal>) -> Self {
+        Self { problems, outside: true }
+    }
 }
 
 /// What was read, and what came of it.
@@ -106,25 +140,51 @@ pub(super) struct Next {
 }
 
 impl Reloader {
-    /// Does what is asked for, and watches the file if the configuration says so, until stopped.
-    pub(super) async fn run(mut self, mut requests: Requests) {
-        let stop = self.ground.stop.clone();
+    /// Does what is asked for, and watches the file if the configuration says so, from when callers
+    /// are served (`open`) until the end begins (`settled`).
+    pub(super) async fn run(
+        mut self,
+        requests: Requests,
+        open: CancellationToken,
+        settled: CancellationToken,
+    ) {
+        tokio::select! {
+            biased;
+            () = settled.cancelled() => {}
+            () = async { open.cancelled().await; self.serve(requests).await } => {}
+        }
+        // Until then it owns what is served by.
+        self.ground.stop.cancelled().await;
+    }
+
+    async fn serve(&mut self, mut requests: Requests) {
         loop {
             let request = tokio::select! {
                 request = requests.next() => request,
                 () = self.file_changes() => Some(Request::unasked()),
-                () = stop.cancelled() => return,
             };
             let Some(request) = request else { return };
-            tokio::select! {
-                () = self.answer(request) => {}
-                () = stop.cancelled() => return,
+            self.answer(request).await;
+        }
+    }
+
+    /// Waits until a watched file is to be read.
+    async fn file_changes(&mut self) {
+        let again = self.again.filter(|_| self.parts.config.watch);
+        let due = async {
+            match again {
+                Some((at, _)) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            () = self.file_settles() => {}
+            () = due => {}
         }
     }
 
     /// Waits until a watched file has changed and stays as it is.
-    async fn file_changes(&mut self) {
+    async fn file_settles(&mut self) {
         let Origin::File(path, seen) = &mut self.reloading.origin else {
             return std::future::pending().await;
         };
@@ -162,10 +222,16 @@ impl Reloader {
     async fn answer(&mut self, request: Request) {
         let cause = request.cause();
         self.reloading.notifier.reloading();
+        let before = self.again.take();
         let outcome = match self.reload().await {
             Ok(changes) if changes.is_empty() => Outcome::Unchanged,
             Ok(changes) => Outcome::Taken { changes },
-            Err(problems) => Outcome::Refused { problems },
+            Err(Refused { problems, outside }) => {
+                let longer = |(_, pause): (Instant, Duration)| (pause * 2).min(LONGEST_PAUSE);
+                let pause = before.map_or(FIRST_PAUSE, longer);
+                self.again = outside.then(|| (Instant::now() + pause, pause));
+                Outcome::Refused { problems }
+            }
         };
         say(cause, &outcome);
         self.reloading.notifier.ready();
@@ -177,21 +243,24 @@ impl Reloader {
     ///
     /// # Errors
     /// With everything because of which it cannot. Nothing has changed then.
-    async fn reload(&mut self) -> Result<Vec<String>, Vec<Refusal>> {
-        let read = self.read().await?;
-        let config = self.judge(read)?;
+    async fn reload(&mut self) -> Result<Vec<String>, Refused> {
+        let read = self.read().await.map_err(Refused::outside)?;
+        self.ending.retain(|ending| ending.kept().is_some());
+        let config = self.judge(read).map_err(Refused::inside)?;
         let references = config.secrets();
         let can_run = !self.reloading.confined.is_confined();
         let secrets = self.parts.secrets.read_again(references, can_run).await;
-        let (secrets, other) = secrets.map_err(|errors| refusals(&StartError::Secrets(errors)))?;
+        let (secrets, other) =
+            secrets.map_err(|errors| Refused::outside(refusals(&StartError::Secrets(errors))))?;
         let mut changes: Vec<String> =
             other.iter().map(|secret| format!("the secret in the {secret} changed")).collect();
         if config == *self.parts.config {
+            secrets.publish();
             return Ok(changes);
         }
-        let next = self.prepare(config, secrets).await?;
+        let next = self.prepare(config, secrets).await.map_err(Refused::outside)?;
         changes.extend(self::changes(&self.parts, &next.parts));
-        self.exchange(next).await?;
+        self.exchange(next).await.map_err(Refused::outside)?;
         Ok(changes)
     }
 
@@ -236,7 +305,9 @@ impl Reloader {
     fn judge(&self, read: Read) -> Result<Config, Vec<Refusal>> {
         let Read { name, text, mut loaded } = read;
         if let Some(config) = &loaded.config {
-            let restarts = needed(&self.parts.config, config, &self.reloading.confined);
+            let ending = self.ending.iter().filter_map(Ending::kept);
+            let ending: Vec<CredentialConfig> = ending.cloned().collect();
+            let restarts = needed(&self.parts.config, &ending, config, &self.reloading.confined);
             if !restarts.is_empty() {
                 let (document, _) = document::parse(&text);
                 loaded.problems.extend(restarts.into_iter().map(|restart| {

@@ -161,17 +161,18 @@ async fn follow(
     every: Duration,
     stop: CancellationToken,
 ) {
-    let mut used = tls.last();
+    // Not even the last one: a target that is new may have been made with the one before.
+    let mut used = None;
     loop {
         let now = tokio::select! {
             now = tls.now() => now,
             () = stop.cancelled() => return,
         };
-        if !Arc::ptr_eq(&now, &used) {
+        if used.as_ref().is_none_or(|used| !Arc::ptr_eq(&now, used)) {
             for target in targets.iter().filter_map(Weak::upgrade) {
                 target.renew_tls(&now);
             }
-            used = now;
+            used = Some(now);
         }
         tokio::select! {
             () = tokio::time::sleep(every) => {}

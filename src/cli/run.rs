@@ -87,8 +87,8 @@ pub(super) fn run(path: Option<&Path>) -> Result<ExitCode, Failure> {
         drop(offered);
         notifier.stopping();
         tracing::info!(
-            linger_s = config.linger.as_secs_f64(),
-            drain_s = config.drain.as_secs_f64(),
+            linger_s = running.linger().as_secs_f64(),
+            drain_s = running.drain().as_secs_f64(),
             "stopping; a second signal ends at once"
         );
         let stopping =

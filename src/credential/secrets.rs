@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,12 +21,25 @@ const MAX_SECRET: u64 = 64 * 1024;
 const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a command may take to print a secret.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a file is read that changes while it is read.
+const MAX_READS: usize = 5;
 
 /// Every secret of a configuration, resolved.
 #[derive(Debug)]
 pub struct Secrets {
     cells: Vec<Arc<Cell>>,
+    /// What was read for a configuration that nobody serves by yet.
+    ahead: Arc<ArcSwapOption<Vec<Ahead>>>,
     check: Check,
+}
+
+/// A value that is read but not yet everybody's.
+#[derive(Debug)]
+struct Ahead {
+    cell: Arc<Cell>,
+    value: Secret,
+    /// What was there when it was read.
+    before: Arc<Secret>,
 }
 
 #[derive(Debug)]
@@ -56,7 +69,26 @@ impl Cell {
 
 /// Tells when one of several secrets has changed.
 #[derive(Debug)]
-pub struct Changes(Vec<watch::Receiver<u64>>);
+pub struct Changes(Vec<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    changed: watch::Receiver<u64>,
+    /// A value that whoever waits has already, before it is everybody's.
+    ahead: Option<(Arc<Cell>, Secret)>,
+}
+
+impl Watched {
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        loop {
+            self.changed.changed().await?;
+            match self.ahead.take() {
+                Some((cell, value)) if value == **cell.value.load() => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+}
 
 impl Changes {
     /// Waits until one of them changes; for ever if none can.
@@ -76,7 +108,10 @@ impl Changes {
 
     /// Forgets changes that were not waited for.
     pub fn mark_seen(&mut self) {
-        for changed in &mut self.0 {
+        for Watched { changed, ahead } in &mut self.0 {
+            if changed.has_changed().unwrap_or_default() {
+                *ahead = None;
+            }
             changed.mark_unchanged();
         }
     }
@@ -84,7 +119,7 @@ impl Changes {
 
 impl FromIterator<watch::Receiver<u64>> for Changes {
     fn from_iter<I: IntoIterator<Item = watch::Receiver<u64>>>(changes: I) -> Self {
-        Self(changes.into_iter().collect())
+        Self(changes.into_iter().map(|changed| Watched { changed, ahead: None }).collect())
     }
 }
 
@@ -117,6 +152,9 @@ pub enum SecretReason {
     /// A pipe or a device, which can be read once or never ends.
     #[error("it is not a regular file, which could be read again")]
     NotAFile,
+    /// Somebody writes it again and again.
+    #[error("it changes while it is read")]
+    Changing,
     /// Reading hangs.
     #[error("reading it took over {} s", FILE_TIMEOUT.as_secs())]
     Slow,
@@ -167,22 +205,23 @@ impl Secrets {
             };
             cells.push(Arc::new(Cell::new(reference, value)));
         }
-        (Self { cells, check }, errors)
+        (Self { cells, ahead: Arc::default(), check }, errors)
     }
 
     /// The secrets in `references`, for another configuration: those that are here already stay
-    /// what they are, for all who were told to look at them, with the value that is read now. What
-    /// commands print is read again only if they `can_run`. The second value says which have changed.
+    /// what they are, for all who were told to look at them. Those who look at what is returned have
+    /// the values that are read now; the others get them by [`publish`](Self::publish). What commands
+    /// print is read again only if they `can_run`. The second value says which have changed.
     ///
     /// # Errors
-    /// With every secret that cannot be read; then none has changed.
+    /// With every secret that cannot be read.
     pub async fn read_again(
         &self,
         references: Vec<SecretRef>,
         can_run: bool,
     ) -> Result<(Self, Vec<SecretRef>), Vec<SecretError>> {
         let mut cells: Vec<Arc<Cell>> = Vec::new();
-        let (mut read_anew, mut errors) = (Vec::new(), Vec::new());
+        let (mut ahead, mut errors) = (Vec::new(), Vec::new());
         for reference in references {
             if cells.iter().any(|cell| cell.reference == reference) {
                 continue;
@@ -198,31 +237,51 @@ impl Secrets {
                 cells.push(Arc::clone(cell));
                 continue;
             }
-            match read(&reference, self.check).await {
-                Ok(value) => {
-                    let cell = known
-                        .unwrap_or_else(|| Arc::new(Cell::new(reference.clone(), value.clone())));
-                    cells.push(Arc::clone(&cell));
-                    read_anew.push((cell, value));
+            // Before it is read: what is set meanwhile is newer.
+            let before = known.as_ref().map(|cell| cell.value.load_full());
+            let value = match read_whole(&reference, self.check).await {
+                Ok(value) => value,
+                Err(reason) => {
+                    errors.push(SecretError { reference, reason });
+                    continue;
                 }
-                Err(reason) => errors.push(SecretError { reference, reason }),
+            };
+            let Some((cell, before)) = known.zip(before) else {
+                cells.push(Arc::new(Cell::new(reference, value)));
+                continue;
+            };
+            if value != *before {
+                ahead.push(Ahead { cell: Arc::clone(&cell), value, before });
             }
+            cells.push(cell);
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        let changed = read_anew
-            .into_iter()
-            .filter_map(|(cell, value)| cell.set(value).then(|| cell.reference.clone()));
-        let changed = changed.collect();
-        Ok((Self { cells, check: self.check }, changed))
+        let changed = ahead.iter().map(|ahead| ahead.cell.reference.clone()).collect();
+        let ahead = (!ahead.is_empty()).then(|| Arc::new(ahead));
+        let ahead = Arc::new(ArcSwapOption::new(ahead));
+        Ok((Self { cells, ahead, check: self.check }, changed))
+    }
+
+    /// Gives the values that were [read again](Self::read_again) to all who look at these secrets.
+    pub fn publish(&self) {
+        let ahead = self.ahead.load_full();
+        for Ahead { cell, value, before } in ahead.iter().flat_map(|ahead| ahead.iter()) {
+            // Else somebody else has read it later.
+            if Arc::ptr_eq(&cell.value.load(), before) {
+                cell.set(value.clone());
+            }
+        }
+        self.ahead.store(None);
     }
 
     /// Those in `references`, for somebody who needs no others.
     #[must_use]
     pub fn only(&self, references: &[SecretRef]) -> Arc<Self> {
         let cells = self.cells.iter().filter(|cell| references.contains(&cell.reference));
-        Arc::new(Self { cells: cells.cloned().collect(), check: self.check })
+        let (cells, ahead) = (cells.cloned().collect(), Arc::clone(&self.ahead));
+        Arc::new(Self { cells, ahead, check: self.check })
     }
 
     /// Whether files that others can get at are refused.
@@ -233,13 +292,24 @@ impl Secrets {
     /// The current value; `None` for a reference that was not resolved.
     pub fn get(&self, reference: &SecretRef) -> Option<Secret> {
         let cell = self.cells.iter().find(|cell| cell.reference == *reference)?;
-        Some(Secret::clone(&cell.value.load()))
+        Some(self.ahead_of(cell).unwrap_or_else(|| Secret::clone(&cell.value.load())))
+    }
+
+    /// The value that was read of it, as long as it is not everybody's.
+    fn ahead_of(&self, cell: &Arc<Cell>) -> Option<Secret> {
+        let ahead = self.ahead.load();
+        let found = ahead.as_ref()?.iter().find(|ahead| Arc::ptr_eq(&ahead.cell, cell))?;
+        Some(found.value.clone())
     }
 
     /// Tells when one of `references` changes.
     pub fn changes_of(&self, references: &[SecretRef]) -> Changes {
         let cells = self.cells.iter().filter(|cell| references.contains(&cell.reference));
-        cells.map(|cell| cell.changed.subscribe()).collect()
+        let watched = |cell: &Arc<Cell>| {
+            let changed = cell.changed.subscribe();
+            Watched { changed, ahead: self.ahead_of(cell).map(|value| (Arc::clone(cell), value)) }
+        };
+        Changes(cells.map(watched).collect())
     }
 
     /// Looks at every secret file again and again until stopped. While a file is missing or
@@ -320,6 +390,20 @@ pub async fn read(reference: &SecretRef, check: Check) -> Result<Secret, SecretR
         SecretRef::Exec(command) => run(command).await?,
     };
     Ok(Secret::from_stored(stored)?)
+}
+
+/// The same of a file that nobody writes meanwhile: the beginning may be of the old one, the end of the
+/// new.
+async fn read_whole(reference: &SecretRef, check: Check) -> Result<Secret, SecretReason> {
+    let Some(path) = file_of(reference) else { return read(reference, check).await };
+    for _ in 0..MAX_READS {
+        let stamp = Stamp::of(&path).await;
+        let secret = read(reference, check).await?;
+        if Stamp::of(&path).await == stamp {
+            return Ok(secret);
+        }
+    }
+    Err(SecretReason::Changing)
 }
 
 async fn read_file(path: &Path, check: Check) -> Result<Vec<u8>, SecretReason> {

@@ -157,20 +157,39 @@ async fn read_again_the_same_secrets_stay_what_they_are_for_all_who_look_at_them
     let references = vec![file.clone(), value.clone(), exec.clone(), file.clone()];
     let (after, others) = before.read_again(references.clone(), false).await.unwrap();
     assert_eq!(others, std::slice::from_ref(&file));
+    let new = after.only(std::slice::from_ref(&file));
+    let mut of_new = new.changes_of(std::slice::from_ref(&file));
+    let seen = |secrets: &Secrets| secrets.get(&file).unwrap().expose().to_owned();
+    assert_eq!((seen(&own), seen(&after), seen(&new)), ("one".into(), "two".into(), "two".into()));
+    assert!(futures_util::FutureExt::now_or_never(changes.next()).is_none());
+    after.publish();
     changes.next().await;
+    let told = futures_util::FutureExt::now_or_never(of_new.next());
+    assert!(told.is_none(), "who has it already is told nothing");
     assert_eq!(own.get(&file).unwrap().expose(), "two", "who looked at it before sees it");
     assert_eq!(after.get(&value).unwrap().expose(), "value");
     assert_eq!(after.get(&exec).unwrap().expose(), before.get(&exec).unwrap().expose());
     let (again, others) = after.read_again(references, true).await.unwrap();
     assert_eq!(others, std::slice::from_ref(&exec));
     assert_eq!(again.get(&exec).unwrap().expose().trim(), "2");
+    // A configuration that is given up leaves nothing behind.
+    assert_eq!(after.get(&exec).unwrap().expose().trim(), "1");
+    // What somebody has read later is not overwritten.
+    std::fs::write(&path, "late").unwrap();
+    let (late, _) = again.read_again(vec![file.clone()], true).await.unwrap();
+    std::fs::write(&path, "later").unwrap();
+    let (later, _) = again.read_again(vec![file.clone()], true).await.unwrap();
+    later.publish();
+    late.publish();
+    assert_eq!((seen(&late), seen(&own)), ("later".into(), "later".into()));
+    futures_util::FutureExt::now_or_never(of_new.next()).unwrap();
 
     // If one cannot be read, none changes.
     std::fs::write(&path, "three").unwrap();
     let missing = SecretRef::Env("COUNTERSIGN_TEST_NOT_SET".into());
     let errors = again.read_again(vec![file.clone(), missing], true).await.unwrap_err();
     assert_eq!(errors.len(), 1);
-    assert_eq!(own.get(&file).unwrap().expose(), "two");
+    assert_eq!(own.get(&file).unwrap().expose(), "later");
     let (fewer, _) = again.read_again(vec![value], true).await.unwrap();
     assert_eq!(fewer.get(&file), None);
 }

@@ -31,7 +31,7 @@ const fn ends() -> [u64; 71] {
 }
 
 /// The ends of buckets that a scrape shows, in seconds: few enough for a thousand routes, many enough
-/// to tell a fast upstream from a slow one, and each an end of [`ENDS`].
+/// to tell a fast upstream from a slow one, and each an end of `ENDS`.
 pub const SHOWN: [(u64, f64); 14] = [
     (1_000, 0.001),
     (2_500, 0.002_5),

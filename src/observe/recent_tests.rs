@@ -52,6 +52,7 @@ async fn requests_are_recorded_from_the_first_look_until_half_a_minute_after_the
 #[tokio::test]
 async fn whoever_looks_sees_what_was_kept_and_then_what_comes_each_once_and_in_order() {
     let recent = recent();
+    drop(recent.subscribe());
     for number in 1..=3 {
         recent.record(seen(number));
     }
@@ -73,6 +74,7 @@ async fn whoever_looks_sees_what_was_kept_and_then_what_comes_each_once_and_in_o
 #[tokio::test]
 async fn the_last_two_hundred_are_kept() {
     let recent = recent();
+    drop(recent.subscribe());
     for count in 0..3 {
         (0..100).for_each(|number| recent.record(seen(count * 100 + number)));
         pump(&recent).await;

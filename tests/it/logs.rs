@@ -411,7 +411,8 @@ async fn a_pipe_in_place_of_a_file_ends_the_start_with_a_word() {
     let directory = private_directory();
     let [pipe, path] = ["pipe", "countersign.toml"].map(|name| directory.path().join(name));
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    fs::write(&path, config(&access_file(&pipe), &upstream)).unwrap();
+    let text = config(&access_file(&pipe), &upstream);
+    fs::write(&path, text + "[[listen]]\naddress = \"127.0.0.1:0\"\n").unwrap();
     let mut command = tokio::process::Command::new(crate::harness::program::BINARY);
     command.args(["run", "--config"]).arg(&path).kill_on_drop(true);
     let ended = tokio::time::timeout(crate::harness::PATIENCE, command.output());

@@ -103,6 +103,43 @@ async fn requests_count_by_route_and_status_whoever_answers() {
 }
 
 #[tokio::test]
+async fn what_an_api_refuses_counts_by_itself_where_a_credential_was_sent() {
+    let upstream = Faulty::start(|request| match request.target() {
+        "/401" => Act::Say("HTTP/1.1 401 x\r\nContent-Length: 0\r\n\r\n".to_owned()),
+        "/403" => Act::Say("HTTP/1.1 403 x\r\nContent-Length: 0\r\n\r\n".to_owned()),
+        _ => Act::Fine,
+    })
+    .await;
+    let url = upstream.url();
+    let key = format!("[credential.key]\nkind = \"bearer\"\ntoken = {}\n", secret("canary"));
+    let with = named("with", &url, "credential = \"key\"\ndeny = [\"/with/closed\"]\n");
+    let proxy = proxy(&[key, with, named("without", &url, "")].concat()).await;
+    for (target, status) in [
+        ("/with/401", 401),
+        ("/with/403", 403),
+        ("/with/fine", 200),
+        ("/with/fine", 200),
+        ("/with/closed", 403),
+        ("/without/401", 401),
+        ("/nothing", 404),
+    ] {
+        assert_eq!(proxy.get(target).await.status, status, "{target}");
+    }
+    let scrape = scrape(&proxy, 7).await;
+    let refused = |route| scrape.value("countersign_refused_requests_total", &[("route", route)]);
+    let counted = [refused("with"), refused("without"), refused("-")];
+    assert_eq!(counted, [Some(2.0), Some(0.0), Some(0.0)], "{}", scrape.text);
+    let (with, without) = (status_of(&proxy, "with").await, status_of(&proxy, "without").await);
+    assert_eq!((&with["refused"], &with["refused_share"]), (&2.into(), &0.5.into()), "{with}");
+    assert_eq!((&with["errors"], &with["error_share"]), (&0.into(), &0.0.into()));
+    assert_eq!((&without["refused"], &without["refused_share"]), (&0.into(), &0.0.into()));
+    let mut connection = Connection::open(proxy.admin()).await;
+    let status = connection.send("GET", "/api/status", &[], "").await.json();
+    assert_eq!((&status["unrouted"]["requests"], &status["ready"]), (&2.into(), &true.into()));
+    assert_eq!(status["not_ready_because"], serde_json::Value::Null);
+}
+
+#[tokio::test]
 async fn no_label_takes_a_value_from_a_request() {
     let upstream = Upstream::fine().await;
     let directory = private_directory();
@@ -260,12 +297,13 @@ async fn counts_of_a_route_outlive_its_settings_but_not_its_name() {
     let upstream = Upstream::fine().await;
     let url = upstream.url();
     let before = [named("stays", &url, ""), named("goes", &url, "")].concat();
-    let proxy = proxy(&before).await;
+    let proxy = Proxy::start_with_file(&format!("{ADMIN}{before}")).await;
     for target in ["/stays", "/stays", "/goes"] {
         assert_eq!(proxy.get(target).await.status, 200);
     }
     scrape(&proxy, 3).await;
-    proxy.replace_routes(&named("stays", &url, "max_body = \"1KiB\"\n"));
+    let after = named("stays", &url, "max_body = \"1KiB\"\n");
+    proxy.go_over(&format!("{ADMIN}{after}")).await;
     assert_eq!(proxy.get("/stays").await.status, 200);
     assert_eq!(proxy.get("/goes").await.status, 404);
     let scrape = scrape(&proxy, 4).await;
@@ -280,14 +318,16 @@ async fn a_route_that_is_gone_shows_until_its_last_request_has_ended() {
     let go = Arc::new(Semaphore::new(0));
     let waiting = Arc::clone(&go);
     let upstream = Faulty::start(move |_| Act::FineAfter(Arc::clone(&waiting))).await;
-    let proxy = proxy(&named("goes", &upstream.url(), "")).await;
+    let before = named("goes", &upstream.url(), "");
+    let proxy = Proxy::start_with_file(&format!("{ADMIN}{before}")).await;
     let address = proxy.address();
     let caller = tokio::spawn(async move {
         Connection::open(address).await.send("GET", "/goes", &[], "").await.status
     });
     until("it is in flight", || upstream.count("GET", "/").max(upstream.received().len()) == 1)
         .await;
-    proxy.replace_routes(&named("comes", &upstream.url(), ""));
+    let after = named("comes", &upstream.url(), "");
+    proxy.go_over(&format!("{ADMIN}{after}")).await;
     let during = Scrape::of(proxy.admin()).await;
     assert_eq!(during.value("countersign_in_flight_requests", &[]), Some(1.0));
     go.add_permits(1);

@@ -121,7 +121,7 @@ async fn of_a_broken_file_every_problem_is_told_and_what_there_was_serves_on() {
         [
             "the secret in the environment variable COUNTERSIGN_TEST_NOT_SET cannot be read: the \
              variable is not set",
-            "the secret in the file /nonexistent/y cannot be read: entity not found",
+            "the secret in the file /nonexistent/y cannot be read: there is no such file",
         ]
     );
     fs::remove_file(proxy.config_file().path()).unwrap();
@@ -313,6 +313,123 @@ async fn a_login_that_is_gone_logs_out_once_its_last_request_is_over() {
 }
 
 #[tokio::test]
+async fn a_login_that_is_gone_stays_for_requests_of_any_configuration_before() {
+    let logins = std::sync::atomic::AtomicUsize::new(0);
+    let endpoint = Upstream::answering(move |seen| {
+        let number = match &*seen.target {
+            "/login" => logins.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1,
+            _ => 0,
+        };
+        http::Response::new(format!("{{\"token\":\"token-{number}\"}}").into())
+    })
+    .await;
+    let (go_on, wait) = tokio::sync::watch::channel(false);
+    let upstream = Upstream::serving(move |seen| {
+        let mut wait = wait.clone();
+        async move {
+            if seen.target.ends_with("slow") {
+                wait.wait_for(|go_on| *go_on).await.unwrap();
+            }
+            http::Response::default()
+        }
+    })
+    .await;
+    let route = |more: &str| at("a", &upstream.url(), &format!("credential = \"c\"\n{more}"));
+    let other = login(&endpoint, "d").replace("credential.c", "credential.d")
+        + &at("d", &upstream.url(), "credential = \"d\"");
+    let c = login(&endpoint, "one");
+    let proxy = Proxy::start_with_file(&(c.clone() + &other + &route(""))).await;
+    let address = proxy.address();
+    let slow = tokio::spawn(async move {
+        Connection::open(address).await.send("GET", "/a/slow", &[], "").await.status
+    });
+    until("it is under way", || !upstream.seen().is_empty()).await;
+    let token = upstream.last().values("authorization")[0].trim_start_matches("Bearer ").to_owned();
+    let logged_out = || -> Vec<String> {
+        let seen = endpoint.seen();
+        let logouts = seen.iter().filter(|seen| seen.target == "/logout");
+        logouts.map(|seen| seen.values("token")[0].to_owned()).collect()
+    };
+    // The route is another one, the credential is not; then the credential is, and then a third is
+    // gone that no request uses.
+    proxy.go_over(&(c + &other + &route("max_body = \"1MB\""))).await;
+    let two = login(&endpoint, "two") + &route("max_body = \"1MB\"");
+    proxy.go_over(&(two.clone() + &other)).await;
+    proxy.go_over(&two).await;
+    until("the one that nobody uses logs out", || logged_out().iter().any(|other| *other != token))
+        .await;
+    assert_eq!(logged_out().len(), 1, "a request still uses {token}");
+    go_on.send(true).unwrap();
+    assert_eq!(slow.await.unwrap(), 200);
+    until("it logs out", || logged_out().contains(&token)).await;
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_given_another_token_where_tokens_are_stored() {
+    let logins = std::sync::atomic::AtomicUsize::new(0);
+    let endpoint = Upstream::answering(move |_| {
+        let number = logins.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        http::Response::new(format!("{{\"token\":\"token-{number}\"}}").into())
+    })
+    .await;
+    let (go_on, wait) = tokio::sync::watch::channel(false);
+    let upstream = Upstream::serving(move |seen| {
+        let mut wait = wait.clone();
+        async move {
+            let mut response = http::Response::default();
+            if seen.values("authorization") == ["Bearer token-1"] {
+                wait.wait_for(|go_on| *go_on).await.unwrap();
+                *response.status_mut() = http::StatusCode::UNAUTHORIZED;
+            }
+            response
+        }
+    })
+    .await;
+    let directory = private_directory();
+    let text = |refresh: &str| {
+        format!(
+            "[token_store]\nkind = \"file\"\npath = {}\nkey = {}\n{}\
+             [credential.c.refresh]\n{refresh}\n{}",
+            quoted(directory.path().join("tokens").to_str().unwrap()),
+            secret("0123456789abcdef0123456789abcdef"),
+            login(&endpoint, "one"),
+            at("a", &upstream.url(), "credential = \"c\""),
+        )
+    };
+    let proxy = Proxy::start_with_file(&text("")).await;
+    let address = proxy.address();
+    let asked = tokio::spawn(async move {
+        Connection::open(address).await.send("GET", "/a", &[], "").await.status
+    });
+    until("it is under way", || !upstream.seen().is_empty()).await;
+    let changes = proxy.go_over(&text("min_interval = \"1s\"")).await;
+    assert_eq!(changes, ["the credential 'c' changed", "the route 'a' changed"]);
+    assert_eq!(endpoint.seen().len(), 1, "the token is taken from the store");
+    go_on.send(true).unwrap();
+    assert_eq!(asked.await.unwrap(), 200);
+    assert_eq!(upstream.last().values("authorization"), ["Bearer token-2"]);
+}
+
+#[tokio::test]
+async fn a_watched_file_is_tried_again_when_what_it_names_was_not_there() {
+    let upstream = Upstream::fine().await;
+    let directory = private_directory();
+    let key = directory.path().join("key");
+    let text = format!("watch = true\n{}", at("a", &upstream.url(), ""));
+    let proxy = Proxy::start_with_file(&text).await;
+    let file = quoted(key.to_str().unwrap());
+    let with_key = text.replace("[[route]]", "[[route]]\ncredential = \"k\"")
+        + &format!("[credential.k]\nkind = \"fields\"\nset = {{ X-Key = {{ file = {file} }} }}\n");
+    proxy.rewrite(&with_key);
+    until("it is refused", || proxy.control().counts()[2].1 > 0).await;
+    fs::write(&key, "k").unwrap();
+    until("it is taken over", || proxy.control().counts()[1].1 == 1).await;
+    assert_eq!(proxy.control().last_reload().unwrap().cause, Cause::File);
+    assert_eq!(proxy.get("/a").await.status, 200);
+    assert_eq!(upstream.last().values("x-key"), ["k"]);
+}
+
+#[tokio::test]
 async fn a_refresh_token_for_one_use_is_not_given_to_a_second_task() {
     let upstream = Upstream::fine().await;
     let text = |margin: &str| {
@@ -332,6 +449,10 @@ async fn a_refresh_token_for_one_use_is_not_given_to_a_second_task() {
         ["credential.o: a change of a credential whose refresh token is good for one use needs a \
           restart"]
     );
+    // Whatever it is called.
+    let renamed = text("10s").replace("credential.o", "credential.p");
+    let problems = proxy.refuses(&renamed.replace("\"o\"", "\"p\"")).await;
+    assert!(problems[0].starts_with("credential.p: a change"), "{problems:?}");
     assert_eq!(upstream.connections(), 0);
 }
 
@@ -485,13 +606,21 @@ async fn the_secrets_of_commands_and_files_are_read_again() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         value = sent().await.1;
     }
+    // What is refused changes nothing: also no secret.
+    fs::write(at_path("printed"), "four").unwrap();
+    let more = at("b", "https://u.test", "tls = { ca = \"/nonexistent/ca.pem\" }");
+    let problems = proxy.refuses(&(text.clone() + &more)).await;
+    assert!(problems[0].starts_with("TLS for the route 'b'"), "{problems:?}");
+    assert_eq!(sent().await.0, "three");
+    assert_eq!(proxy.go_over(&text).await, ["the secret in the command sh changed"]);
+    until_sent(&sent, "four").await;
     fs::remove_file(at_path("printed")).unwrap();
     let problems = proxy.refuses(&text).await;
     assert_eq!(
         problems,
         ["the secret in the command sh cannot be read: the command failed: exit status: 1"]
     );
-    assert_eq!(sent().await.0, "three");
+    assert_eq!(sent().await.0, "four");
 }
 
 async fn until_sent(sent: &impl AsyncFn() -> (String, String), value: &str) {
@@ -565,6 +694,40 @@ mod program {
         assert!(program.runs());
     }
 
+    /// Waits until the log says this of a problem; which line it is in.
+    async fn refused(program: &Program, problem: &str) -> Value {
+        let says = |line: &Value| line["problem"].as_str().is_some_and(|p| p.contains(problem));
+        until(problem, || program.log().iter().any(says)).await;
+        program.log().into_iter().find(says).unwrap()
+    }
+
+    #[tokio::test]
+    async fn once_it_ends_it_goes_over_to_nothing_else() {
+        let upstream = Upstream::fine().await;
+        let text = |linger: &str| {
+            format!("linger = \"{linger}\"\n{ADMIN}{}", at("a", &upstream.url(), ""))
+        };
+        let mut program = Program::start(&text("1s")).await;
+        until("the admin listener listens", || {
+            program.log().iter().any(|line| line["message"] == "admin listening")
+        })
+        .await;
+        let mut admin = Connection::open(program.admin()).await;
+        program.rewrite(&text("60s"));
+        let reply = admin.send("POST", "/api/reload", &[], "").await;
+        assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"taken".into()));
+        program.signal("-TERM");
+        let line = said(&program, 0, "stopping").await;
+        assert_eq!(line["linger_s"], 60.0, "as it is now: {line}");
+        program.rewrite(&text("50s"));
+        let reply = admin.send("POST", "/api/reload", &[], "").await;
+        assert_eq!(reply.status, 422, "{}", reply.text());
+        assert_eq!(reply.json()["problems"][0]["message"], "the program is ending");
+        assert_eq!(get(&program, "/a").await, 200);
+        program.signal("-TERM");
+        program.ended().await;
+    }
+
     /// What it has confined itself to at its start cannot be undone.
     #[tokio::test]
     async fn a_confined_program_goes_over_to_what_it_can_reach_and_refuses_the_rest() {
@@ -600,16 +763,18 @@ mod program {
         program.signal("-HUP");
         let line = said(&program, 0, "is not taken over").await;
         assert!(line["hint"].as_str().unwrap().contains("restart"), "{line}");
-        let refused: Vec<String> = program
-            .log()
-            .iter()
-            .filter_map(|line| line["problem"].as_str().map(str::to_owned))
-            .collect();
+        // One line each.
+        refused(&program, "credential.c: needs a restart: files in").await;
         let port = two.address().port();
-        let all = refused.join("\n");
-        assert!(all.contains("credential.c: needs a restart: files in"), "{all}");
-        assert!(all.contains(&format!("route[0].upstream: needs a restart: port {port}")), "{all}");
+        refused(&program, &format!("route[0].upstream: needs a restart: port {port}")).await;
         assert_eq!(get(&program, "/a").await, 200);
         assert_eq!(one.last().values("authorization"), ["Bearer second"]);
+        let printed =
+            "[[listen]]\naddress = \"127.0.0.1:0\"\ncaller_token = { exec = [\"cat\"] }\n";
+        program.rewrite(&(first.clone() + printed));
+        program.signal("-HUP");
+        let what = "listen[0].caller_token: needs a restart: the confined process cannot run";
+        let line = refused(&program, what).await;
+        assert!(line["line"].is_u64() && line["hint"].is_string(), "{line}");
     }
 }

@@ -8,7 +8,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Proxy, plant, plant_with_password, private_directory, quoted, route, secret, twinzo, until,
+    Act, Faulty, Proxy, plant, plant_with_password, private_directory, quoted, route, secret,
+    twinzo, until,
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
@@ -89,8 +90,29 @@ async fn a_credential_in_trouble_is_told_by_the_exit_status() {
     assert_eq!(status, 1, "{out}");
     let line = out.lines().find(|line| line.starts_with("mail")).unwrap();
     assert!(line.contains("refused") && line.contains("check the login and password"), "{line}");
-    assert_eq!(place.run(&["status", "--json"]).await.0, 1);
+    let (status, json, _) = place.run(&["status", "--json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((status, &json["ready"]), (1, &false.into()));
+    assert_eq!(json["not_ready_because"], "no usable credential: mail");
+    let credentials = json["credentials"].as_array().unwrap();
+    let trouble = |name: &str| {
+        credentials.iter().find(|one| one["name"] == name).map(|one| one["trouble"].clone())
+    };
+    assert_eq!((trouble("plant"), trouble("mail")), (Some(Value::Null), Some("all".into())));
     assert!(!out.contains("canary"), "{out}");
+}
+
+#[tokio::test]
+async fn an_api_that_refuses_is_told_by_the_exit_status() {
+    let refuse = "HTTP/1.1 403 x\r\nContent-Length: 0\r\n\r\n";
+    let upstream = Faulty::start(|_| Act::Say(refuse.to_owned())).await;
+    let route = route(&upstream.url(), "plant", "path = \"/refuses\"\n");
+    let place = Place::start(&route.replace("name = \"all\"", "name = \"refuses\"")).await;
+    assert_eq!(place.run(&["status"]).await.0, 0, "nobody has asked yet");
+    assert_eq!(place.proxy.get("/refuses").await.status, 403);
+    let (status, out, _) = place.run(&["status"]).await;
+    let line = out.lines().find(|line| line.starts_with("refuses")).unwrap();
+    assert!(status == 1 && line.contains("100.0 %"), "{out}");
 }
 
 #[tokio::test]

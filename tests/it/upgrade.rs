@@ -1,27 +1,31 @@
 //! A new process takes over from the one that runs: no call is lost, whatever becomes of it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use countersign::mock::Failure;
 use http::Response;
 use http_body_util::Full;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+use crate::harness::authorization::{AuthorizationServer, Scripted};
 use crate::harness::client::{chunked, request, whole};
 use crate::harness::program::{BINARY, Program};
 use crate::harness::{
-    Connection, Upstream, plant, private_directory, quoted, route, twinzo, until,
+    Connection, Upstream, plant, private_directory, quoted, route, secret, twinzo, until,
 };
+use crate::oauth::{api, client};
 
 /// `upgrade_socket` in `directory`, which goes before all tables.
 fn upgrade_socket(directory: &TempDir) -> String {
@@ -116,6 +120,37 @@ async fn run(config: &str) -> Output {
     let mut command = Command::new(BINARY);
     command.args(["run", "--config"]).arg(&file).env("NO_COLOR", "1").stdin(Stdio::null());
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+/// A process that begins to take over and cannot yet. Killed when dropped.
+struct Beginner(Child, #[expect(dead_code, reason = "removed with it")] TempDir);
+
+impl Beginner {
+    fn start(config: &str) -> Self {
+        let place = private_directory();
+        let file = place.path().join("countersign.toml");
+        let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
+        std::fs::write(&file, format!("{config}\n{listen}")).unwrap();
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--config"]).arg(&file).stdin(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap(), place)
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+
+    async fn ended(&mut self) {
+        until("it ends", || self.0.try_wait().unwrap().is_some()).await;
+    }
+}
+
+impl Drop for Beginner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn says(program: &Program, text: &str) -> bool {
@@ -216,24 +251,174 @@ async fn the_old_process_serves_until_the_new_one_has_its_credentials() {
     load.go_on(50).await;
     stand_in.switches().fail_token_calls(Failure::ServerError, None);
     let calls = stand_in.recorder().token_calls();
-    let place = private_directory();
-    let file = place.path().join("countersign.toml");
-    std::fs::write(&file, format!("{config}[[listen]]\naddress = \"127.0.0.1:0\"\n")).unwrap();
-    let mut command = Command::new(BINARY);
-    command.args(["run", "--config"]).arg(&file).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut new = command.spawn().unwrap();
+    let mut new = Beginner::start(&config);
     let recorder = stand_in.recorder();
     until("the new one tries to log in", || recorder.token_calls() > calls).await;
     load.go_on(50).await;
     assert!(old.runs());
-    new.kill().unwrap();
-    new.wait().unwrap();
+    new.signal("-KILL");
+    new.ended().await;
     until("the old one sees it", || says(&old, "the new process has ended")).await;
     stand_in.switches().fail_token_calls(Failure::None, None);
     let _new = start(&config).await;
     assert!(old.ended().await.success());
     let (answered, failures) = load.end().await;
     assert!(failures.is_empty(), "of {answered}: {failures:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_that_is_told_to_end_while_it_waits_accepts_nobody() {
+    let stand_in = twinzo().await;
+    let directory = private_directory();
+    let url = stand_in.url();
+    let config = [
+        upgrade_socket(&directory),
+        plant(&url, ""),
+        route(&url, "plant", ""),
+        "[admin]\naddress = \"127.0.0.1:0\"\n".to_owned(),
+    ]
+    .concat();
+    let mut old = start(&config).await;
+    let load = Load::start(old.address());
+    load.go_on(50).await;
+    stand_in.switches().fail_token_calls(Failure::ServerError, None);
+    let recorder = stand_in.recorder();
+    for round in 1..=6 {
+        let calls = recorder.token_calls();
+        let mut new = Beginner::start(&config);
+        until("the new one tries to log in", || recorder.token_calls() > calls).await;
+        load.go_on(20).await;
+        new.signal("-TERM");
+        new.ended().await;
+        let gone = || {
+            let lines = old.log();
+            let ends = lines.iter().filter(|it| it.to_string().contains("no upgrade; this"));
+            ends.count() == round
+        };
+        until("the old one sees it", gone).await;
+        load.go_on(20).await;
+    }
+    assert!(old.runs());
+    let (answered, failures) = load.end().await;
+    assert!(failures.is_empty(), "of {answered}: {failures:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn told_to_end_while_a_new_process_begins_the_old_one_serves_until_that_is_ready() {
+    let stand_in = twinzo().await;
+    let directory = private_directory();
+    let url = stand_in.url();
+    let config = [upgrade_socket(&directory), plant(&url, ""), route(&url, "plant", "")].concat();
+    let mut old = start(&config).await;
+    let load = Load::start(old.address());
+    load.go_on(50).await;
+    stand_in.switches().fail_token_calls(Failure::ServerError, None);
+    let recorder = stand_in.recorder();
+    let calls = recorder.token_calls();
+    let _new = Beginner::start(&config);
+    until("the new one tries to log in", || recorder.token_calls() > calls).await;
+    old.signal("-TERM");
+    until("it is told", || says(&old, "told to stop while a new process")).await;
+    // Nobody but the old one accepts.
+    load.go_on(200).await;
+    assert!(old.runs());
+    stand_in.switches().fail_token_calls(Failure::None, None);
+    assert!(old.ended().await.success());
+    load.go_on(50).await;
+    let (answered, failures) = load.end().await;
+    assert!(failures.is_empty(), "of {answered}: {failures:#?}");
+    assert!(directory.path().join("upgrade.sock").exists(), "it is the new one's");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn told_to_end_while_a_new_process_begins_the_old_one_ends_if_that_is_gone() {
+    let stand_in = twinzo().await;
+    let directory = private_directory();
+    let url = stand_in.url();
+    let config = [upgrade_socket(&directory), plant(&url, ""), route(&url, "plant", "")].concat();
+    let mut old = start(&config).await;
+    until("the old one has logged in", || stand_in.recorder().logins() == 1).await;
+    stand_in.switches().fail_token_calls(Failure::ServerError, None);
+    let recorder = stand_in.recorder();
+    let calls = recorder.token_calls();
+    let mut new = Beginner::start(&config);
+    until("the new one tries to log in", || recorder.token_calls() > calls).await;
+    old.signal("-TERM");
+    until("it is told", || says(&old, "told to stop while a new process")).await;
+    new.signal("-KILL");
+    new.ended().await;
+    assert!(old.ended().await.success());
+    assert!(!directory.path().join("upgrade.sock").exists(), "the last one clears up");
+}
+
+/// Tokens of four seconds. The refresh token is replaced at each use; what was used is refused.
+async fn rotating() -> AuthorizationServer {
+    let state: Mutex<(u64, BTreeSet<String>)> = Mutex::default();
+    AuthorizationServer::answering(move |asked| {
+        let (count, good) = &mut *state.lock().unwrap();
+        if let Some(token) = asked.get("refresh_token")
+            && !good.remove(token)
+        {
+            return Scripted::error("invalid_grant");
+        }
+        *count += 1;
+        let refresh_token = format!("refresh-{count}");
+        good.insert(refresh_token.clone());
+        let answer = json!({
+            "access_token": format!("token-{count}"),
+            "token_type": "Bearer",
+            "expires_in": 4,
+            "refresh_token": refresh_token,
+        });
+        Scripted::json(200, &answer)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_new_process_renewed_before_it_failed_is_what_the_old_one_goes_on_with() {
+    let (server, upstream, failing) = (rotating().await, Upstream::fine().await, twinzo().await);
+    let directory = private_directory();
+    let more = client()
+        + "grant = \"password\"\nusername = \"robot\"\n"
+        + &format!("password = {}\n", secret("canary-password"))
+        // About once a second.
+        + "[credential.api.refresh]\nmargin = \"75%\"\n";
+    let config = [
+        upgrade_socket(&directory),
+        api(&server, &more),
+        route(&upstream.url(), "api", ""),
+        store(&directory),
+    ]
+    .concat();
+    let old = start(&config).await;
+    until("the old one renews", || server.count() >= 2).await;
+    failing.switches().fail_token_calls(Failure::ServerError, None);
+    for round in 1..=2 {
+        let calls = failing.recorder().token_calls();
+        let mut new = Beginner::start(&(config.clone() + &plant(&failing.url(), "")));
+        let waits = || failing.recorder().token_calls() > calls;
+        until("the new one has the store, and waits for what it never gets", waits).await;
+        let count = server.count();
+        until("the new one renews", || server.count() >= count + 2).await;
+        new.signal("-TERM");
+        new.ended().await;
+        let gone = || {
+            let lines = old.log();
+            let ends = lines.iter().filter(|it| it.to_string().contains("no upgrade; this"));
+            ends.count() == round
+        };
+        until("the old one sees it", gone).await;
+        let count = server.count();
+        until("the old one renews", || server.count() >= count + 2).await;
+        let mut caller = Connection::open(old.address()).await;
+        assert_eq!(caller.send("GET", "/", &[], "").await.status, 200);
+    }
+    let asked = server.asked();
+    let sent: Vec<&str> = asked.iter().filter_map(|asked| asked.get("refresh_token")).collect();
+    let different: BTreeSet<&str> = sent.iter().copied().collect();
+    assert_eq!(different.len(), sent.len(), "each once: {sent:#?}");
+    assert_eq!(asked.len(), sent.len() + 1, "one login");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,7 +433,7 @@ async fn unix_sockets_are_taken_over_and_stay_where_they_are() {
     let mut new = start(&config).await;
     assert!(old.ended().await.success());
     assert_eq!(ask(&callers).await, 200);
-    assert_eq!(new.requests().len(), 1);
+    until("the new one has answered", || new.requests().len() == 1).await;
     new.signal("-TERM");
     assert!(new.ended().await.success());
     assert!(!callers.exists(), "the last one clears up");

@@ -115,6 +115,49 @@ async fn what_is_saved_is_there_after_a_restart_for_whom_it_belongs_to() {
 }
 
 #[tokio::test]
+async fn what_another_process_left_in_a_file_that_it_had_is_there_for_who_claims_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = SecretRef::Value(Secret::new("0123456789abcdef"));
+    let path = directory.path().join("tokens");
+    let spec = StoreSpec::File { path, key: key.clone() };
+    let secrets = Arc::new(Secrets::resolve(vec![key], Check::Off).await.unwrap());
+    let clock = Clock::system();
+    let save = async |slot: &Slot, value: &str| {
+        let credential = credential(value, &clock);
+        slot.save(slot.fingerprint(), None, &credential, clock.now(), true).await
+    };
+    let lease = Duration::from_secs(10);
+    let claimed = |claim| match claim {
+        Claim::Granted(_, stored) => stored.map(|it| it.values.text("token").unwrap().to_owned()),
+        other @ (Claim::Alone | Claim::Held(..)) => panic!("{other:?}"),
+    };
+
+    let (store, writer) = Store::open(&spec, &secrets, &clock).await.unwrap();
+    let running = writer.unwrap().start();
+    let (ours, device) =
+        (slot(&store, "plant", None, "d", "p"), slot(&store, "plant", Some("a"), "d", "p"));
+    assert_eq!(save(&ours, "t1").await, Saved::Durable);
+    assert!(matches!(ours.claim(lease).await, Claim::Alone), "nobody else has ever had it");
+    let lender = store.lender();
+    lender.lend().await.unwrap();
+    let (other, writer) = Store::open(&spec, &secrets, &clock).await.unwrap();
+    let others = writer.unwrap().start();
+    assert_eq!(save(&slot(&other, "plant", None, "d", "p"), "t2").await, Saved::Durable);
+    save(&slot(&other, "plant", Some("a"), "d", "p"), "a2").await;
+    assert!(matches!(ours.claim(lease).await, Claim::Held(None, _)), "it is away");
+
+    // Given up, and not gone yet: what it has is not known.
+    lender.take_back().await;
+    assert!(matches!(ours.claim(lease).await, Claim::Held(None, _)), "its lock is on it");
+    others.close().await;
+    assert_eq!(claimed(ours.claim(lease).await).as_deref(), Some("t2"));
+    assert_eq!(claimed(device.claim(lease).await).as_deref(), Some("a2"));
+    assert_eq!(save(&ours, "t3").await, Saved::Durable);
+    assert_eq!(claimed(ours.claim(lease).await).as_deref(), Some("t3"), "its own by now");
+    running.close().await;
+}
+
+#[tokio::test]
 async fn without_a_store_nothing_is_kept_and_nothing_is_waited_for() {
     let clock = Clock::system();
     let slot = slot(&Store::default(), "plant", None, "d", "p");
