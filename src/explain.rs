@@ -15,7 +15,7 @@ use crate::config::{AccessRules, Address, Limits, ListenerConfig};
 use crate::credential::secrets::Secrets;
 use crate::proxy::guard::{Ends, Gate};
 use crate::proxy::respond::ProxyError;
-use crate::proxy::{Identity, Snapshot, find, headers, retarget};
+use crate::proxy::{Identity, Proxy, Snapshot, find, headers, retarget};
 use crate::sign::hmac::BasePart;
 use crate::sign::{SignError, SignableRequest, Signer};
 use crate::tls::PeerNames;
@@ -88,6 +88,8 @@ impl Asked<'_> {
 pub struct Ground<'a> {
     /// What requests are served by.
     pub snapshot: &'a Snapshot,
+    /// What serves them; `None` where nothing runs.
+    pub proxy: Option<&'a Proxy>,
     /// Where they come in.
     pub listeners: &'a [ListenerConfig],
     /// Bounds.
@@ -126,6 +128,9 @@ pub struct Explanation {
     pub identity: Option<String>,
     /// The fields that do not get to the upstream.
     pub removed: Vec<String>,
+    /// The fields that are set whatever the credentials do: those of the route (`set`) and, of a
+    /// running program, `Via` and what the request is called, which is another each time.
+    pub set: Vec<Added>,
     /// What each credential of the route does, in the order of signing.
     pub credentials: Vec<Applied>,
     /// Method and URL as they would be sent; `None` if nothing would be.
@@ -271,24 +276,49 @@ pub fn explain<E>(
         upstream: route.config.upstream.to_string(),
         clients: route.config.clients.clone(),
     });
+    // Before it is read who calls: the field that says so does not get to the upstream either.
+    let before = parts.headers.clone();
     let device = match route.device(&mut parts, &ends) {
         Ok(device) => device,
         Err(error) => return Ok(told.refuse(&error)),
     };
     told.identity = device.as_deref().map(str::to_owned);
-    let before: Vec<HeaderName> = parts.headers.keys().cloned().collect();
+    if u64::try_from(content.len()).unwrap_or(u64::MAX) > route.config.max_body {
+        return Ok(told.refuse(&ProxyError::ContentTooLarge));
+    }
     headers::strip_request(&mut parts.headers, &[&route.strip]);
-    let gone = before.iter().filter(|name| !parts.headers.contains_key(*name) && **name != HOST);
+    let gone = before.keys().filter(|name| !parts.headers.contains_key(*name) && **name != HOST);
     told.removed = gone.map(|name| name.as_str().to_owned()).collect();
+    let left = parts.headers.clone();
     let prefix = route.config.prefix.len();
     let Some(target) = retarget::retarget(&parts.uri, prefix, &route.config.upstream) else {
         let error = ProxyError::Malformed("the target cannot be forwarded");
         return Ok(told.refuse(&error));
     };
-    headers::ensure_user_agent(&mut parts.headers);
+    match ground.proxy {
+        Some(proxy) => {
+            let id = proxy.name(&before);
+            proxy.introduce(&mut parts.headers, parts.version, &route, id.as_ref());
+        }
+        None => headers::ensure_user_agent(&mut parts.headers),
+    }
     for (name, value) in &route.config.set {
         parts.headers.insert(name.clone(), value.clone());
     }
+    let differs =
+        |name: &&HeaderName| !left.get_all(*name).iter().eq(parts.headers.get_all(*name).iter());
+    let is_set = |name: &HeaderName| route.config.set.iter().any(|(own, _)| own == name);
+    told.set = parts
+        .headers
+        .keys()
+        .filter(differs)
+        .flat_map(|name| parts.headers.get_all(name).iter().map(move |value| (name, value)))
+        .map(|(name, value)| Added {
+            name: name.as_str().to_owned(),
+            // Nobody knows what an operator puts there.
+            shown: Shown::of(value.as_bytes(), ground.reveal || !is_set(name)),
+        })
+        .collect();
     parts.headers.insert(HOST, route.target.host.clone());
     let mut outgoing = Outgoing {
         method: parts.method,

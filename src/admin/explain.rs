@@ -70,6 +70,7 @@ pub(super) fn answer(
     let snapshot = sight.proxy.snapshot.load();
     let ground = Ground {
         snapshot: &snapshot,
+        proxy: Some(&sight.proxy),
         listeners: &listeners,
         limits: &sight.proxy.limits,
         secrets,
@@ -98,9 +99,17 @@ fn signer(sight: &Sight, identity: &Identity, device: Option<&str>) -> Result<Si
     match identity.cache.peek(device) {
         Some(issued) if issued.is_usable(now) => Ok(issued.item.clone()),
         Some(_) => Err("the one that is there has ended; a request would wait for another".into()),
-        None => Err(match identity.cache.state().failure {
-            Some(failure) => failure.error.to_string(),
+        None => Err(match failure(identity, device) {
+            Some(failure) => failure,
             None => "nobody has needed it yet; a request would have it fetched".into(),
         }),
+    }
+}
+
+/// Why the last attempt failed; of devices, that of `device`.
+fn failure(identity: &Identity, device: Option<&str>) -> Option<String> {
+    match identity.cache.devices() {
+        Some(pool) => pool.look(device?)?.error.map(|(error, _)| error),
+        None => identity.cache.state().failure.map(|failure| failure.error.to_string()),
     }
 }

@@ -78,6 +78,7 @@ impl Explain {
         let snapshot = snapshot(&config, &identities).map_err(start_failure)?;
         let ground = Ground {
             snapshot: &snapshot,
+            proxy: None,
             listeners: &config.listeners,
             limits: &config.limits,
             secrets: &secrets,

@@ -409,13 +409,7 @@ impl Proxy {
         let target =
             retarget::retarget(&head.uri, route.config.prefix.len(), &route.config.upstream)
                 .ok_or(ProxyError::Malformed("the target cannot be forwarded"))?;
-        self.via.add(&mut head.headers, head.version);
-        headers::ensure_user_agent(&mut head.headers);
-        if let (Some(field), Some(id)) = (&self.request_id, exchange.id())
-            && !route.strip.contains(field)
-        {
-            head.headers.insert(field.clone(), id.value().clone());
-        }
+        self.introduce(&mut head.headers, head.version, &route, exchange.id());
         if let Some(tracer) = &self.tracer
             && !route.strip.contains(&TRACEPARENT)
             && route.config.set.iter().all(|(name, _)| *name != TRACEPARENT)
@@ -438,6 +432,28 @@ impl Proxy {
             spans: exchange.spans().cloned(),
         };
         Ok((route, Box::new(unsigned)))
+    }
+
+    /// Adds to a request what says how it came, and what it is called.
+    pub fn introduce(
+        &self,
+        fields: &mut HeaderMap,
+        version: Version,
+        route: &Route,
+        id: Option<&RequestId>,
+    ) {
+        self.via.add(fields, version);
+        headers::ensure_user_agent(fields);
+        if let (Some(field), Some(id)) = (&self.request_id, id)
+            && !route.strip.contains(field)
+        {
+            fields.insert(field.clone(), id.value().clone());
+        }
+    }
+
+    /// What a request with these fields is called, if it is called anything.
+    pub fn name(&self, fields: &HeaderMap) -> Option<RequestId> {
+        self.request_id.as_ref().map(|field| RequestId::of(Some(fields), field))
     }
 
     /// The phases that wait.

@@ -203,6 +203,14 @@ impl<T> DevicePool<T> {
         Some(page)
     }
 
+    /// The device of that name; `None` if there is none.
+    pub fn look(&self, device: &str) -> Option<Sighted> {
+        let roster = self.shared().roster.load_full();
+        let row = roster.table.find(device)?;
+        let live = roster.live.get(row).and_then(ArcSwapOption::load_full);
+        Some(self.lens().sight(device, live.as_deref()))
+    }
+
     /// All devices at one glance. Looks at every live one.
     pub fn overview(&self) -> Overview {
         let lens = self.lens();
