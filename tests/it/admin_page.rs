@@ -2,15 +2,20 @@
 //! explanations.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use countersign::control::Cause;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::harness::client::{request, whole};
 use crate::harness::{
-    Connection, PATIENCE, Proxy, Reply, Upstream, plant, route, secret, twinzo, until,
+    Connection, PATIENCE, Proxy, Reply, Upstream, plant, private_directory, quoted, route, secret,
+    twinzo, until,
 };
 
 const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
@@ -35,8 +40,12 @@ struct Events {
 impl Events {
     /// A stream, or the status of the refusal.
     async fn open(address: SocketAddr) -> Result<Self, u16> {
+        Self::open_with(address, &[]).await
+    }
+
+    async fn open_with(address: SocketAddr, fields: Fields<'_>) -> Result<Self, u16> {
         let mut connection = Connection::open(address).await;
-        let response = connection.begin(request("GET", "/api/events", &[], whole(""))).await;
+        let response = connection.begin(request("GET", "/api/events", fields, whole(""))).await;
         let response = response.unwrap();
         if response.status() != 200 {
             return Err(response.status().as_u16());
@@ -143,6 +152,152 @@ async fn the_status_comes_at_once_and_again_and_ends_with_the_program() {
     let stopping = tokio::spawn(proxy.stop());
     while events.next().await.is_some() {}
     stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_has_the_past_at_first_and_then_only_what_is_new_of_it() {
+    let upstream = Upstream::fine().await;
+    let proxy = Proxy::start(&(route(&upstream.url(), "", "") + ADMIN)).await;
+    assert_eq!(proxy.get("/").await.status, 200);
+    let mut events = Events::open(proxy.admin()).await.ok().unwrap();
+    let mut statuses = Vec::new();
+    // As an interval may end between two of them, more than one may have it.
+    while statuses.len() < 20 {
+        let (kind, status) = events.next().await.unwrap();
+        if kind == "status" {
+            let has_it = status["routes"][0].get("history").is_some();
+            statuses.push(has_it);
+            if !has_it {
+                assert_eq!(status["routes"][0]["requests"], 1, "the rest is there");
+                break;
+            }
+        }
+    }
+    assert_eq!((statuses[0], statuses.last()), (true, Some(&false)), "{statuses:?}");
+    let asked = ask(proxy.admin(), "/api/status", &[]).await.json();
+    assert!(asked["routes"][0]["history"].is_array(), "{asked}");
+}
+
+#[tokio::test]
+async fn who_comes_later_is_told_the_last_requests_with_their_numbers_and_misses_none() {
+    const REQUESTS: u64 = 150;
+    let upstream = Upstream::fine().await;
+    let proxy = Proxy::start(&(route(&upstream.url(), "", "") + ADMIN)).await;
+    let mut first = Events::open(proxy.admin()).await.ok().unwrap();
+    for number in 0..REQUESTS {
+        assert_eq!(proxy.get(&format!("/{number}")).await.status, 200);
+    }
+    let mut told = 0;
+    while told < REQUESTS {
+        let (kind, event) = first.next().await.unwrap();
+        match kind.as_str() {
+            "request" => told += 1,
+            "missed" => told += event["requests"].as_u64().unwrap(),
+            _ => {}
+        }
+    }
+    let mut second = Events::open(proxy.admin()).await.ok().unwrap();
+    let (mut number, mut seq) = (0, 0);
+    while number < REQUESTS {
+        let (kind, event) = second.next().await.unwrap();
+        assert_ne!(kind, "missed", "{event}");
+        if kind == "request" {
+            assert_eq!(event["path"], format!("/{number}"));
+            assert!(event["seq"].as_u64().unwrap() > seq, "{event}");
+            (number, seq) = (number + 1, event["seq"].as_u64().unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_token_is_another_one() {
+    let upstream = Upstream::fine().await;
+    let directory = private_directory();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "first").unwrap();
+    let token = format!("token = {{ file = {} }}\n", quoted(file.to_str().unwrap()));
+    let config = route(&upstream.url(), "", "") + ADMIN + &token;
+    let proxy = Proxy::start_with_file(&config).await;
+    let (first, second) =
+        ([("authorization", "Bearer first")], [("authorization", "Bearer second")]);
+    let mut events = Events::open_with(proxy.admin(), &first).await.ok().unwrap();
+    assert_eq!(events.next().await.unwrap().0, "status");
+    std::fs::write(&file, "second").unwrap();
+    proxy.control().reload(Cause::Signal).await;
+    while events.next().await.is_some() {}
+    assert_eq!(Events::open_with(proxy.admin(), &first).await.err(), Some(401));
+    let mut events = Events::open_with(proxy.admin(), &second).await.ok().unwrap();
+    assert_eq!(events.next().await.unwrap().0, "status");
+    proxy.control().reload(Cause::Signal).await;
+    assert_eq!(events.next().await.unwrap().0, "status", "nothing has changed");
+    proxy.rewrite(&(config + "hosts = [\"admin.example.com\"]\n"));
+    proxy.control().reload(Cause::Signal).await;
+    while events.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_may_not_look_but_lead_to_the_page() {
+    let proxy = start().await;
+    let admin = proxy.admin();
+    let own = format!("http://{admin}");
+    let looks =
+        ["/api/events", "/api/status", "/metrics", "/api/log", "/api/credentials/x/devices"];
+    let foreign: [Fields<'_>; 5] = [
+        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
+        &[("sec-fetch-site", "same-site")],
+        &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+        &[("origin", "http://evil.example")],
+        &[("origin", "null")],
+    ];
+    for fields in foreign {
+        for target in looks {
+            let refused = ask(admin, target, fields).await;
+            assert_eq!(refused.status, 403, "{target} {fields:?}");
+            assert!(refused.text().contains("may see nothing here"), "{}", refused.text());
+        }
+        for target in ["/", "/page/main.js", "/livez", "/readyz"] {
+            assert_eq!(ask(admin, target, fields).await.status, 200, "{target} {fields:?}");
+        }
+    }
+    let own: [Fields<'_>; 4] = [
+        &[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")],
+        &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")],
+        &[("origin", &own)],
+        &[],
+    ];
+    for fields in own {
+        assert_eq!(ask(admin, "/api/status", fields).await.status, 200, "{fields:?}");
+        assert!(Events::open_with(admin, fields).await.is_ok(), "{fields:?}");
+    }
+}
+
+/// A connection on which much is asked for and nothing read.
+async fn unread(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let one = format!("GET /page/style.css HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    stream.write_all(one.repeat(300).as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn whoever_asks_and_does_not_read_keeps_no_probe_out_and_not_for_long_anything_else() {
+    let proxy = start().await;
+    let admin = proxy.admin();
+    let mut unread_ones = Vec::new();
+    for _ in 0..58 {
+        unread_ones.push(unread(admin).await);
+    }
+    for target in ["/livez", "/readyz", "/livez"] {
+        assert_eq!(ask(admin, target, &[]).await.status, 200, "{target}");
+    }
+    let served = async {
+        while ask(admin, "/api/status", &[]).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, served).await.expect("they are cut off");
 }
 
 #[tokio::test]
