@@ -119,17 +119,17 @@ impl Collector for Requests {
             &mut encoder,
             "log_dropped",
             "Lines of the log that could not be written in time, or at all",
-            telemetry::state().map(|log| ([], log.dropped)).into_iter(),
+            std::iter::once(([], telemetry::state().map_or(0, |log| log.dropped))),
         )?;
-        let traces = self.0.proxy.tracer().into_iter();
+        let tracer = self.0.proxy.tracer();
+        let (sent, lost) = tracer.map_or((0, 0), |of| (of.exported(), of.dropped()));
         counters(
             &mut encoder,
             "trace_requests",
             "Requests whose traces were exported, or were dropped because the collector took too few",
-            traces.flat_map(|tracer| {
-                [("exported", tracer.exported()), ("dropped", tracer.dropped())]
-                    .map(|(outcome, count)| ([("outcome", outcome)], count))
-            }),
+            [("exported", sent), ("dropped", lost)]
+                .into_iter()
+                .map(|(outcome, count)| ([("outcome", outcome)], count)),
         )
     }
 }

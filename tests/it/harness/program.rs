@@ -60,7 +60,8 @@ impl Program {
         until("the program listens", || {
             let ended = program.child.try_wait().unwrap();
             assert!(ended.is_none(), "it does not start: {:#?}", program.log());
-            program.listening().len() == listeners
+            let admin = || program.log().iter().any(|line| line["message"] == "admin listening");
+            program.listening().len() == listeners && (!text.contains("[admin]") || admin())
         })
         .await;
         let tcp = program.listening();
