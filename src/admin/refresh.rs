@@ -86,7 +86,7 @@ pub(super) async fn refresh(sight: &Sight, name: &str, query: &str) -> Response<
         Refreshed::Failed { error, retry_in, usable } => {
             let told = Told { outcome: "failed", took_s, usable: Some(usable), ..told };
             let told = told.because(&error, retry_in);
-            if is_temporary(&error) {
+            if error.passes() {
                 Answer(StatusCode::SERVICE_UNAVAILABLE, told, Some(retry_in))
             } else {
                 Answer(StatusCode::BAD_GATEWAY, told, None)
@@ -155,23 +155,6 @@ impl<'a> Answer<'a> {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(whole.max(1)));
         }
         response
-    }
-}
-
-/// True if the same may succeed soon.
-fn is_temporary(error: &FetchError) -> bool {
-    match error {
-        FetchError::Unreachable { .. }
-        | FetchError::Broken { .. }
-        | FetchError::Timeout(_)
-        | FetchError::Unavailable { .. } => true,
-        FetchError::Refused(_)
-        | FetchError::Reply(_)
-        | FetchError::Bind(_)
-        | FetchError::Secret(_)
-        | FetchError::Discovery(_)
-        | FetchError::Request(_)
-        | FetchError::Panicked => false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use super::load::start_failure;
+use super::load::{Source, start_failure};
 use super::output::Failure;
 use super::run::runtime;
 use crate::app::StartError;
@@ -32,13 +32,33 @@ pub(super) struct Told {
     pub(super) content: Vec<u8>,
 }
 
+/// Which running program is asked, as every command says it that asks one.
+#[derive(Debug, clap::Args)]
+pub(super) struct Running {
+    /// Where the admin listener is. Default: as the configuration says
+    #[arg(long)]
+    address: Option<SocketAddr>,
+    #[command(flatten)]
+    config: super::ConfigFile,
+}
+
+impl Running {
+    /// The way to its admin listener, if its configuration passes `check`.
+    pub(super) fn admin(
+        &self,
+        check: impl FnOnce(&Config) -> Result<(), Failure>,
+    ) -> Result<Admin, Failure> {
+        let source = Source::read(self.config.config.as_deref())?;
+        let name = source.name.clone();
+        let config = source.config()?;
+        check(&config)?;
+        Admin::of(&config, &name, self.address)
+    }
+}
+
 impl Admin {
     /// That of `config`, which was read from the file `name`; at `address` if that is given.
-    pub(super) fn of(
-        config: &Config,
-        name: &str,
-        address: Option<SocketAddr>,
-    ) -> Result<Self, Failure> {
+    fn of(config: &Config, name: &str, address: Option<SocketAddr>) -> Result<Self, Failure> {
         let Some(admin) = &config.admin else {
             let file = Path::new(name).display();
             return Err(Failure::configuration(format!(

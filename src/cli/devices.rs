@@ -1,15 +1,13 @@
 //! `countersign devices`: what a running program knows of the devices of a credential.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::ask::Admin;
+use super::ask::{Admin, Running};
 use super::fetch::human;
-use super::load::Source;
 use super::output::{BAD, FAINT, Failure, GOOD, STRONG, print, say, styled};
 use super::table::visible;
 use crate::admin::devices::{Counts, MAX_LIMIT, Page, Shown};
@@ -36,20 +34,13 @@ pub(super) struct Devices {
     /// Print JSON: the counts, the devices, and where the next page begins
     #[arg(long)]
     json: bool,
-    /// Where the admin listener is. Default: as the configuration says
-    #[arg(long)]
-    address: Option<SocketAddr>,
     #[command(flatten)]
-    config: super::ConfigFile,
+    running: Running,
 }
 
 impl Devices {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let source = Source::read(self.config.config.as_deref())?;
-        let name = source.name.clone();
-        let config = source.config()?;
-        self.has_devices(&config)?;
-        let admin = Admin::of(&config, &name, self.address)?;
+        let admin = self.running.admin(|config| self.has_devices(config))?;
         let page = self.ask(&admin)?;
         if self.json {
             let text = serde_json::to_string_pretty(&page);

@@ -1,16 +1,14 @@
 //! `countersign refresh`: has a running program fetch a credential now.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::ask::Admin;
+use super::ask::Running;
 use super::fetch::human;
-use super::load::Source;
 use super::output::{Failure, GOOD, print, styled};
 use super::table::visible;
 
@@ -25,11 +23,8 @@ pub(super) struct Refresh {
     /// Print the JSON of the answer
     #[arg(long)]
     json: bool,
-    /// Where the admin listener is. Default: as the configuration says
-    #[arg(long)]
-    address: Option<SocketAddr>,
     #[command(flatten)]
-    config: super::ConfigFile,
+    running: Running,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -45,9 +40,7 @@ struct Told {
 
 impl Refresh {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let source = Source::read(self.config.config.as_deref())?;
-        let name = source.name.clone();
-        let admin = Admin::of(&source.config()?, &name, self.address)?;
+        let admin = self.running.admin(|_| Ok(()))?;
         let answer = admin.post(&self.target())?;
         let text = String::from_utf8_lossy(&answer.content);
         let Ok(told) = serde_json::from_slice::<Told>(&answer.content) else {

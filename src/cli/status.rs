@@ -2,15 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::ask::Admin;
+use super::ask::{Admin, Running};
 use super::fetch::human;
-use super::load::Source;
 use super::output::{BAD, FAINT, Failure, GOOD, print, styled};
 use super::table::{CUT, Cell, table, terminal_width, visible};
 
@@ -29,11 +27,8 @@ pub(super) struct Status {
     /// Print the JSON of /api/status
     #[arg(long)]
     json: bool,
-    /// Where the admin listener is. Default: as the configuration says
-    #[arg(long)]
-    address: Option<SocketAddr>,
     #[command(flatten)]
-    config: super::ConfigFile,
+    running: Running,
 }
 
 /// What is read of the answer: all of it may be missing, as other versions have more or less.
@@ -121,9 +116,7 @@ struct Log {
 
 impl Status {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let source = Source::read(self.config.config.as_deref())?;
-        let name = source.name.clone();
-        let admin = Admin::of(&source.config()?, &name, self.address)?;
+        let admin = self.running.admin(|_| Ok(()))?;
         let first = self.ask(&admin)?;
         if self.watch {
             return self.go_on(&admin, first);

@@ -195,6 +195,23 @@ impl FetchError {
         matches!(self, Self::Refused(_))
     }
 
+    /// True if the same attempt may succeed soon.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Broken { .. }
+            | Self::Timeout(_)
+            | Self::Unavailable { .. } => true,
+            Self::Refused(_)
+            | Self::Discovery(_)
+            | Self::Reply(_)
+            | Self::Bind(_)
+            | Self::Secret(_)
+            | Self::Request(_)
+            | Self::Panicked => false,
+        }
+    }
+
     /// How long the endpoint asked to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

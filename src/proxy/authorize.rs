@@ -32,7 +32,7 @@ use crate::observe::times::{Phase, Times};
 use crate::sign::hmac::ContentDigest;
 use crate::sign::{AuthFields, SignableRequest, Signer};
 use crate::telemetry::trace::context::{SpanId, TRACEPARENT};
-use crate::telemetry::trace::spans::{self as traced, Spans};
+use crate::telemetry::trace::spans::Spans;
 
 /// How often an upstream may say of a request that it did nothing with it (RFC 9113 §8.7).
 const MAX_UNPROCESSED: usize = 5;
@@ -126,7 +126,7 @@ pub async fn authorize(
         let now = proxy.clock.now();
         let span = spans.as_deref().map(|spans| begin_span(spans, route, &mut attempt, now));
         let issued = credentials(route, device.as_deref(), now, times).await?;
-        turn(spans.as_deref().filter(|_| !issued.is_empty()), traced::Phase::Sign);
+        turn(spans.as_deref().filter(|_| !issued.is_empty()), Phase::Sign);
         let mut time = SigningTime::new(proxy, route, retimed, now, times);
         let method = attempt.method.clone();
         let signing = sign(proxy, route, &mut time, &issued, attempt, &mut content, &mut scrub);
@@ -206,12 +206,12 @@ fn begin_span(spans: &Spans, route: &Route, attempt: &mut Unsigned, now: Now) ->
         attempt.headers.insert(TRACEPARENT, context.value());
     }
     if !route.identities.is_empty() {
-        spans.turn(traced::Phase::Wait, now.monotonic);
+        spans.turn(Phase::Wait, now.monotonic);
     }
     span
 }
 
-fn turn(spans: Option<&Spans>, phase: traced::Phase) {
+fn turn(spans: Option<&Spans>, phase: Phase) {
     if let Some(spans) = spans {
         spans.turn(phase, Instant::now());
     }

@@ -206,7 +206,7 @@ pub(super) async fn poll<T>(
             }
             Ok(Polled::Expired) => return Err(LoginError::Expired),
             Ok(Polled::Denied) => return Err(LoginError::Denied),
-            Err(error) if passes(&error) => {
+            Err(error) if error.passes() => {
                 let asked = error.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER);
                 (wait * 2).min(LONGEST_BACKOFF.max(interval)).max(asked)
             }
@@ -215,23 +215,6 @@ pub(super) async fn poll<T>(
             }
             Err(error) => return Err(error.into()),
         };
-    }
-}
-
-/// True if asking again can help.
-fn passes(error: &FetchError) -> bool {
-    match error {
-        FetchError::Unreachable { .. }
-        | FetchError::Broken { .. }
-        | FetchError::Timeout(_)
-        | FetchError::Unavailable { .. } => true,
-        FetchError::Refused(_)
-        | FetchError::Discovery(_)
-        | FetchError::Reply(_)
-        | FetchError::Bind(_)
-        | FetchError::Secret(_)
-        | FetchError::Request(_)
-        | FetchError::Panicked => false,
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
-use super::spans::{CALLER_LEFT, Finished, Lap, Phase, SaidRoute};
+use super::spans::{CALLER_LEFT, Finished, Lap, SaidRoute};
+use crate::observe::times::Phase;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ExportTraceServiceRequest {

@@ -6,25 +6,13 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::context::{RANDOM, SAMPLED, SpanId, TraceContext, TraceId};
+use crate::observe::times::Phase;
 
 /// More attempts are not sent (`authorize`); it is a bound all the same.
 const MOST_LAPS: usize = 64;
 
 /// The reason that is nobody's fault here.
 pub const CALLER_LEFT: &str = "caller went away";
-
-/// What an exchange is busy with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Anything else.
-    Other,
-    /// Waits for a credential.
-    Wait,
-    /// A signature is made, or whatever else a credential adds.
-    Sign,
-    /// The upstream has it.
-    Upstream,
-}
 
 /// A phase from its begin to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
