@@ -223,6 +223,9 @@ fn page(told: &Explanation) -> String {
     }
     let removed = told.removed.join(", ");
     row("removed", if removed.is_empty() { &"nothing" } else { &removed });
+    for set in &told.set {
+        row("set", &format!("{}: {}", set.name, shown(&set.shown)));
+    }
     for applied in &told.credentials {
         row("credential", &format!("{} ({})", applied.name, applied.kind));
         if let Some(signed) = &applied.signed {

@@ -2,13 +2,11 @@
 //! and no refresh token is sent twice.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::time::Duration;
 
-use serde_json::json;
 use tempfile::TempDir;
 
-use crate::harness::authorization::{AuthorizationServer, Scripted};
+use crate::harness::authorization::AuthorizationServer;
 use crate::harness::program::Program;
 use crate::harness::redis::RedisServer;
 use crate::harness::{Connection, Upstream, private_directory, quoted, route, secret};
@@ -19,30 +17,9 @@ fn rounds(usual: usize) -> usize {
     std::env::var("COUNTERSIGN_TEST_ROUNDS").map_or(usual, |text| text.parse().unwrap())
 }
 
-/// Tokens of two seconds. The refresh token is replaced at each use; what was used is refused.
-async fn rotating() -> AuthorizationServer {
-    let state: Mutex<(u64, BTreeSet<String>)> = Mutex::default();
-    AuthorizationServer::answering(move |asked| {
-        let (count, good) = &mut *state.lock().unwrap();
-        // Many are killed while they wait for the answer.
-        std::thread::sleep(Duration::from_millis(fastrand::u64(0..60)));
-        if let Some(token) = asked.get("refresh_token")
-            && !good.remove(token)
-        {
-            return Scripted::error("invalid_grant");
-        }
-        *count += 1;
-        let refresh_token = format!("refresh-{count}");
-        good.insert(refresh_token.clone());
-        let answer = json!({
-            "access_token": format!("token-{count}"),
-            "token_type": "Bearer",
-            "expires_in": 2,
-            "refresh_token": refresh_token,
-        });
-        Scripted::json(200, &answer)
-    })
-    .await
+/// Many are killed while they wait for the answer.
+fn thinking() -> Duration {
+    Duration::from_millis(fastrand::u64(0..60))
 }
 
 fn config(server: &AuthorizationServer, upstream: &Upstream, store: &str) -> String {
@@ -81,7 +58,8 @@ fn each_once(server: &AuthorizationServer) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_file_no_refresh_token_is_sent_twice() {
-    let (server, upstream) = (rotating().await, Upstream::fine().await);
+    let (server, upstream) =
+        (AuthorizationServer::rotating(2, thinking).await, Upstream::fine().await);
     let directory = private_directory();
     let config = config(&server, &upstream, &file(&directory));
     for _ in 0..rounds(20) {
@@ -98,7 +76,8 @@ async fn with_a_file_no_refresh_token_is_sent_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_redis_no_refresh_token_is_sent_twice_by_whichever_process() {
     let Some(redis) = RedisServer::start(&[]) else { return };
-    let (server, upstream) = (rotating().await, Upstream::fine().await);
+    let (server, upstream) =
+        (AuthorizationServer::rotating(2, thinking).await, Upstream::fine().await);
     let store = format!(
         "kind = \"redis\"\nurl = \"redis://127.0.0.1:{}\"\nkey = {}\n",
         redis.port(),

@@ -190,6 +190,7 @@ def explained(browser, admin, canary):
     for words in ["POST /key/x?y=1", "HMAC-SHA256 over", "some content", "x-signature: ••••••••", "(masked, 64 bytes)", "Removed"]:
         expect(told).to_contain_text(words)
     expect(told.locator("dl > div").filter(has_text="Removed")).to_contain_text("x-signature")
+    expect(told.locator("dl > div").filter(has_text=re.compile("^Set"))).to_contain_text("via: 1.1 countersign")
     expect(told).to_contain_text(re.compile(r"Sent as\s*POST http://127\.0\.0\.1:\d+/x\?y=1"))
     ok("a signature is explained part by part")
     page.locator("#explain").scroll_into_view_if_needed()

@@ -5,21 +5,20 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use countersign::mock::Failure;
 use http::Response;
 use http_body_util::Full;
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::harness::authorization::{AuthorizationServer, Scripted};
+use crate::harness::authorization::AuthorizationServer;
 use crate::harness::client::{chunked, request, whole};
 use crate::harness::program::{BINARY, Program};
 use crate::harness::{
@@ -153,6 +152,13 @@ impl Drop for Beginner {
     }
 }
 
+const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
+
+/// A twinzo device, `more` below it, the route to it, and where the next process asks.
+fn plant_with(directory: &TempDir, url: &str, more: &str) -> String {
+    [upgrade_socket(directory), plant(url, more), route(url, "plant", "")].concat()
+}
+
 fn says(program: &Program, text: &str) -> bool {
     program.log().iter().any(|line| line.to_string().contains(text))
 }
@@ -162,14 +168,7 @@ async fn no_call_is_lost_while_one_process_takes_over_from_another_again_and_aga
     let stand_in = twinzo().await;
     let directory = private_directory();
     let url = stand_in.url();
-    let config = [
-        upgrade_socket(&directory),
-        plant(&url, ""),
-        route(&url, "plant", ""),
-        "[admin]\naddress = \"127.0.0.1:0\"\n".to_owned(),
-        store(&directory),
-    ]
-    .concat();
+    let config = plant_with(&directory, &url, "") + ADMIN + &store(&directory);
     let mut old = start(&config).await;
     let load = Load::start(old.address());
     load.go_on(200).await;
@@ -197,13 +196,8 @@ async fn the_old_process_goes_on_if_the_new_one_cannot_start() {
     let stand_in = twinzo().await;
     let directory = private_directory();
     let url = stand_in.url();
-    let config = [
-        upgrade_socket(&directory),
-        plant(&url, "[credential.plant.refresh]\nmin_interval = \"1us\"\n"),
-        route(&url, "plant", ""),
-        store(&directory),
-    ]
-    .concat();
+    let refresh = "[credential.plant.refresh]\nmin_interval = \"1us\"\n";
+    let config = plant_with(&directory, &url, refresh) + &store(&directory);
     let mut old = start(&config).await;
     let load = Load::start(old.address());
     load.go_on(50).await;
@@ -245,7 +239,7 @@ async fn the_old_process_serves_until_the_new_one_has_its_credentials() {
     let stand_in = twinzo().await;
     let directory = private_directory();
     let url = stand_in.url();
-    let config = [upgrade_socket(&directory), plant(&url, ""), route(&url, "plant", "")].concat();
+    let config = plant_with(&directory, &url, "");
     let mut old = start(&config).await;
     let load = Load::start(old.address());
     load.go_on(50).await;
@@ -271,13 +265,7 @@ async fn a_new_process_that_is_told_to_end_while_it_waits_accepts_nobody() {
     let stand_in = twinzo().await;
     let directory = private_directory();
     let url = stand_in.url();
-    let config = [
-        upgrade_socket(&directory),
-        plant(&url, ""),
-        route(&url, "plant", ""),
-        "[admin]\naddress = \"127.0.0.1:0\"\n".to_owned(),
-    ]
-    .concat();
+    let config = plant_with(&directory, &url, "") + ADMIN;
     let mut old = start(&config).await;
     let load = Load::start(old.address());
     load.go_on(50).await;
@@ -308,7 +296,7 @@ async fn told_to_end_while_a_new_process_begins_the_old_one_serves_until_that_is
     let stand_in = twinzo().await;
     let directory = private_directory();
     let url = stand_in.url();
-    let config = [upgrade_socket(&directory), plant(&url, ""), route(&url, "plant", "")].concat();
+    let config = plant_with(&directory, &url, "");
     let mut old = start(&config).await;
     let load = Load::start(old.address());
     load.go_on(50).await;
@@ -335,7 +323,7 @@ async fn told_to_end_while_a_new_process_begins_the_old_one_ends_if_that_is_gone
     let stand_in = twinzo().await;
     let directory = private_directory();
     let url = stand_in.url();
-    let config = [upgrade_socket(&directory), plant(&url, ""), route(&url, "plant", "")].concat();
+    let config = plant_with(&directory, &url, "");
     let mut old = start(&config).await;
     until("the old one has logged in", || stand_in.recorder().logins() == 1).await;
     stand_in.switches().fail_token_calls(Failure::ServerError, None);
@@ -351,33 +339,13 @@ async fn told_to_end_while_a_new_process_begins_the_old_one_ends_if_that_is_gone
     assert!(!directory.path().join("upgrade.sock").exists(), "the last one clears up");
 }
 
-/// Tokens of four seconds. The refresh token is replaced at each use; what was used is refused.
-async fn rotating() -> AuthorizationServer {
-    let state: Mutex<(u64, BTreeSet<String>)> = Mutex::default();
-    AuthorizationServer::answering(move |asked| {
-        let (count, good) = &mut *state.lock().unwrap();
-        if let Some(token) = asked.get("refresh_token")
-            && !good.remove(token)
-        {
-            return Scripted::error("invalid_grant");
-        }
-        *count += 1;
-        let refresh_token = format!("refresh-{count}");
-        good.insert(refresh_token.clone());
-        let answer = json!({
-            "access_token": format!("token-{count}"),
-            "token_type": "Bearer",
-            "expires_in": 4,
-            "refresh_token": refresh_token,
-        });
-        Scripted::json(200, &answer)
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_new_process_renewed_before_it_failed_is_what_the_old_one_goes_on_with() {
-    let (server, upstream, failing) = (rotating().await, Upstream::fine().await, twinzo().await);
+    let (server, upstream, failing) = (
+        AuthorizationServer::rotating(4, || Duration::ZERO).await,
+        Upstream::fine().await,
+        twinzo().await,
+    );
     let directory = private_directory();
     let more = client()
         + "grant = \"password\"\nusername = \"robot\"\n"

@@ -15,6 +15,10 @@ function row(name, ...children) {
   return el("div", {}, el("dt", {}, name), el("dd", {}, ...children));
 }
 
+function listed(fields) {
+  return fields.map((field) => el("li", {}, el("code", {}, `${field.name}: `), ...shown(field)));
+}
+
 function credential(one) {
   const rows = [row("Credential", el("strong", {}, one.name), ` (${one.kind})`)];
   if (one.missing) {
@@ -29,7 +33,7 @@ function credential(one) {
     ));
     rows.push(row("Signed", `${one.signed.algorithm} over, in this order:`, el("ol", { class: "base" }, ...parts)));
   }
-  const added = one.added.map((field) => el("li", {}, el("code", {}, `${field.name}: `), ...shown(field)));
+  const added = listed(one.added);
   if (one.query) {
     added.push(el("li", {}, "query parameters ", ...shown(one.query)));
   }
@@ -60,6 +64,9 @@ function answer(told) {
     return el("dl", { class: "told" }, ...rows);
   }
   rows.push(row("Removed", told.removed.length > 0 ? el("code", {}, told.removed.join(", ")) : "nothing"));
+  if (told.set.length > 0) {
+    rows.push(row("Set", el("ul", { class: "plain" }, ...listed(told.set))));
+  }
   for (const one of told.credentials) {
     rows.push(...credential(one));
   }

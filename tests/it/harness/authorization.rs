@@ -1,8 +1,9 @@
 //! An authorization server that answers what it is told to, and remembers what it was asked.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -208,6 +209,35 @@ impl AuthorizationServer {
         answer: impl Fn(&Asked) -> Scripted + Send + Sync + 'static,
     ) -> Self {
         Self::serving(Arc::default(), answer, None).await
+    }
+
+    /// Grants tokens of `seconds`. The refresh token is replaced at each use; what was used is
+    /// refused. `think` is how long an answer takes.
+    pub(crate) async fn rotating(
+        seconds: u64,
+        think: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        let state: Mutex<(u64, BTreeSet<String>)> = Mutex::default();
+        Self::answering(move |asked| {
+            let (count, good) = &mut *state.lock().unwrap();
+            std::thread::sleep(think());
+            if let Some(token) = asked.get("refresh_token")
+                && !good.remove(token)
+            {
+                return Scripted::error("invalid_grant");
+            }
+            *count += 1;
+            let refresh_token = format!("refresh-{count}");
+            good.insert(refresh_token.clone());
+            let answer = json!({
+                "access_token": format!("token-{count}"),
+                "token_type": "Bearer",
+                "expires_in": seconds,
+                "refresh_token": refresh_token,
+            });
+            Scripted::json(200, &answer)
+        })
+        .await
     }
 
     /// Grants everything over TLS.
